@@ -40,26 +40,34 @@ def parse_arg(arg: str | None, **defaults: bool | int | float | str) -> ml_colle
     return ml_collections.ConfigDict(values)
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """Every field there is. Lengths are steps, sizes are pixels, weights of 0 cost nothing."""
+def get_config(kind: str) -> ml_collections.ConfigDict:
+    """Every field there is. Lengths are steps, sizes are pixels, weights of 0 cost nothing.
+
+    Args:
+      kind: "paired" or "cycle", see ``warp_translate/training``.
+    """
     config = ml_collections.ConfigDict()
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "openmoji_gender"  # or "paired_folder"
+    # "paired_folder"; for cycle training "openmoji_gender_unpaired", "unpaired_folder", "portraits"
+    # or TFDS's "cycle_gan/...".
+    data.name = {"paired": "openmoji_gender", "cycle": "openmoji_gender_unpaired"}[kind]
     data.dir = config_dict.placeholder(str)  # prepared sets; TFDS's own folder by default
-    data.root = config_dict.placeholder(str)  # paired_folder: where the pairs are
+    data.root = config_dict.placeholder(str)  # folders and portraits: where they are
     data.direction = "AtoB"  # paired_folder: or "BtoA"
+    data.domains = "male_female"  # portraits: or "old_young"
     data.size = 256  # side of the training images
     data.load_size = 286  # shorter side before the random crop
     data.flip = True
     data.max_shift = 0
     data.scale = (1.0, 1.0)
     data.max_rotation = 0.0  # degrees
-    data.colour = 0.0  # strength of the joint colour jitter
+    data.colour = 0.0  # strength of the colour jitter
     data.channel_shuffle = 0.0  # probability
 
     config.method = method = ml_collections.ConfigDict()
+    method.training = kind
     method.factor = 2  # how many times smaller the trunk's image is
     method.mask_weights = "pretranslated"  # or "warped": which image the mask multiplies
     method.fusion = "full"  # or "pretranslated": that branch alone
@@ -78,26 +86,43 @@ def get_config() -> ml_collections.ConfigDict:
     discriminator.width = 64
     discriminator.layers = 3  # 3 sees patches of 70 pixels, 2 of 34
     discriminator.scales = 2
+    discriminator.spectral_norm = True
     discriminator.dtype = "float32"
     discriminator.param_dtype = "float32"
 
+    config.adversary = adversary = ml_collections.ConfigDict()
+    adversary.loss = "least_squares"  # or "bce", "hinge", "relativistic"
+    adversary.r1 = 0.0
+    adversary.r2 = 0.0
+    adversary.penalty_every = 16
+    adversary.colour = 0.0  # differentiable augmentation: see ops/augment.py
+    adversary.translation = 0.0
+    adversary.cutout = 0.0
+
     config.losses = losses = ml_collections.ConfigDict()
-    losses.adversarial = "least_squares"  # or "bce", "hinge", "relativistic"
-    losses.adversarial_weight = 1.0
-    losses.l1_output = 100.0
-    losses.l1_pretranslated = 20.0
-    losses.l1_warped = 50.0
-    losses.pyramid_levels = 4
-    losses.feature_matching = 0.0
     losses.smoothness_first = 0.0
     losses.smoothness_second = 0.0
     losses.mask_variation = 0.0
     losses.mask_band = 0.0
     losses.mask_low = 0.1
     losses.mask_high = 0.9
-    losses.r1 = 0.0
-    losses.r2 = 0.0
-    losses.penalty_every = 16
+    if kind == "paired":
+        losses.adversarial = 1.0
+        losses.l1_output = 100.0
+        losses.l1_pretranslated = 20.0
+        losses.l1_warped = 50.0
+        losses.pyramid_levels = 4
+        losses.feature_matching = 0.0
+    else:
+        losses.adversarial = 1.0
+        losses.adversarial_pretranslated = 0.5
+        losses.adversarial_start = 0
+        losses.adversarial_ramp = 0
+        losses.cycle = 10.0
+        losses.cycle_full = 1.0
+        losses.identity = 5.0
+        losses.identity_pretranslated = 5.0
+        method.pool_size = 50  # on each device
 
     config.optim = optim = ml_collections.ConfigDict()
     optim.lr = 2e-4
@@ -119,8 +144,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.batch_size = 8
-    evaluation.best_metric = "test/output/l1"  # the smallest is the best checkpoint
+    # The smallest is the best checkpoint.
+    evaluation.best_metric = {"paired": "test/output/l1", "cycle": "test/kernel_distance"}[kind]
     evaluation.sheet_rows = 8
+    if kind == "cycle":
+        # What kernel distances see; or a .safetensors or .onnx file, or "" for none.
+        evaluation.extractor = "efficientnet_lite0"
     return config
 
 
@@ -130,7 +159,10 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.max_shift = min(config.data.max_shift, 2)
     config.generator.update(width=8, blocks=1)
     config.discriminator.update(width=8, layers=1, scales=1)
-    config.losses.pyramid_levels = 2
+    if config.method.training == "paired":
+        config.losses.pyramid_levels = 2
+    else:
+        config.method.pool_size = 4
     config.training.update(batch_size=8, total_steps=4, log_every=1, evaluate_every=2, save_every=2)
     config.evaluation.sheet_rows = 4
     return config

@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: ``size`` in pixels, ``factor``, ``runlocal``.
     """
     arg = base.parse_arg(arg, size=256, factor=2, runlocal=False)
-    config = base.get_config()
+    config = base.get_config("paired")
     config.data.size = arg.size
     config.data.load_size = round(arg.size * 1.12)
     config.method.factor = arg.factor

@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: ``fusion``, "full" or "pretranslated" (the ablation); ``runlocal``.
     """
     arg = base.parse_arg(arg, fusion="full", runlocal=False)
-    config = base.get_config()
+    config = base.get_config("paired")
     # So few roles are learnt by heart unless every picture is new: turned, scaled, shifted, and in
     # colours that mean nothing, so that hair takes its colour from the hair that is there.
     config.data.update(
@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.method.fusion = arg.fusion
     config.generator.update(width=24, blocks=6, max_displacement=8.0)
     config.discriminator.update(width=16, layers=2, scales=1)
-    config.losses.update(smoothness_first=1.0, adversarial_weight=0.3)
+    config.losses.update(smoothness_first=1.0, adversarial=0.3)
     config.optim.update(lr=1e-3, discriminator_lr=1e-3, b1=0.9, ema_decay=0.998)
     config.training.update(
         batch_size=8, total_steps=2_500, log_every=50, evaluate_every=500, save_every=500

@@ -37,3 +37,26 @@ class ArrayPairs:
 def array_pairs() -> type[ArrayPairs]:
     """The class of in-memory sources."""
     return ArrayPairs
+
+
+class ArrayImages:
+    """An in-memory ImageSource whose image i holds the value first + i."""
+
+    def __init__(self, count: int, first: int = 0, side: int = 8) -> None:
+        self.count = count
+        self.first = first
+        self.side = side
+        self.reads: list[int] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        self.reads.append(index)
+        return np.full((self.side, self.side, 3), self.first + index, np.uint8)
+
+
+@pytest.fixture
+def array_images() -> type[ArrayImages]:
+    """The class of in-memory sources of single images."""
+    return ArrayImages

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from warp_translate.data.augment import EvalCrop, PairAugment, jitter_colour
+from warp_translate.data.augment import EvalCrop, JointAugment, jitter_colour
 from warp_translate.errors import UserError
 
 
@@ -19,7 +19,7 @@ def coordinates(height, width):
     return np.stack([x, y, 0 * x], -1).astype(np.uint8)
 
 
-ALL = PairAugment(
+ALL = JointAugment(
     size=24,
     load_size=32,
     max_shift=5,
@@ -48,22 +48,34 @@ def test_randomness_comes_from_the_generator_alone(rng):
     np.testing.assert_array_equal(one, two)
 
 
+def test_an_image_alone_undergoes_what_it_would_in_a_pair(rng):
+    image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    together, alone = np.random.default_rng(7), np.random.default_rng(7)
+    for _ in range(10):
+        pair, single = ALL(pair_of(image), together), ALL({"image": image}, alone)
+        assert set(single) == {"image"}
+        np.testing.assert_array_equal(single["image"], pair["target"])
+    np.testing.assert_array_equal(
+        EvalCrop(24)({"image": image})["image"], EvalCrop(24)(pair_of(image))["source"]
+    )
+
+
 def test_the_input_is_left_alone(rng):
     image = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
     before = image.copy()
     for _ in range(4):
-        PairAugment(size=24, load_size=24, colour=0.3)(pair_of(image), rng)
+        JointAugment(size=24, load_size=24, colour=0.3)(pair_of(image), rng)
     np.testing.assert_array_equal(image, before)
 
 
 def test_nothing_asked_nothing_done(rng):
     image = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    pair = PairAugment(size=24, load_size=24, flip=False)(pair_of(image), rng)
+    pair = JointAugment(size=24, load_size=24, flip=False)(pair_of(image), rng)
     np.testing.assert_array_equal(pair["source"], image)
 
 
 def test_crops_are_windows_everywhere_and_half_are_mirrored(rng):
-    augment = PairAugment(size=8, load_size=10)
+    augment = JointAugment(size=8, load_size=10)
     corners, mirrored = set(), 0
     for _ in range(400):
         crop = augment(pair_of(coordinates(10, 12)), rng)["target"].astype(int)
@@ -82,7 +94,7 @@ def test_crops_are_windows_everywhere_and_half_are_mirrored(rng):
 
 
 def test_shifts_repeat_the_border(rng):
-    augment = PairAugment(size=10, load_size=10, flip=False, max_shift=3)
+    augment = JointAugment(size=10, load_size=10, flip=False, max_shift=3)
     shifts = set()
     for _ in range(400):
         out = augment(pair_of(coordinates(10, 10)), rng)["source"].astype(int)
@@ -96,7 +108,7 @@ def test_shifts_repeat_the_border(rng):
 
 
 def test_shift_moves_the_crop_window_within_the_image(rng):
-    augment = PairAugment(size=8, load_size=10, flip=False, max_shift=2)
+    augment = JointAugment(size=8, load_size=10, flip=False, max_shift=2)
     lefts = set()
     for _ in range(300):
         out = augment(pair_of(coordinates(10, 10)), rng)["source"].astype(int)
@@ -108,7 +120,7 @@ def test_shift_moves_the_crop_window_within_the_image(rng):
 
 def test_rotation_is_about_the_centre_and_counter_clockwise(rng, monkeypatch):
     image = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    augment = PairAugment(size=9, load_size=9, flip=False, max_rotation=90)
+    augment = JointAugment(size=9, load_size=9, flip=False, max_rotation=90)
     monkeypatch.setattr("warp_translate.data.augment.math.radians", lambda _: np.pi / 2)
     turned = augment(pair_of(image), rng)["source"]
     np.testing.assert_array_equal(turned, np.rot90(image))
@@ -117,7 +129,7 @@ def test_rotation_is_about_the_centre_and_counter_clockwise(rng, monkeypatch):
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_scale_is_about_the_centre(rng, scale):
     ramp = np.tile((np.arange(21) * 10).astype(np.uint8)[None, :, None], (21, 1, 3))
-    augment = PairAugment(size=21, load_size=21, flip=False, scale=(scale, scale))
+    augment = JointAugment(size=21, load_size=21, flip=False, scale=(scale, scale))
     out = augment(pair_of(ramp), rng)["source"]
     exact = np.interp(10 + (np.arange(21) - 10) / scale, np.arange(21), np.arange(21) * 10)
     assert np.abs(out[10, :, 0] - exact).max() <= 1
@@ -126,7 +138,7 @@ def test_scale_is_about_the_centre(rng, scale):
 def test_warp_against_opencv(rng):
     """The whole geometry at once, against OpenCV's own rotation matrix."""
     image = cv2.GaussianBlur(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8), (9, 9), 3)
-    augment = PairAugment(size=48, load_size=48, flip=False, scale=(1.2, 1.2), max_rotation=15)
+    augment = JointAugment(size=48, load_size=48, flip=False, scale=(1.2, 1.2), max_rotation=15)
     generator, again = np.random.default_rng(3), np.random.default_rng(3)
     out = augment(pair_of(image), generator)["source"]
     again.integers(0, 0, 2, endpoint=True), again.integers(0, endpoint=True)
@@ -138,7 +150,7 @@ def test_warp_against_opencv(rng):
 
 def test_resizing(rng):
     image = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    small = PairAugment(size=32, load_size=32, flip=False)(pair_of(image), rng)["source"]
+    small = JointAugment(size=32, load_size=32, flip=False)(pair_of(image), rng)["source"]
     mean = image.reshape(32, 2, 48, 2, 3).mean((1, 3))
     distances = [np.abs(small - mean[:, x : x + 32]).max() for x in range(17)]
     assert min(distances) <= 1  # One of the 17 windows of the area average.
@@ -151,7 +163,7 @@ def test_resizing(rng):
 def test_any_shape_becomes_square(rng, shape):
     image = np.full((*shape, 3), 77, np.uint8)
     for pair in (
-        PairAugment(size=16, load_size=18)(pair_of(image), rng),
+        JointAugment(size=16, load_size=18)(pair_of(image), rng),
         EvalCrop(16)(pair_of(image)),
     ):
         assert pair["source"].shape == (16, 16, 3)
@@ -161,7 +173,7 @@ def test_any_shape_becomes_square(rng, shape):
 def test_colour_keeps_white_and_changes_the_rest(rng):
     image = np.full((8, 8, 3), 255, np.uint8)
     image[2:6, 2:6] = [200, 120, 60]
-    augment = PairAugment(size=8, load_size=8, colour=0.5)
+    augment = JointAugment(size=8, load_size=8, colour=0.5)
     changed = set()
     for _ in range(50):
         out = augment(pair_of(image), rng)["source"]
@@ -180,7 +192,7 @@ def test_shuffled_channels_are_permutations_in_all_orders_and_as_often_as_asked(
     }
 
     def counts(probability):
-        augment = PairAugment(size=8, load_size=8, flip=False, channel_shuffle=probability)
+        augment = JointAugment(size=8, load_size=8, flip=False, channel_shuffle=probability)
         seen = collections.Counter(
             augment(pair_of(image), rng)["source"].tobytes() for _ in range(600)
         )
@@ -220,10 +232,10 @@ def test_refusals(rng):
         {"scale": (1.2, 1.0)},
     ):
         with pytest.raises(UserError, match="augmentation"):
-            PairAugment(**({"size": 16, "load_size": 16} | wrong))
+            JointAugment(**({"size": 16, "load_size": 16} | wrong))
     with pytest.raises(UserError, match="size 0"):
         EvalCrop(0)
     odd = {"source": np.zeros((4, 4, 3), np.uint8), "target": np.zeros((4, 5, 3), np.uint8)}
-    for crop in (EvalCrop(4), lambda pair: PairAugment(4, 4)(pair, rng)):
+    for crop in (EvalCrop(4), lambda pair: JointAugment(4, 4)(pair, rng)):
         with pytest.raises(ValueError, match="one size"):
             crop(odd)

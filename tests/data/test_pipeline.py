@@ -5,8 +5,13 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from warp_translate.data.augment import EvalCrop, PairAugment
-from warp_translate.data.pipeline import eval_batches, train_batches
+from warp_translate.data.augment import EvalCrop, JointAugment
+from warp_translate.data.pipeline import (
+    eval_batches,
+    eval_images,
+    train_batches,
+    unpaired_batches,
+)
 from warp_translate.data.sources import open_pairs, prepare
 from warp_translate.errors import UserError
 
@@ -25,8 +30,17 @@ def take(count, source, augment=noise, **options):
     return list(islice(train_batches(source, augment, **options), count))
 
 
-def indices(batches):
-    return np.concatenate([batch["source"][:, 0, 0, 0] for batch in batches])
+def take_unpaired(count, source_a, source_b, augment=noise, **options):
+    options = {"global_batch": 4, "seed": 0, "start_step": 0} | options
+    return list(islice(unpaired_batches(source_a, source_b, augment, **options), count))
+
+
+def indices(batches, key="source"):
+    return np.concatenate([batch[key][:, 0, 0, 0] for batch in batches])
+
+
+def noises(batches, key):
+    return np.concatenate([batch[key][:, 0, 0, 1] for batch in batches])
 
 
 def assert_same(one, two):
@@ -186,7 +200,7 @@ def test_closing_stops_the_threads_and_drops_what_was_ahead(array_pairs):
 
 def test_prepared_set_through_the_pipeline(openmoji_dir):
     pairs = open_pairs(prepare("openmoji_gender", openmoji_dir, size=32), "train")
-    augment = PairAugment(size=32, load_size=36, max_shift=2, max_rotation=5, colour=0.1)
+    augment = JointAugment(size=32, load_size=36, max_shift=2, max_rotation=5, colour=0.1)
     options = {"global_batch": 16}
     whole = take(6, pairs, augment, **options)
     assert whole[0]["source"].shape == (16, 32, 32, 3)
@@ -195,3 +209,101 @@ def test_prepared_set_through_the_pipeline(openmoji_dir):
     for step, batch in enumerate(whole):
         joined = np.concatenate([part[step]["target"] for part in parts])
         np.testing.assert_array_equal(joined, batch["target"])
+
+
+def test_unpaired_batches_hold_each_domain_in_its_place(array_images):
+    batches = take_unpaired(15, array_images(10), array_images(6, first=100))
+    for batch in batches:
+        assert set(batch) == {"source", "target"}
+        for images in batch.values():
+            assert images.shape == (4, 8, 8, 3) and images.dtype == np.uint8
+    for epoch in indices(batches, "source").reshape(6, 10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    for epoch in indices(batches, "target").reshape(10, 6):
+        assert sorted(epoch.tolist()) == list(range(100, 106))
+
+
+def test_domains_are_independent(array_images):
+    """Neither the order nor the augmentation of one follows from the other."""
+    some = take_unpaired(9, array_images(12), array_images(12))
+    other = take_unpaired(9, array_images(12), array_images(5, first=60))
+    np.testing.assert_array_equal([b["source"] for b in some], [b["source"] for b in other])
+    swapped = take_unpaired(9, array_images(5, first=60), array_images(12))
+    np.testing.assert_array_equal([b["target"] for b in some], [b["target"] for b in swapped])
+    orders = [indices(some, key).reshape(3, 12) for key in ("source", "target")]
+    assert not any((a == b).all() for a in orders[0] for b in orders[1])
+    assert (noises(some, "source") != noises(some, "target")).mean() > 0.9
+
+
+def test_who_meets_whom_changes(array_images):
+    batches = take_unpaired(30, array_images(12), array_images(12))
+    met = set(zip(indices(batches).tolist(), indices(batches, "target").tolist(), strict=True))
+    assert len(met) > 60  # 120 draws of 144 couples: 81 expected; 12 if couples never changed.
+
+
+@pytest.mark.parametrize("start", [1, 7])
+def test_a_resumed_unpaired_run_sees_the_same_batches(array_images, start):
+    domains = array_images(10), array_images(7)
+    whole = take_unpaired(16, *domains)
+    assert_same(take_unpaired(16 - start, *domains, start_step=start, num_threads=2), whole[start:])
+
+
+def test_unpaired_parts_of_processes_concatenate_to_the_global_batch(array_images):
+    domains = array_images(10), array_images(7)
+    whole = take_unpaired(7, *domains)
+    for count in (2, 4):
+        parts = [
+            take_unpaired(7, *domains, process_index=p, process_count=count) for p in range(count)
+        ]
+        joined = [
+            {key: np.concatenate([part[key] for part in step]) for key in ("source", "target")}
+            for step in zip(*parts, strict=True)
+        ]
+        assert_same(joined, whole)
+
+
+def test_a_process_reads_its_own_images_only(array_images):
+    domains = array_images(64), array_images(64)
+    take_unpaired(4, *domains, process_index=1, process_count=2, num_threads=1, prefetch=1)
+    assert all(len(domain.reads) <= 5 * 2 for domain in domains)
+
+
+def test_unpaired_seeds_differ(array_images):
+    runs = [take_unpaired(9, array_images(12), array_images(12), seed=seed) for seed in (0, 1)]
+    for key in ("source", "target"):
+        orders = [indices(run, key).reshape(3, 12) for run in runs]
+        assert not any((a == b).all() for a in orders[0] for b in orders[1])
+
+
+def test_unpaired_sizes_may_differ_before_the_augmentation(array_images):
+    domains = array_images(3, side=20), array_images(4, side=30)
+    (batch,) = take_unpaired(1, *domains, JointAugment(size=8, load_size=9))
+    assert batch["source"].shape == batch["target"].shape == (4, 8, 8, 3)
+
+
+def test_unpaired_refusals(array_images):
+    some, none = array_images(3), array_images(0)
+    for domains in ((some, none), (none, some)):
+        with pytest.raises(UserError, match="empty"):
+            take_unpaired(1, *domains)
+    with pytest.raises(UserError, match="batch size 6 must be a positive multiple of the 4"):
+        take_unpaired(1, some, some, global_batch=6, process_count=4)
+    for wrong in ({"process_index": 1}, {"seed": -1}, {"start_step": -1}, {"prefetch": 0}):
+        with pytest.raises(ValueError):
+            unpaired_batches(
+                some, some, noise, **({"global_batch": 4, "seed": 0, "start_step": 0} | wrong)
+            )
+    with pytest.raises(UserError, match="empty"):
+        eval_images(none, EvalCrop(8), batch_size=1)
+    with pytest.raises(UserError, match="limit 0"):
+        eval_images(some, EvalCrop(8), batch_size=1, limit=0)
+
+
+@pytest.mark.parametrize(("count", "batch", "limit"), [(10, 4, None), (3, 8, None), (10, 4, 6)])
+def test_evaluation_reads_every_image_once_in_order(array_images, count, batch, limit):
+    source = array_images(count, side=16)
+    batches = list(eval_images(source, EvalCrop(8), batch_size=batch, limit=limit))
+    expected = min(count, limit or count)
+    assert all(set(b) == {"image"} and b["image"].shape[1:] == (8, 8, 3) for b in batches)
+    assert indices(batches, "image").tolist() == list(range(expected))
+    assert [len(b["image"]) for b in batches[:-1]] == [batch] * (len(batches) - 1)

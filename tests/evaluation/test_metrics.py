@@ -232,3 +232,51 @@ def test_sharpness_ratio_refuses_other_channel_counts():
     image = np.zeros((1, 12, 12, 4), np.float32)
     with pytest.raises(ValueError, match=r"1 or 3 channels, got shape \(1, 12, 12, 4\)"):
         metrics.sharpness_ratio(image, image)
+
+
+def _maps(rng, shape=(2, 6, 5)):
+    """Two images, a weight and a displacement, of which some pixels are background."""
+    originals = rng.uniform(-1, 1, (*shape, 3))
+    images = originals + rng.normal(0, 0.1, (*shape, 3))
+    weight = rng.choice([0.05, 0.5], (*shape, 1))
+    displacement = rng.choice([0.2, 0.4], (*shape, 2))  # Length 0.28, 0.45 or 0.57.
+    return [np.float32(each) for each in (images, originals, weight, displacement)]
+
+
+def test_background_kept_is_the_psnr_over_the_pixels_of_the_background(rng):
+    images, originals, weight, displacement = _maps(rng)
+    got = metrics.background_kept(images, originals, weight, displacement)
+    for i in range(2):
+        chosen = (weight[i, ..., 0] < 0.1) & (np.hypot(*np.moveaxis(displacement[i], -1, 0)) < 0.5)
+        assert 0 < chosen.sum() < 25
+        mse = np.mean(np.square((images[i][chosen] - originals[i][chosen]) / 2))
+        np.testing.assert_allclose(got.psnr[i], -10 * np.log10(mse), rtol=1e-5)
+        np.testing.assert_allclose(got.share[i], chosen.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "dx", "dy", "share"),
+    [(0.09, 0.3, 0.3, 1), (0.11, 0, 0, 0), (0, 0.4, 0.4, 0), (0, 0, -0.6, 0), (0, -0.6, 0, 0)],
+)
+def test_background_is_where_little_is_blended_in_and_little_is_moved(weight, dx, dy, share):
+    image = np.zeros((1, 4, 4, 3), np.float32)
+    displacement = np.broadcast_to(np.float32([dx, dy]), (1, 4, 4, 2))
+    got = metrics.background_kept(image, image, np.full((1, 4, 4, 1), weight), displacement)
+    assert got.share[0] == share
+    assert got.psnr[0] == 100 if share else np.isnan(got.psnr[0])
+
+
+def test_background_kept_ignores_what_happens_elsewhere(rng):
+    images, originals, weight, displacement = _maps(rng)
+    changed = np.where(weight < 0.1, images, -images)
+    expected = metrics.background_kept(images, originals, weight, displacement)
+    got = metrics.background_kept(changed, originals, weight, displacement)
+    np.testing.assert_array_equal(got.psnr, expected.psnr)
+
+
+def test_background_kept_refuses_maps_of_another_size(rng):
+    images, originals, weight, displacement = _maps(rng)
+    with pytest.raises(ValueError, match=r"background_kept: images \(2, 6, 5, 3\) need a weight"):
+        metrics.background_kept(images, originals, weight[:, 1:], displacement)
+    with pytest.raises(ValueError, match=r"got \(2, 6, 5, 1\) and \(2, 6, 5, 1\)"):
+        metrics.background_kept(images, originals, weight, displacement[..., :1])

@@ -1,40 +1,73 @@
-"""A paired training so small that a step compiles in seconds."""
+"""Trainings so small that a step compiles in seconds."""
 
-import dataclasses
-
+import jax
 import numpy as np
 import optax
 import pytest
 
 from warp_translate.models import Discriminator, Generator
+from warp_translate.training.adversary import Adversary
+from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 
 SIZE = 16
 
 
-@pytest.fixture
-def tiny():
-    """Returns a function that builds a tiny training; fields can be overridden."""
+def parts(adversary: dict | None, fields: dict) -> dict:
+    """What both kinds of training take, with some of it overridden."""
+    critic = {
+        "discriminator": Discriminator(width=4, layers=1, scales=1),
+        "optimizer": optax.sgd(0.1),
+    }
+    return {
+        "generator": Generator(width=4, blocks=1, max_displacement=4.0),
+        "generator_optimizer": optax.sgd(0.1),
+        "adversary": Adversary(**{**critic, **(adversary or {})}),
+        "factor": 2,
+        **fields,
+    }
 
-    def build(losses: dict | None = None, **fields) -> PairedTraining:
-        training = PairedTraining(
-            generator=Generator(width=4, blocks=1, max_displacement=4.0),
-            discriminator=Discriminator(width=4, layers=1, scales=1),
-            generator_optimizer=optax.sgd(0.1),
-            discriminator_optimizer=optax.sgd(0.1),
-            losses=PairedLosses(**{"l1_output": 1.0, "pyramid_levels": 2, **(losses or {})}),
-            factor=2,
-        )
-        return dataclasses.replace(training, **fields)
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Returns a function that builds a tiny paired training; anything can be overridden."""
+
+    def build(losses=None, adversary=None, **fields) -> PairedTraining:
+        weights = PairedLosses(**{"l1_output": 1.0, "pyramid_levels": 2, **(losses or {})})
+        return PairedTraining(losses=weights, **parts(adversary, fields))
 
     return build
 
 
+@pytest.fixture(scope="session")
+def tiny_cycle():
+    """The same for cycle training, which keeps no pool unless told."""
+
+    def build(losses=None, adversary=None, **fields) -> CycleTraining:
+        weights = CycleLosses(**(losses or {}))
+        return CycleTraining(losses=weights, **parts(adversary, {"pool_size": 0, **fields}))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Returns a function that draws the initial state of a training."""
+    return lambda training: jax.jit(training.init, static_argnums=1)(jax.random.key(0), SIZE)
+
+
+@pytest.fixture(scope="session")
+def draw_batch():
+    """Returns a function that draws a batch of eight images of either domain, uint8."""
+
+    def draw(seed: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        shape = (8, SIZE, SIZE, 3)
+        return {name: rng.integers(0, 256, shape, np.uint8) for name in ("source", "target")}
+
+    return draw
+
+
 @pytest.fixture
-def batch(rng):
-    """A batch of eight random pairs, uint8."""
-    shape = (8, SIZE, SIZE, 3)
-    return {
-        "source": rng.integers(0, 256, shape, np.uint8),
-        "target": rng.integers(0, 256, shape, np.uint8),
-    }
+def batch(draw_batch):
+    return draw_batch(0)

@@ -9,10 +9,9 @@ from warp_translate.models import Generator
 from warp_translate.training.checkpoint import Checkpointer
 
 
-@pytest.fixture
-def state(tiny):
-    training = tiny(generator_optimizer=optax.adam(1e-3))
-    return jax.jit(training.init, static_argnums=1)(jax.random.key(0), 16)
+@pytest.fixture(scope="module")
+def state(tiny, start):
+    return start(tiny(generator_optimizer=optax.adam(1e-3)))
 
 
 def abstract(training):
@@ -71,8 +70,8 @@ def test_bfloat16_leaves_come_back(tmp_path):
 
 def test_a_target_of_another_shape_is_refused_and_the_leaf_is_named(tmp_path, state, tiny):
     checkpointer = saved(tmp_path, state, {1: None})
-    wider = tiny(generator=Generator(width=8, blocks=1), generator_optimizer=optax.adam(1e-3)).init(
-        jax.random.key(0), 16
+    wider = abstract(
+        tiny(generator=Generator(width=8, blocks=1), generator_optimizer=optax.adam(1e-3))
     )
     with pytest.raises(UserError, match=r"generator/\S+ should be \(.*the checkpoint has \("):
         checkpointer.restore(1, wider)

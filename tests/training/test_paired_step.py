@@ -8,11 +8,14 @@ from warp_translate.losses import adversarial, reconstruction, regularizers
 from warp_translate.models import translate
 from warp_translate.types import to_float
 
-SIZE = 16
+ROOT = jax.random.key(0)
 
 
-def init(training):
-    return jax.jit(training.init, static_argnums=1)(jax.random.key(0), SIZE)
+@pytest.fixture(scope="module")
+def plain(tiny, start):
+    """A training without anything special, its first state and its compiled step."""
+    training = tiny(ema_decay=0.5)
+    return training, start(training), jax.jit(training.step)
 
 
 def largest_difference(a, b):
@@ -26,7 +29,7 @@ def moved(before, after):
     return largest_difference(before, after) > 0
 
 
-def test_equals_updates_written_out_with_a_second_forward_pass(tiny, batch):
+def test_equals_updates_written_out_with_a_second_forward_pass(tiny, start, batch):
     """The reference runs the generator again under the new discriminator, as textbooks do."""
     training = tiny(
         {
@@ -37,12 +40,12 @@ def test_equals_updates_written_out_with_a_second_forward_pass(tiny, batch):
             "feature_matching": 0.7,
         }
     )
-    state = init(training)
+    state = start(training)
     weights = training.losses
     source, target = to_float(batch["source"]), to_float(batch["target"])
 
     def judge(params, spectral, images, update_stats=False):
-        return training.discriminator.apply(
+        return training.adversary.discriminator.apply(
             {"params": params, "spectral": spectral},
             images,
             source,
@@ -82,7 +85,7 @@ def test_equals_updates_written_out_with_a_second_forward_pass(tiny, batch):
     gradient = jax.jit(jax.grad(generator_loss))(state.generator.params)
     generator = jax.tree.map(lambda p, g: p - 0.1 * g, state.generator.params, gradient)
 
-    after, metrics = jax.jit(training.step)(state, batch)
+    after, metrics = jax.jit(training.step)(state, batch, ROOT)
     assert moved(state.generator.params, after.generator.params)
     assert largest_difference(after.discriminator.params, critic) < 1e-4
     assert largest_difference(after.generator.params, generator) < 1e-3
@@ -91,12 +94,11 @@ def test_equals_updates_written_out_with_a_second_forward_pass(tiny, batch):
     )
 
 
-def test_spectral_statistics_advance_once_and_never_in_the_generator_loss(tiny, batch):
-    training = tiny()
-    state = init(training)
-    after, _ = jax.jit(training.step)(state, batch)
+def test_spectral_statistics_advance_once_and_never_in_the_generator_loss(plain, batch):
+    training, state, step = plain
+    after, _ = step(state, batch, ROOT)
     source = to_float(batch["source"])
-    _, changed = training.discriminator.apply(
+    _, changed = training.adversary.discriminator.apply(
         {"params": state.discriminator.params, "spectral": state.discriminator.spectral},
         source,
         source,
@@ -107,60 +109,61 @@ def test_spectral_statistics_advance_once_and_never_in_the_generator_loss(tiny, 
     assert largest_difference(changed["spectral"], after.discriminator.spectral) < 1e-6
 
 
-def test_without_an_adversarial_weight_no_discriminator_is_trained(tiny, batch):
-    training = tiny({"adversarial_weight": 0.0})
-    state = init(training)
-    after, metrics = jax.jit(training.step)(state, batch)
+def test_without_an_adversarial_weight_no_discriminator_is_trained(tiny, start, batch):
+    training = tiny({"adversarial": 0.0})
+    state = start(training)
+    after, metrics = jax.jit(training.step)(state, batch, ROOT)
     assert not moved(state.discriminator, after.discriminator)
     assert moved(state.generator.params, after.generator.params)
     assert not any(name.startswith("discriminator") for name in metrics)
 
 
-def test_both_branches_learn_from_their_own_loss_when_the_mask_has_collapsed(tiny, batch):
+def test_both_branches_learn_from_their_own_loss_when_the_mask_has_collapsed(tiny, start, batch):
     """At a mask of zero the output gives the pretranslated image no gradient, at one the warp."""
     for bias, starving in ((-40.0, "pretranslated"), (40.0, "displacement")):
-        weights = {"adversarial_weight": 0.0, "l1_pretranslated": 0.0, "l1_warped": 0.0}
+        weights = {"adversarial": 0.0, "l1_pretranslated": 0.0, "l1_warped": 0.0}
         generator = tiny().generator.copy(mask_bias=bias)
         for fed in (False, True):
             if fed:
                 weights |= {"l1_pretranslated": 1.0, "l1_warped": 1.0}
             training = tiny(weights, generator=generator)
-            state = init(training)
-            after, _ = jax.jit(training.step)(state, batch)
+            state = start(training)
+            after, _ = jax.jit(training.step)(state, batch, ROOT)
             change = largest_difference(
                 state.generator.params[starving], after.generator.params[starving]
             )
             assert change > 1e-3 if fed else change < 1e-9
 
 
-def test_lazy_gradient_penalty_is_due_every_kth_step_and_scaled_up(tiny, batch):
-    def update(weights, step):
-        training = tiny({"adversarial_weight": 1.0, **weights})
-        state = init(training)
-        state = state.replace(step=jnp.int32(step))
-        after, _ = jax.jit(training.step)(state, batch)
+def test_lazy_gradient_penalty_is_due_every_kth_step_and_scaled_up(tiny, plain, batch):
+    _, state, plain_step = plain
+    weights = {"r1": 0.5, "r2": 0.25}
+    eager_step, lazy_step = (
+        jax.jit(tiny(adversary={**weights, **every}).step) for every in ({}, {"penalty_every": 4})
+    )
+
+    def update(step, number):
+        after, _ = step(state.replace(step=jnp.int32(number)), batch, ROOT)
         return jax.tree.map(
             lambda a, b: np.asarray(b - a), state.discriminator.params, after.discriminator.params
         )
 
-    plain, eager = update({}, 4), update({"r1": 0.5, "r2": 0.25}, 4)
-    lazy_due = update({"r1": 0.5, "r2": 0.25, "penalty_every": 4}, 4)
-    lazy_skipped = update({"r1": 0.5, "r2": 0.25, "penalty_every": 4}, 5)
-    penalty = jax.tree.map(np.subtract, eager, plain)
+    without, eager = update(plain_step, 4), update(eager_step, 4)
+    penalty = jax.tree.map(np.subtract, eager, without)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(penalty)) > 1e-6
-    assert largest_difference(lazy_skipped, plain) < 1e-6
-    scaled = jax.tree.map(lambda a, b: a + 4 * b, plain, penalty)
-    assert largest_difference(lazy_due, scaled) < 1e-5
+    assert largest_difference(update(lazy_step, 5), without) < 1e-6
+    scaled = jax.tree.map(lambda a, b: a + 4 * b, without, penalty)
+    assert largest_difference(update(lazy_step, 4), scaled) < 1e-5
 
 
-def test_gap_is_the_difference_of_the_mean_probabilities(tiny, batch):
-    training = tiny()
-    state = init(training)
-    _, metrics = jax.jit(training.step)(state, batch)
+def test_gap_is_the_difference_of_the_mean_probabilities(plain, batch):
+    training, state, step = plain
+    _, metrics = step(state, batch, ROOT)
     source, target = to_float(batch["source"]), to_float(batch["target"])
     output = jax.jit(training.translate)(state.generator.params, source).output
     variables = {"params": state.discriminator.params, "spectral": state.discriminator.spectral}
-    judge = jax.jit(lambda images: training.discriminator.apply(variables, images, source))
+    discriminator = training.adversary.discriminator
+    judge = jax.jit(lambda images: discriminator.apply(variables, images, source))
     real, fake = (jax.nn.sigmoid(judge(images).logits[0]) for images in (target, output))
     np.testing.assert_allclose(
         metrics["discriminator/probability_gap"], real.mean() - fake.mean(), atol=1e-6
@@ -168,22 +171,22 @@ def test_gap_is_the_difference_of_the_mean_probabilities(tiny, batch):
     assert 0 < metrics["discriminator/probability_real"] < 1
 
 
-def test_average_follows_the_parameters(tiny, batch):
-    training = tiny(ema_decay=0.5)
-    state = init(training)
-    after, _ = jax.jit(training.step)(state.replace(step=jnp.int32(1000)), batch)
+def test_average_follows_the_parameters(plain, batch):
+    _, state, step = plain
+    after, _ = step(state.replace(step=jnp.int32(1000)), batch, ROOT)
     expected = jax.tree.map(lambda a, b: (a + b) / 2, state.generator.ema, after.generator.params)
     assert largest_difference(after.generator.ema, expected) < 1e-6
 
 
-def test_bfloat16_networks_keep_parameters_and_metrics_in_float32(tiny, batch):
+def test_bfloat16_networks_keep_parameters_and_metrics_in_float32(tiny, start, batch):
     training = tiny()
+    discriminator = training.adversary.discriminator
     training = tiny(
         generator=training.generator.copy(dtype=jnp.bfloat16),
-        discriminator=training.discriminator.copy(dtype=jnp.bfloat16),
+        adversary={"discriminator": discriminator.copy(dtype=jnp.bfloat16)},
         generator_optimizer=optax.adam(1e-3),
     )
-    after, metrics = jax.jit(training.step)(init(training), batch)
+    after, metrics = jax.jit(training.step)(start(training), batch, ROOT)
     leaves = jax.tree.leaves((after.generator.params, after.discriminator.params, metrics))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -191,4 +194,4 @@ def test_bfloat16_networks_keep_parameters_and_metrics_in_float32(tiny, batch):
 
 def test_training_size_that_does_not_divide_is_refused(tiny):
     with pytest.raises(ValueError, match="training size 18 must be a multiple of 8"):
-        tiny().init(jax.random.key(0), 18)
+        tiny().init(ROOT, 18)

@@ -6,25 +6,15 @@ import pytest
 from warp_translate.errors import UserError
 from warp_translate.training import parallel
 
-SIZE = 16
+ROOT = jax.random.key(0)
 
 
-def train(training, batches, devices):
-    state = parallel.replicate(
-        jax.jit(training.init, static_argnums=1)(jax.random.key(0), SIZE), devices
-    )
-    step = parallel.pmap_step(training.step, devices)
+def train(training, state, batches, devices):
+    state = parallel.replicate(state, training.axes, devices)
+    step = parallel.pmap_step(training.step, training.axes, devices)
     for batch in batches:
-        state, metrics = step(state, parallel.shard_batch(batch, len(devices)))
+        state, metrics = step(state, parallel.shard_batch(batch, len(devices)), ROOT)
     return state, metrics
-
-
-def batches_of(rng, count):
-    shape = (8, SIZE, SIZE, 3)
-    return [
-        {name: rng.integers(0, 256, shape, np.uint8) for name in ("source", "target")}
-        for _ in range(count)
-    ]
 
 
 LOSSES = {

@@ -1,5 +1,6 @@
 """The one place that turns a configuration into explicit arguments."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,47 +11,92 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from warp_translate.cli.task import Training
 from warp_translate.data import augment, sources
+from warp_translate.data.domains import Domains, open_domains
 from warp_translate.data.pair import PairSource
 from warp_translate.errors import UserError
 from warp_translate.models import Discriminator, Generator
+from warp_translate.ops.augment import Augmentation
+from warp_translate.training import parallel
+from warp_translate.training.adversary import Adversary
+from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.loop import Schedule
 from warp_translate.training.optim import learning_rate_schedule
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
-from warp_translate.training.state import PairedState
+from warp_translate.types import Array, PyTree
 
 CONFIG_FILE = "config.json"
+TRAININGS = ("paired", "cycle")
 
 
-def paired_training(config: ml_collections.ConfigDict) -> PairedTraining:
-    """Networks, optimisers and losses of paired training."""
-    optim = config.optim
-    total_steps = config.training.total_steps
+def training(
+    config: ml_collections.ConfigDict, *, factor: int | None = None
+) -> PairedTraining | CycleTraining:
+    """Networks, optimisers and losses of a configuration.
+
+    Args:
+      config: the configuration.
+      factor: how many times smaller the trunk's image is; the configuration's by default.
+
+    Raises:
+      UserError: they cannot be built.
+    """
+    check_training(config)
+    optim, method = config.optim, config.method
 
     def adam(learning_rate: float, b1: float) -> optax.GradientTransformation:
         schedule = learning_rate_schedule(
-            optim.schedule, learning_rate, total_steps, warmup_steps=optim.warmup_steps
+            optim.schedule,
+            learning_rate,
+            config.training.total_steps,
+            warmup_steps=optim.warmup_steps,
         )
         return optax.adam(schedule, b1=b1, b2=optim.b2)
 
     try:
-        return PairedTraining(
-            generator=Generator(**_with_types(config.generator)),
-            discriminator=Discriminator(**_with_types(config.discriminator)),
-            generator_optimizer=adam(optim.lr, optim.b1),
-            discriminator_optimizer=adam(optim.discriminator_lr, optim.discriminator_b1),
-            losses=PairedLosses(**config.losses),
-            factor=config.method.factor,
-            mask_weights=config.method.mask_weights,
-            fusion=config.method.fusion,
-            ema_decay=optim.ema_decay,
+        adversary = config.adversary.to_dict()
+        augmentation = Augmentation(
+            **{field.name: adversary.pop(field.name) for field in dataclasses.fields(Augmentation)}
+        )
+        parts: dict[str, Any] = {
+            "generator": Generator(**_with_types(config.generator)),
+            "generator_optimizer": adam(optim.lr, optim.b1),
+            "adversary": Adversary(
+                discriminator=Discriminator(**_with_types(config.discriminator)),
+                optimizer=adam(optim.discriminator_lr, optim.discriminator_b1),
+                augmentation=augmentation,
+                **adversary,
+            ),
+            "factor": method.factor if factor is None else factor,
+            "mask_weights": method.mask_weights,
+            "fusion": method.fusion,
+            "ema_decay": optim.ema_decay,
+        }
+        if method.training == "paired":
+            return PairedTraining(losses=PairedLosses(**config.losses), **parts)
+        return CycleTraining(
+            losses=CycleLosses(**config.losses), pool_size=method.pool_size, **parts
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"the configuration cannot be built: {error}") from error
 
 
-def initial_state(training: PairedTraining, config: ml_collections.ConfigDict) -> PairedState:
-    """The state at step 0.
+def check_training(config: ml_collections.ConfigDict) -> None:
+    """Checks that the kind of training is known.
+
+    Raises:
+      UserError: it is not.
+    """
+    if config.method.training not in TRAININGS:
+        raise UserError(
+            f"config.method.training must be one of {', '.join(TRAININGS)}, got "
+            f"{config.method.training!r}"
+        )
+
+
+def initial_state(training: Training, config: ml_collections.ConfigDict, devices: int) -> PyTree:
+    """The state at step 0, with the parts of all devices.
 
     Raises:
       UserError: the size of the training images does not suit the networks.
@@ -58,9 +104,15 @@ def initial_state(training: PairedTraining, config: ml_collections.ConfigDict) -
     try:
         # Compiled as one program: operation by operation it takes ten times as long.
         init = jax.jit(training.init, static_argnums=1)
-        return init(jax.random.key(config.seed), config.data.size)
+        state = init(root_key(config), config.data.size)
     except ValueError as error:
         raise UserError(f"config.data.size does not fit: {error}") from error
+    return parallel.expand(state, training.axes, devices)
+
+
+def root_key(config: ml_collections.ConfigDict) -> Array:
+    """The key that all of a run's random keys are folded from."""
+    return jax.random.key(config.seed)
 
 
 def pairs(config: ml_collections.ConfigDict, *splits: str) -> list[PairSource]:
@@ -76,10 +128,22 @@ def pairs(config: ml_collections.ConfigDict, *splits: str) -> list[PairSource]:
     return [sources.open_pairs(builder, split) for split in splits]
 
 
-def pair_augment(config: ml_collections.ConfigDict) -> augment.PairAugment:
+def domains(config: ml_collections.ConfigDict) -> Domains:
+    """The two domains of an unpaired data set, which is prepared first if need be."""
+    data = config.data
+    return open_domains(
+        data.name,
+        data.dir,
+        size=data.size if data.name == "openmoji_gender_unpaired" else None,
+        root=data.root,
+        domains=data.domains if data.name == "portraits" else None,
+    )
+
+
+def joint_augment(config: ml_collections.ConfigDict) -> augment.JointAugment:
     """The joint augmentation of training."""
     data = config.data
-    return augment.PairAugment(
+    return augment.JointAugment(
         size=data.size,
         load_size=data.load_size,
         flip=data.flip,

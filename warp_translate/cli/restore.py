@@ -1,4 +1,4 @@
-"""Takes a trained generator out of a run, for the commands that use it."""
+"""Takes the trained generators out of a run, for the commands that use it."""
 
 import dataclasses
 from typing import Any
@@ -8,9 +8,9 @@ import ml_collections
 from absl import flags
 
 from warp_translate.cli import build, program
+from warp_translate.cli.task import Training, abstract_params
 from warp_translate.errors import UserError
 from warp_translate.training.checkpoint import Checkpointer
-from warp_translate.training.paired_step import PairedTraining
 from warp_translate.types import PyTree
 
 STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest, or a number of steps.")
@@ -20,23 +20,23 @@ FACTOR = flags.DEFINE_integer(
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedGenerator:
-    """A generator as a run left it.
+class TrainedGenerators:
+    """The generators as a run left them.
 
     Attributes:
       config: the run's configuration.
       training: what translates; its factor is the one asked for.
-      params: moving average of the generator's parameters, arrays of one device.
+      params: moving averages of their parameters by name, arrays of one device.
       step: steps done.
     """
 
     config: ml_collections.ConfigDict
-    training: PairedTraining
-    params: PyTree
+    training: Training
+    params: dict[str, PyTree]
     step: int
 
 
-def trained_generator() -> TrainedGenerator:
+def trained_generators() -> TrainedGenerators:
     """Restores what the flags ``--workdir``, ``--step`` and ``--factor`` name.
 
     Raises:
@@ -53,14 +53,13 @@ def trained_generator() -> TrainedGenerator:
     if FACTOR.value is not None and FACTOR.value < 1:
         raise UserError(f"--factor={FACTOR.value} must be at least 1")
     config = build.load(program.WORKDIR.value)
-    training = build.paired_training(config)
-    if FACTOR.value is not None:
-        training = dataclasses.replace(training, factor=FACTOR.value)
+    training = build.training(config, factor=FACTOR.value)
     checkpointer = Checkpointer(
         program.WORKDIR.value, best_metric=config.evaluation.best_metric, read_only=True
     )
     step = checkpointer.resolve(which)
-    state = jax.eval_shape(lambda: build.initial_state(training, config))
-    part = checkpointer.restore_part(step, {"generator": {"ema": state.generator.ema}})
+    wanted = abstract_params(training, config.data.size)
+    part = checkpointer.restore_part(step, {name: {"ema": ema} for name, ema in wanted.items()})
     checkpointer.close()
-    return TrainedGenerator(config, training, jax.device_put(part["generator"]["ema"]), step)
+    params = {name: jax.device_put(part[name]["ema"]) for name in wanted}
+    return TrainedGenerators(config, training, params, step)

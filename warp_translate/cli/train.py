@@ -7,24 +7,24 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
-from warp_translate.cli import build, program
-from warp_translate.data import pipeline
+from warp_translate.cli import build, program, tasks
+from warp_translate.cli.task import generator_params
 from warp_translate.errors import UserError
-from warp_translate.evaluation.evaluator import COLUMNS, evaluate_pairs
 from warp_translate.evaluation.sheet import render_sheet
 from warp_translate.training import loop, parallel
 from warp_translate.training.checkpoint import Checkpointer
+from warp_translate.training.health import BranchWatch
 from warp_translate.training.logging import Progress, open_logger
-from warp_translate.training.state import PairedState
+from warp_translate.types import PyTree
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, for example experiments/paired.py.", lock_config=True
 )
 
-_SHOWN = ("generator/l1_output", "discriminator/probability_gap", "mask/mean")
+_SHEET_CELL = 128
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> PairedState:
+def train(config: ml_collections.ConfigDict, workdir: str) -> PyTree:
     """Trains to the end of the schedule and leaves everything in the work directory.
 
     Args:
@@ -32,21 +32,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> PairedState:
       workdir: folder of the run; with checkpoints in it the run goes on from the newest.
 
     Returns:
-      The final state, arrays of one device.
+      The final state: what is shared as arrays of one device, and the parts of all devices.
 
     Raises:
       UserError: a mistake in the configuration, the data or the work directory.
     """
     schedule = build.schedule(config)
-    training = build.paired_training(config)
     devices = jax.local_device_count()
     if config.training.batch_size % devices:
         raise UserError(
             f"config.training.batch_size {config.training.batch_size} must be a multiple of the "
             f"{devices} devices"
         )
-    train_set, test_set = build.pairs(config, "train", "test")
-    state = build.initial_state(training, config)
+    task = tasks.open_task(config)
+    training = task.training
+    state = build.initial_state(training, config, devices)
     build.record(config, workdir)
     checkpointer = Checkpointer(
         workdir,
@@ -57,43 +57,31 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> PairedState:
     if start_step:
         state = checkpointer.restore(start_step, state)
         _say(f"going on from the checkpoint of step {start_step} in {workdir}")
-    _say(
-        f"{len(train_set)} pairs to train on, {len(test_set)} to test on; {devices} "
-        f"{jax.default_backend()} device(s)"
-    )
+    _say(f"{task.data}; {devices} {jax.default_backend()} device(s)")
 
-    def evaluate(state: PairedState) -> loop.Evaluation:
-        params = parallel.unreplicate(state.generator.ema)
-        result = evaluate_pairs(
-            lambda original: training.translate(params, original),
-            pipeline.eval_batches(
-                test_set, build.eval_crop(config), batch_size=config.evaluation.batch_size
-            ),
-            sheet_rows=config.evaluation.sheet_rows,
-            count=len(test_set),
-        )
-        sheet = render_sheet(
-            result.examples, COLUMNS, cell=128, wheel_magnitude=result.wheel_magnitude
-        )
-        scalars = {f"test/{name}": value for name, value in result.scalars.items()}
-        return loop.Evaluation(scalars, {"test/sheet": sheet})
+    def evaluate(state: PyTree) -> loop.Evaluation:
+        params = parallel.unreplicate(generator_params(training, state))
+        report = task.evaluate(params, config.evaluation.sheet_rows)
+        sheets = {
+            f"test/{name}": render_sheet(
+                sheet.rows, sheet.columns, cell=_SHEET_CELL, wheel_magnitude=sheet.wheel_magnitude
+            )
+            for name, sheet in report.sheets.items()
+        }
+        scalars = {f"test/{name}": value for name, value in report.scalars.items()}
+        return loop.Evaluation(scalars, sheets)
 
-    def save(step: int, state: PairedState, scalars: dict[str, float] | None) -> None:
+    def save(step: int, state: PyTree, scalars: dict[str, float] | None) -> None:
         checkpointer.save(step, parallel.unreplicate(state), scalars)
 
-    mapped = parallel.pmap_step(training.step)
+    mapped = parallel.pmap_step(training.step, training.axes)
+    root = build.root_key(config)
     state = loop.run(
-        parallel.replicate(state),
+        parallel.replicate(state, training.axes),
         start_step=start_step,
         schedule=schedule,
-        step=lambda state, batch: mapped(state, parallel.shard_batch(batch, devices)),
-        batches=pipeline.train_batches(
-            train_set,
-            build.pair_augment(config),
-            global_batch=config.training.batch_size,
-            seed=config.seed,
-            start_step=start_step,
-        ),
+        step=lambda state, batch: mapped(state, parallel.shard_batch(batch, devices), root),
+        batches=task.batches(start_step),
         evaluate=evaluate,
         save=save,
         logger=open_logger(workdir, enabled=True, start_step=start_step),
@@ -101,9 +89,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> PairedState:
             schedule.total_steps,
             start_step,
             batch_size=config.training.batch_size,
-            metric_names=_SHOWN,
+            metric_names=task.shown,
             stream=sys.stderr,
         ),
+        watch=BranchWatch(),
     )
     checkpointer.close()
     return parallel.unreplicate(state)

@@ -12,18 +12,22 @@ import numpy as np
 from absl import flags
 
 from warp_translate.cli import program
-from warp_translate.cli.restore import TrainedGenerator, trained_generator
+from warp_translate.cli.restore import trained_generators
 from warp_translate.data import images
 from warp_translate.errors import UserError
 from warp_translate.evaluation.evaluator import maps_as_images
 from warp_translate.training.logging import Progress
-from warp_translate.types import to_float
+from warp_translate.types import PyTree, to_float
 
 MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
 
 _INPUT = flags.DEFINE_string("input", None, "An image (JPEG, PNG or WebP) or a folder of images.")
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
+)
+
+_DIRECTION = flags.DEFINE_string(
+    "direction", None, "Which generator of a cycle run translates: a_to_b (default) or b_to_a."
 )
 
 # Nothing on a sheet says how long a colour is, so a fixed share of the side is shown in full.
@@ -41,7 +45,14 @@ def main(argv: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"--maps={','.join(unknown)} is unknown: use all, or {','.join(MAPS)}")
     jobs = plan_outputs(Path(_INPUT.value), Path(program.OUTPUT.value))
-    trained = trained_generator()
+    trained = trained_generators()
+    generators = trained.training.generators
+    direction = _DIRECTION.value or generators[0]
+    if direction not in generators:
+        raise UserError(
+            f"--direction={direction} is none of this run's generators: {', '.join(generators)}"
+        )
+    params = trained.params[direction]
     try:
         Path(program.OUTPUT.value).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     progress = Progress(len(jobs), batch_size=1, stream=sys.stderr if len(jobs) > 1 else None)
     for done, (source, target) in enumerate(jobs, start=1):
         try:
-            _translate_file(translate, trained, source, target, wanted)
+            _translate_file(translate, params, source, target, wanted)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -95,16 +106,14 @@ def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:
 
 def _translate_file(
     translate: jax.stages.Wrapped,
-    trained: TrainedGenerator,
+    params: PyTree,
     source: Path,
     target: Path,
     maps: Sequence[str],
 ) -> None:
     decoded = images.read_image(source)
     original = images.flatten(decoded)
-    translation = jax.tree.map(
-        lambda each: np.asarray(each[0]), translate(trained.params, original[None])
-    )
+    translation = jax.tree.map(lambda each: np.asarray(each[0]), translate(params, original[None]))
     pictures = maps_as_images(translation, max(1.0, _FULL_COLOR_SHARE * max(original.shape[:2])))
     output = pictures["output"]
     if decoded.alpha is not None:

@@ -1,17 +1,20 @@
-"""Random crops, flips, warps and colours, the same for both images of a pair. Host-side numpy."""
+"""Random crops, flips, warps and colours, the same for all images of an example. Host-side numpy.
+
+An example holds images by name: the source and the target of a pair, or an image alone.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from warp_translate.data.pair import Pair
 from warp_translate.errors import UserError
 
 
 @dataclass(frozen=True)
-class PairAugment:
+class JointAugment:
     """Joint random augmentation for training.
 
     The images' shorter side is resized to ``load_size``, a window of ``size`` x ``size`` is cut at
@@ -21,14 +24,14 @@ class PairAugment:
     Attributes:
       size: side of the result in pixels.
       load_size: the shorter side before the crop, at least ``size``.
-      flip: whether half of the pairs are mirrored left to right.
+      flip: whether half of the examples are mirrored left to right.
       max_shift: the window moves by whole pixels within +-max_shift in x and y, also past the
         borders.
       scale: the content is enlarged by a factor drawn from [low, high].
       max_rotation: the content is turned by an angle within +-max_rotation degrees.
       colour: strength of the colour jitter, 0 for none; see `jitter_colour`. 0.1 is mild.
       channel_shuffle: probability that the three channels change places, each order alike. Greys
-        stay; it keeps a network from learning colours by heart where the pairs are few.
+        stay; it keeps a network from learning colours by heart where the examples are few.
 
     Raises:
       UserError: a value is out of its range.
@@ -62,20 +65,23 @@ class PairAugment:
                 f"augmentation: channel_shuffle {self.channel_shuffle} is a probability; use 0 to 1"
             )
 
-    def __call__(self, pair: Pair, rng: np.random.Generator) -> Pair:
-        """Augments a pair.
+    def __call__(
+        self, example: Mapping[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Augments an example.
 
         Args:
-          pair: uint8 [H, W, 3] images of equal size.
-          rng: where all the randomness comes from.
+          example: uint8 [H, W, 3] images of equal size, by name.
+          rng: where all the randomness comes from; how much is drawn does not depend on the
+            number of images.
 
         Returns:
-          New uint8 [size, size, 3] images.
+          New uint8 [size, size, 3] images, by the same names.
 
         Raises:
-          ValueError: the two images differ in size.
+          ValueError: the images differ in size.
         """
-        height, width = _resized_shape(_common_shape(pair), self.load_size)
+        height, width = _resized_shape(_common_shape(example), self.load_size)
         shift_y, shift_x = rng.integers(-self.max_shift, self.max_shift, 2, endpoint=True)
         top = int(rng.integers(height - self.size, endpoint=True) + shift_y)
         left = int(rng.integers(width - self.size, endpoint=True) + shift_x)
@@ -102,12 +108,12 @@ class PairAugment:
                 image = image[..., order]
             return np.ascontiguousarray(image)
 
-        return {"source": augment(pair["source"]), "target": augment(pair["target"])}
+        return {name: augment(image) for name, image in example.items()}
 
 
 @dataclass(frozen=True)
 class EvalCrop:
-    """Deterministic counterpart of `PairAugment`: shorter side to ``size``, then the centre.
+    """Deterministic counterpart of `JointAugment`: shorter side to ``size``, then the centre.
 
     Attributes:
       size: side of the result in pixels.
@@ -122,20 +128,20 @@ class EvalCrop:
         if self.size < 1:
             raise UserError(f"evaluation crop: size {self.size} must be at least 1; change it")
 
-    def __call__(self, pair: Pair) -> Pair:
-        """Resizes and crops a pair of uint8 [H, W, 3] to uint8 [size, size, 3].
+    def __call__(self, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Resizes and crops an example's images of uint8 [H, W, 3] to uint8 [size, size, 3].
 
         Raises:
-          ValueError: the two images differ in size.
+          ValueError: the images differ in size.
         """
-        height, width = _resized_shape(_common_shape(pair), self.size)
+        height, width = _resized_shape(_common_shape(example), self.size)
         top, left = (height - self.size) // 2, (width - self.size) // 2
 
         def crop(image: np.ndarray) -> np.ndarray:
             image = _resize(image, (height, width))
             return np.ascontiguousarray(_window(image, top, left, self.size))
 
-        return {"source": crop(pair["source"]), "target": crop(pair["target"])}
+        return {name: crop(image) for name, image in example.items()}
 
 
 def jitter_colour(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -155,11 +161,12 @@ def jitter_colour(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return cv2.bitwise_not(cv2.transform(cv2.bitwise_not(image), matrix))
 
 
-def _common_shape(pair: Pair) -> tuple[int, int]:
-    source, target = pair["source"].shape, pair["target"].shape
-    if source != target:
-        raise ValueError(f"a pair must have one size, got source {source} and target {target}")
-    return source[0], source[1]
+def _common_shape(example: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    shapes = {name: image.shape for name, image in example.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"the images of an example must have one size, got {shapes}")
+    height, width, _ = next(iter(shapes.values()))
+    return height, width
 
 
 def _resized_shape(shape: tuple[int, int], shorter: int) -> tuple[int, int]:

@@ -11,7 +11,6 @@ Folders inside these are searched too. Where there is no test split, a tenth of 
 at least one, is held out: those whose names have the smallest SHA-256, so always the same ones.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,15 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from warp_translate.data import folder_layout
 from warp_translate.data.images import flatten, list_images, read_image
 from warp_translate.errors import UserError
 
 DIRECTIONS = ("AtoB", "BtoA")
 
 _SPLITS = ("train", "val", "test")
-_HELD_OUT_SHARE = 0.1
 _EXPECTED = "expected train/ (strips) or trainA/ and trainB/ (equal names)"
-_MOST_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -73,16 +71,15 @@ def scan_pairs(root: str | os.PathLike[str]) -> PairedLayout:
       UserError: there is no such folder, neither or both layouts are there, names have no partner
         or are ambiguous, or there are too few pairs to hold some out.
     """
-    root = Path(root).expanduser().resolve()
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {state}; name the folder that holds the pairs: {_EXPECTED}")
+    root = folder_layout.find_root(root, f"the pairs: {_EXPECTED}")
     strips = (root / "train").is_dir()
     folders = (root / "trainA").is_dir() or (root / "trainB").is_dir()
     if strips and folders:
         raise UserError(f"{root} holds both train/ and trainA/ or trainB/; remove one layout")
     if not strips and not folders:
-        raise UserError(f"{root} holds {_contents(root)}, but {_EXPECTED}; rearrange it")
+        raise UserError(
+            f"{root} holds {folder_layout.contents(root)}, but {_EXPECTED}; rearrange it"
+        )
     find = _find_strips if strips else _find_matches
     splits = {split: pairs for split in _SPLITS if (pairs := find(root, split))}
     held_out = "test" not in splits
@@ -92,28 +89,12 @@ def scan_pairs(root: str | os.PathLike[str]) -> PairedLayout:
 
 
 def fingerprint(layout: PairedLayout) -> str:
-    """Digests what the preparation depends on, without reading the images.
-
-    Args:
-      layout: the pairs.
-
-    Returns:
-      16 hexadecimal digits that follow from the folder's path and, for each file, its path below
-      the folder, its size and its time of change.
-
-    Raises:
-      UserError: a file has vanished since the scan.
-    """
-    digest = hashlib.sha256(os.fsencode(layout.root))
-    for _, pairs in sorted(layout.splits.items()):
-        for path in [file for pair in pairs for file in (pair.a, pair.b) if file is not None]:
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise UserError(f"{path} vanished while it was read; try again") from error
-            digest.update(b"\0%s" % os.fsencode(path.relative_to(layout.root)))
-            digest.update(b"\0%d\0%d" % (stat.st_size, stat.st_mtime_ns))
-    return digest.hexdigest()[:16]
+    """Digests what the preparation depends on; see `folder_layout.fingerprint_files`."""
+    files = {
+        split: [path for pair in pairs for path in (pair.a, pair.b) if path is not None]
+        for split, pairs in layout.splits.items()
+    }
+    return folder_layout.fingerprint_files(layout.root, files)
 
 
 def load_pair(files: PairFiles, direction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -157,20 +138,17 @@ def _find_strips(root: Path, split: str) -> tuple[PairFiles, ...]:
 
 
 def _find_matches(root: Path, split: str) -> tuple[PairFiles, ...]:
-    folder_a, folder_b = root / f"{split}A", root / f"{split}B"
-    present = [folder.is_dir() for folder in (folder_a, folder_b)]
-    if not any(present):
+    twins = folder_layout.find_twins(root, split)
+    if twins is None:
         return ()
-    if not all(present):
-        there, missing = (folder_a, folder_b) if present[0] else (folder_b, folder_a)
-        raise UserError(f"{there} has no partner {missing.name}/ beside it; add or remove one")
+    folder_a, folder_b = twins
     files_a, files_b = _by_name(folder_a), _by_name(folder_b)
     unmatched = [f"{folder_a.name}/{name}" for name in files_a.keys() - files_b.keys()]
     unmatched += [f"{folder_b.name}/{name}" for name in files_b.keys() - files_a.keys()]
     if unmatched:
         raise UserError(
             f"{root}: {len(unmatched)} images have no partner of the same name: "
-            f"{_some(sorted(unmatched))}; add the partners or remove them"
+            f"{folder_layout.some(sorted(unmatched))}; add the partners or remove them"
         )
     return tuple(PairFiles(name, path, files_b[name]) for name, path in files_a.items())
 
@@ -197,21 +175,4 @@ def _hold_out(
             f"{root} holds {len(pairs)} pair and no test split, but one pair has to be held out "
             "for testing; add pairs"
         )
-    count = max(1, round(len(pairs) * _HELD_OUT_SHARE))
-    by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(os.fsencode(pair.name)).digest())
-    held = frozenset(pair.name for pair in by_hash[:count])
-    return (
-        tuple(pair for pair in pairs if pair.name not in held),
-        tuple(pair for pair in pairs if pair.name in held),
-    )
-
-
-def _contents(root: Path) -> str:
-    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    return _some(names) if names else "nothing"
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _MOST_LISTED
-    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return folder_layout.hold_out(pairs, lambda pair: pair.name, folder_layout.HELD_OUT_SHARE)

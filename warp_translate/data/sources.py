@@ -3,26 +3,20 @@
 Everything goes through TFDS with array_record files, which needs no TensorFlow.
 """
 
-import contextlib
-import difflib
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
 
+from warp_translate.data.names import check_paired
 from warp_translate.data.openmoji_gender import OpenmojiGender, openmoji_config
 from warp_translate.data.pair import Pair
 from warp_translate.data.paired_folder import PairedFolder, paired_folder_config
 from warp_translate.data.paired_layout import scan_pairs
+from warp_translate.data.preparation import FILE_FORMAT, expand_data_dir, prepare_with
 from warp_translate.errors import UserError
-
-NAMES = ("openmoji_gender", "paired_folder")
-
-# The only random-access format TFDS reads and writes rightly without TensorFlow.
-_FILE_FORMAT = "array_record"
 
 
 def prepare(
@@ -33,10 +27,7 @@ def prepare(
     root: str | os.PathLike[str] | None = None,
     direction: str = "AtoB",
 ) -> tfds.core.DatasetBuilder:
-    """Prepares a data set unless that was done before.
-
-    Safe to call from several processes at once: each prepares into a folder of its own, the first
-    to finish gives it its name, and the others use that one.
+    """Prepares a set of pairs unless that was done before; see `preparation.prepare_with`.
 
     Args:
       name: "openmoji_gender" or "paired_folder".
@@ -53,36 +44,13 @@ def prepare(
       UserError: unknown name, an argument is missing or belongs to the other set, the data are
         not as they should be, or ``data_dir`` cannot be written.
     """
-    if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(NAMES)}"
-        raise UserError(f"there is no data set {name!r}; {hint}")
+    check_paired(name)
     build = (
         _openmoji_builder(data_dir, size, root)
         if name == "openmoji_gender"
         else _folder_builder(data_dir, size, root, direction)
     )
-    with _quiet():
-        builder = build()
-        if builder.is_prepared():
-            return builder
-    logging.info("preparing %s in %s", name, builder.data_dir)
-    try:
-        with _quiet():
-            builder.download_and_prepare(file_format=_FILE_FORMAT)
-    except OSError as error:
-        with _quiet():
-            overtaken = build().is_prepared()
-        # Where another process was faster the name is taken, and its result serves as well.
-        if not overtaken:
-            reason = error.strerror or " ".join(str(error).split())
-            raise UserError(
-                f"{name} cannot be prepared in {builder.data_dir} ({reason}); choose a data "
-                "folder that can be written and has space"
-            ) from error
-    # Opened afresh, because a builder that was overtaken knows nothing of the result.
-    with _quiet():
-        return build()
+    return prepare_with(build, name)
 
 
 class PreparedPairs:
@@ -139,7 +107,7 @@ def _openmoji_builder(
         raise UserError(f"openmoji_gender takes no root, got {root}; use paired_folder for it")
     config = openmoji_config(size)
     return lambda: OpenmojiGender(
-        config=config, data_dir=_expand(data_dir), file_format=_FILE_FORMAT
+        config=config, data_dir=expand_data_dir(data_dir), file_format=FILE_FORMAT
     )
 
 
@@ -165,22 +133,6 @@ def _folder_builder(
             len(layout.splits["train"]) + len(layout.splits["test"]),
         )
     config = paired_folder_config(layout, direction)
-    return lambda: PairedFolder(config=config, data_dir=_expand(data_dir), file_format=_FILE_FORMAT)
-
-
-def _expand(data_dir: str | os.PathLike[str] | None) -> str | None:
-    return None if data_dir is None else os.path.expanduser(data_dir)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS from printing about downloads that do not happen, and bars into log files."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    return lambda: PairedFolder(
+        config=config, data_dir=expand_data_dir(data_dir), file_format=FILE_FORMAT
+    )

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from warp_translate.evaluation import metrics, sheet
+from warp_translate.evaluation.accumulator import Accumulator
 from warp_translate.models import Translation
+from warp_translate.ops.mask_statistics import mask_saturation
 from warp_translate.types import Array, to_float, to_uint8
 
 COLUMNS = (
@@ -67,43 +68,35 @@ def evaluate_pairs(
     Raises:
       ValueError: there is no example.
     """
-    measure = jax.jit(lambda source, target: _measure(translate, source, target))
-    wanted = set(np.linspace(0, (count or 1) - 1, sheet_rows).round().astype(int).tolist())
-    sums: dict[str, float] = {}
-    seen, full_size = 0, None
-    kept: list[tuple[dict[str, np.ndarray], Translation]] = []
+
+    def measure(pair: Mapping[str, Array]) -> tuple[dict[str, Array], Translation]:
+        original, truth = to_float(pair["source"]), to_float(pair["target"])
+        translation = translate(original)
+        values = against_truth(translation, original, truth) | map_statistics(translation)
+        return values, translation
+
+    accumulator = Accumulator(measure, keep=sheet_rows, expected=count)
     for batch in batches:
-        size = len(batch["source"])
-        full_size = full_size or size
-        # A last batch of another size would be compiled for itself; it is filled up instead.
-        filling = np.minimum(np.arange(full_size), size - 1)
-        values, translation = measure(batch["source"][filling], batch["target"][filling])
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + float(np.asarray(value, np.float64)[:size].sum())
-        for index in range(size):
-            if seen + index in wanted:
-                pair = {key: array[index] for key, array in batch.items()}
-                kept.append((pair, jax.tree.map(lambda x, i=index: np.asarray(x[i]), translation)))
-        seen += size
-    if not seen:
-        raise ValueError("there is nothing to evaluate: no batch came")
-    scalars = {name: value / seen for name, value in sums.items()}
-    scalars["output/l1_ratio"] = scalars["output/l1"] / max(scalars["identity/l1"], 1e-12)
-    scalars["output/psnr_gain"] = scalars["output/psnr"] - scalars["identity/psnr"]
-    magnitude = max(
-        [float(np.linalg.norm(np.asarray(each.displacement), axis=-1).max()) for _, each in kept],
-        default=0.0,
-    )
-    magnitude = max(magnitude, 1.0)
-    examples = [_row(pair, translation, magnitude) for pair, translation in kept]
-    return PairedResult(scalars, seen, examples, magnitude)
+        accumulator.add(batch)
+    scalars = accumulator.means()
+    scalars |= against_identity(scalars)
+    magnitude = wheel_magnitude([translation for _, translation in accumulator.kept])
+    examples = [_row(pair, translation, magnitude) for pair, translation in accumulator.kept]
+    return PairedResult(scalars, accumulator.count, examples, magnitude)
 
 
-def _measure(
-    translate: Callable[[Array], Translation], source: Array, target: Array
-) -> tuple[dict[str, Array], Translation]:
-    original, truth = to_float(source), to_float(target)
-    translation = translate(original)
+def against_truth(translation: Translation, original: Array, truth: Array) -> dict[str, Array]:
+    """Compares the output, both its branches and the untouched original with the truth.
+
+    Args:
+      translation: of the originals.
+      original: floats ``[B, H, W, 3]`` in [-1, 1].
+      truth: what the output ought to be, same shape.
+
+    Returns:
+      float32 ``[B]`` by name: ``output/l1``, ``identity/psnr``, ``warped/ssim`` and so on, and
+      ``output/sharpness`` and ``pretranslated/sharpness``.
+    """
     candidates = {
         "output": translation.output,
         "identity": original,
@@ -117,12 +110,33 @@ def _measure(
     }
     for name in ("output", "pretranslated"):
         values[f"{name}/sharpness"] = metrics.sharpness_ratio(candidates[name], truth)
-    mask = translation.mask
-    values["mask/mean"] = mask.mean((1, 2, 3))
-    values["mask/saturated"] = ((mask < 0.02) | (mask > 0.98)).mean((1, 2, 3))
+    return values
+
+
+def against_identity(means: Mapping[str, float]) -> dict[str, float]:
+    """What the output gained on the untouched original, from the means of `against_truth`."""
+    return {
+        "output/l1_ratio": means["output/l1"] / max(means["identity/l1"], 1e-12),
+        "output/psnr_gain": means["output/psnr"] - means["identity/psnr"],
+    }
+
+
+def map_statistics(translation: Translation) -> dict[str, Array]:
+    """What the mask and the displacement are like: float32 ``[B]`` by name."""
     magnitude = jnp.sqrt(jnp.square(translation.displacement).sum(-1))
-    values["displacement/mean_px"] = magnitude.mean((1, 2))
-    return values, translation
+    return {
+        "mask/mean": translation.mask.mean((1, 2, 3)),
+        "mask/saturated": mask_saturation(translation.mask),
+        "displacement/mean_px": magnitude.mean((1, 2)),
+    }
+
+
+def wheel_magnitude(translations: Iterable[Translation]) -> float:
+    """The longest displacement of some examples in pixels, 1 at least, for their colours."""
+    longest = [
+        float(np.linalg.norm(np.asarray(each.displacement), axis=-1).max()) for each in translations
+    ]
+    return max([1.0, *longest])
 
 
 def maps_as_images(translation: Translation, magnitude: float) -> dict[str, np.ndarray]:

@@ -1,11 +1,13 @@
 """Full-reference image metrics: one number per image, as pure batched array functions.
 
 Every function takes two floating-point NHWC batches in [-1, 1] of the same shape and returns
-float32 ``[B]``, so that the caller averages over a data set of any batching. Values outside the
+float32 ``[B]``, so that the caller averages over a data set of any batching; `background_kept`
+takes the maps of the translation besides and returns two of them. Values outside the
 range are measured as they are. All arithmetic is float32 whatever the images' type.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,12 @@ from warp_translate.types import Array
 
 PSNR_CAP_DB = 100.0
 """What ``psnr`` gives for identical images, and its largest value."""
+
+BACKGROUND_WEIGHT = 0.1
+"""A pixel is background only where less than this of it comes from the pretranslated image."""
+
+BACKGROUND_DISPLACEMENT = 0.5
+"""A pixel is background only where it was moved by less than this many pixels."""
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
@@ -63,7 +71,7 @@ def psnr(images: Array, references: Array) -> Array:
     """
     images, references = _checked("psnr", images, references)
     error = _image_mean(jnp.square(0.5 * (images - references)))
-    return -10.0 * jnp.log10(jnp.maximum(error, 10.0 ** (-PSNR_CAP_DB / 10.0)))
+    return _decibels(error)
 
 
 def ssim(images: Array, references: Array) -> Array:
@@ -129,6 +137,56 @@ def sharpness_ratio(images: Array, references: Array) -> Array:
     )
 
 
+class BackgroundKept(NamedTuple):
+    """How well the translation left alone what it claims to have left alone.
+
+    Attributes:
+      psnr: float32 ``[B]`` in dB, at most ``PSNR_CAP_DB``; NaN where an image has no background.
+      share: float32 ``[B]`` in [0, 1], the pixels that are background.
+    """
+
+    psnr: Array
+    share: Array
+
+
+def background_kept(
+    images: Array, originals: Array, weight: Array, displacement: Array
+) -> BackgroundKept:
+    """Peak signal-to-noise ratio against the original, over the pixels of the background alone.
+
+    Background is where the pretranslated image weighs less than ``BACKGROUND_WEIGHT`` and the
+    displacement is shorter than ``BACKGROUND_DISPLACEMENT``: every such pixel counts fully, every
+    other one not at all. A translation that touches everything has no background, so that the
+    ratio says nothing without the share. The error is averaged as in `psnr`.
+
+    Args:
+      images: the outputs, floating point ``[B, H, W, C]`` in [-1, 1].
+      originals: same shape, in [-1, 1].
+      weight: of the pretranslated image in the output, ``[B, H, W, 1]`` in [0, 1]: the mask, or 1
+        minus the mask where it weighs the warped image.
+      displacement: ``[B, H, W, 2]`` in pixels.
+
+    Returns:
+      The ratio and the share.
+
+    Raises:
+      ValueError: not two floating-point images of the same shape, or maps that do not fit them.
+    """
+    images, originals = _checked("background_kept", images, originals)
+    sides = images.shape[:3]
+    if weight.shape != (*sides, 1) or displacement.shape != (*sides, 2):
+        raise ValueError(
+            f"background_kept: images {images.shape} need a weight [B, H, W, 1] and a displacement "
+            f"[B, H, W, 2], got {weight.shape} and {displacement.shape}"
+        )
+    length = jnp.sqrt(jnp.square(displacement.astype(jnp.float32)).sum(-1, keepdims=True))
+    background = (weight < BACKGROUND_WEIGHT) & (length < BACKGROUND_DISPLACEMENT)
+    share = _image_mean(background.astype(jnp.float32))
+    squares = jnp.square(0.5 * (images - originals))
+    error = _image_mean(jnp.where(background, squares, 0.0)) / share  # 0 / 0 is the NaN.
+    return BackgroundKept(_decibels(error), share)
+
+
 def _checked(name: str, images: Array, references: Array) -> tuple[Array, Array]:
     """Returns both as float32, or raises a ValueError that starts with ``name``."""
     images, references = jnp.asarray(images), jnp.asarray(references)
@@ -140,6 +198,11 @@ def _checked(name: str, images: Array, references: Array) -> tuple[Array, Array]
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(f"{name} takes images [B, H, W, C] with pixels, got shape {images.shape}")
     return images.astype(jnp.float32), references.astype(jnp.float32)
+
+
+def _decibels(error: Array) -> Array:
+    """Ratio to a peak of 1, capped; a NaN stays one."""
+    return -10.0 * jnp.log10(jnp.maximum(error, 10.0 ** (-PSNR_CAP_DB / 10.0)))
 
 
 def _image_mean(values: Array) -> Array:

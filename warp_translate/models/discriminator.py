@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from warp_translate.ops import box_downsample
+from warp_translate.ops.convolution import patch_convolution
 from warp_translate.types import Array, DType
 
 
@@ -31,17 +32,23 @@ class PatchDiscriminator(nn.Module):
     """One PatchGAN (Isola et al. 2017): three stride-2 layers judge patches of 70 x 70 pixels.
 
     4x4 kernels, padded by one pixel on every side; leaky ReLU of 0.2; spectral norm (Miyato et al.
-    2018) on every convolution; no other norm, so that no statistics are shared over the batch.
+    2018) on every convolution or on none; no other norm, so that no statistics are shared over the
+    batch.
 
     Attributes:
       width: channels of the first layer, doubled by each of the next three layers.
       layers: number of stride-2 layers; 3 sees 70 pixels, 2 sees 34, 1 sees 16.
+      spectral_norm: whether every convolution is divided by its spectral norm.
+      by_patches: whether convolutions are computed as ``ops.convolution.patch_convolution``; the
+        values are the same.
       dtype: type of the computation; logits are float32 in any case.
       param_dtype: type of the parameters.
     """
 
     width: int
     layers: int
+    spectral_norm: bool
+    by_patches: bool
     dtype: DType
     param_dtype: DType
 
@@ -58,14 +65,17 @@ class PatchDiscriminator(nn.Module):
                 (4, 4),
                 strides=(stride, stride),
                 padding=((1, 1), (1, 1)),
+                conv_general_dilated=patch_convolution if self.by_patches else None,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
             )
             # Statistics in float32 whatever the parameters are: they are iterated to a fixpoint.
             # The kernels are given their type again, or init would keep the quotient's float32.
-            hidden = nn.SpectralNorm(conv, collection_name="spectral", dtype=self.param_dtype)(
-                hidden, update_stats=update_stats
-            )
+            if self.spectral_norm:
+                normed = nn.SpectralNorm(conv, collection_name="spectral", dtype=self.param_dtype)
+                hidden = normed(hidden, update_stats=update_stats)
+            else:
+                hidden = conv(hidden)
             if len(features) < len(strides):
                 hidden = nn.leaky_relu(hidden, 0.2)
                 features.append(hidden)
@@ -76,13 +86,19 @@ class Discriminator(nn.Module):
     """PatchGANs of equal shape at 1, 1/2, 1/4 ... of the size (Wang et al. 2018).
 
     In paired training it is conditional: it judges whether the image is the true translation of
-    the condition. Its spectral statistics live in the collection "spectral"; they change
-    only where ``update_stats`` is true, and never in the generator's loss.
+    the condition. Without a condition it judges whether the image is one of its domain.
+
+    The spectral norm bounds its slope, which keeps it weak: on unpaired domains that are alike it
+    is better left to the gradient penalty alone. Its statistics live in the collection "spectral";
+    they change only where ``update_stats`` is true, and never in the generator's loss.
 
     Attributes:
       width: channels of the first layer.
       layers: stride-2 layers of each scale.
       scales: number of scales.
+      spectral_norm: whether every convolution is divided by its spectral norm.
+      by_patches: whether convolutions are computed as ``ops.convolution.patch_convolution``; the
+        values are the same.
       dtype: type of the computation.
       param_dtype: type of the parameters.
     """
@@ -90,6 +106,8 @@ class Discriminator(nn.Module):
     width: int = 64
     layers: int = 3
     scales: int = 2
+    spectral_norm: bool = True
+    by_patches: bool = False
     dtype: DType = jnp.float32
     param_dtype: DType = jnp.float32
 
@@ -129,7 +147,13 @@ class Discriminator(nn.Module):
             if scale:
                 images = box_downsample(images, 2)
             scale_logits, scale_features = PatchDiscriminator(
-                self.width, self.layers, self.dtype, self.param_dtype, name=f"scale_{scale}"
+                self.width,
+                self.layers,
+                self.spectral_norm,
+                self.by_patches,
+                self.dtype,
+                self.param_dtype,
+                name=f"scale_{scale}",
             )(images, update_stats=update_stats)
             logits.append(scale_logits)
             features.append(scale_features)

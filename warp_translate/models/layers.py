@@ -1,10 +1,12 @@
 """Layers shared by the networks: explicit reflect padding, convolutions, residual blocks."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from warp_translate.ops.convolution import row_convolution
 from warp_translate.types import Array, DType
 
 
@@ -65,8 +67,19 @@ class ReflectConv(nn.Module):
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            conv_general_dilated=_row_convolution if self._by_rows(features) else None,
             name="conv",
         )(reflect_pad(features, self.kernel // 2))
+
+    def _by_rows(self, features: Array) -> bool:
+        """Whether this is a stem: a large kernel on few channels."""
+        return self.stride == 1 and self.kernel >= 7 and features.shape[-1] <= 4
+
+
+def _row_convolution(images: Array, kernel: Array, *unused: Any, **ignored: Any) -> Array:
+    """What ``nn.Conv`` calls, which is told strides of 1 and no padding."""
+    del unused, ignored
+    return row_convolution(images, kernel)
 
 
 class ResidualBlock(nn.Module):

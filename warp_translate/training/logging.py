@@ -311,6 +311,15 @@ class Progress:
             self._print(self._line(step))
             self._printed_at = now
 
+    def say(self, line: str) -> None:
+        """Prints a line of its own, which stays."""
+        if self._stream is None:
+            return
+        end = "\n" if self._line_length else ""
+        self._stream.write(f"{end}{line}\n")
+        self._line_length = 0
+        self._stream.flush()
+
     def close(self) -> None:
         """Ends the line and says how many steps were done in what time."""
         if self._stream is None:

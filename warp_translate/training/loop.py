@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -72,6 +72,7 @@ def run(
     save: Callable[[int, PyTree, Scalars | None], None],
     logger: Logger,
     progress: Progress,
+    watch: Callable[[Scalars], Iterable[str]] = lambda scalars: (),
 ) -> PyTree:
     """Trains from ``start_step`` to the end of the schedule.
 
@@ -85,6 +86,7 @@ def run(
       save: keeps a state, with its evaluation if there was one at this step.
       logger: where scalars and pictures go.
       progress: what tells the user how far it is.
+      watch: looks at the metrics of a step and returns warnings, which the user is told.
 
     Returns:
       The state after the last step.
@@ -116,6 +118,8 @@ def run(
             reports = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
             _check_finite(reports, now, saved)
             logger.write_scalars(now, reports)
+            for warning in watch(reports):
+                progress.say(f"warning at step {now}: {warning}")
         progress.update(now, reports)
     progress.close()
     logger.flush()

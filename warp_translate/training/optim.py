@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from warp_translate.training.state import GeneratorState
 from warp_translate.types import Array, PyTree
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -64,3 +65,38 @@ def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree
     step = jnp.asarray(step, jnp.float32)
     rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, new: old + rate.astype(old.dtype) * (new - old), ema, params)
+
+
+def init_generator(params: PyTree, optimizer: optax.GradientTransformation) -> GeneratorState:
+    """The state of a generator at step 0."""
+    # The average is a copy of its own: the state is donated, and no buffer can be given away twice.
+    return GeneratorState(
+        params=params, opt_state=optimizer.init(params), ema=jax.tree.map(jnp.array, params)
+    )
+
+
+def update_generator(
+    state: GeneratorState,
+    gradient: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    step: Array,
+    ema_decay: float,
+) -> GeneratorState:
+    """One step of a generator along its gradient.
+
+    Args:
+      state: the generator.
+      gradient: averaged over devices, the same tree as its parameters.
+      optimizer: transforms the gradient.
+      step: number of steps done before this one, a scalar.
+      ema_decay: decay of the moving average.
+
+    Returns:
+      The next state.
+    """
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return GeneratorState(
+        params=params, opt_state=opt_state, ema=ema_update(state.ema, params, step, ema_decay)
+    )

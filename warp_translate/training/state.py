@@ -2,6 +2,7 @@
 
 import flax
 
+from warp_translate.training.image_pool import ImagePool
 from warp_translate.types import Array, PyTree
 
 
@@ -26,7 +27,7 @@ class DiscriminatorState:
 
     Attributes:
       params: its parameters.
-      spectral: the vectors of its spectral norms.
+      spectral: the vectors of its spectral norms, empty without any.
       opt_state: the state of its optimiser.
     """
 
@@ -48,3 +49,26 @@ class PairedState:
     step: Array
     generator: GeneratorState
     discriminator: DiscriminatorState
+
+
+@flax.struct.dataclass
+class CycleState:
+    """Everything that cycle training changes.
+
+    Attributes:
+      step: number of steps done, int32 scalar.
+      a_to_b: the generator from A to B.
+      b_to_a: the generator from B to A.
+      d_a: the discriminator of domain A.
+      d_b: the discriminator of domain B.
+      pool_a: earlier translations to A; each device has its own.
+      pool_b: earlier translations to B; each device has its own.
+    """
+
+    step: Array
+    a_to_b: GeneratorState
+    b_to_a: GeneratorState
+    d_a: DiscriminatorState
+    d_b: DiscriminatorState
+    pool_a: ImagePool
+    pool_b: ImagePool

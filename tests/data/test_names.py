@@ -1,0 +1,36 @@
+import pytest
+
+from warp_translate.data.names import PAIRED, UNPAIRED, check_paired, check_unpaired
+from warp_translate.errors import UserError
+
+DOMAINS = (*UNPAIRED, "cycle_gan/apple2orange")
+
+
+def test_every_name_suits_one_training():
+    for name in PAIRED:
+        check_paired(name)
+        with pytest.raises(UserError, match=r"is of pairs.*use one of openmoji_gender_unpaired"):
+            check_unpaired(name)
+    for name in DOMAINS:
+        check_unpaired(name)
+        with pytest.raises(UserError, match=r"without pairs.*use one of openmoji_gender, paired"):
+            check_paired(name)
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "hint"),
+    [
+        (check_paired, "openmoji_gendr", "did you mean openmoji_gender?"),
+        (check_paired, "zzz", "use one of openmoji_gender, paired_folder"),
+        (check_unpaired, "portrait", "did you mean portraits?"),
+        (check_unpaired, "unpaired-folder", "did you mean unpaired_folder?"),
+        (check_unpaired, "horse2zebra", "did you mean cycle_gan/horse2zebra?"),
+        (check_unpaired, "cycle_gan/", "did you mean cycle_gan/horse2zebra?"),
+        (check_unpaired, "zzz", "use one of openmoji_gender_unpaired, unpaired_folder, portraits"),
+    ],
+)
+def test_unknown_names(check, name, hint):
+    with pytest.raises(UserError) as error:
+        check(name)
+    assert repr(name) in str(error.value) and hint in str(error.value)
+    assert "\n" not in str(error.value)

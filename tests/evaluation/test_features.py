@@ -1,0 +1,203 @@
+"""Feature extractors: what reaches the network, what comes back, and files that are refused."""
+
+import hashlib
+import importlib.util
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from safetensors.numpy import save_file
+
+from warp_translate.errors import UserError
+from warp_translate.evaluation import features, weights
+from warp_translate.evaluation.features import FeatureExtractor, load_extractor
+
+
+def _pixels(size=(5, 7), batch_size=16):
+    """An extractor whose features are the resized pixels themselves."""
+    return FeatureExtractor(
+        "pixels",
+        64 * "0",
+        size,
+        "cubic",
+        lambda images: images.reshape(len(images), -1),
+        batch_size,
+    )
+
+
+def _write_graph(path, shape, *, output=("n", 3), kind=TensorProto.FLOAT, axes=(2, 3)):
+    """A graph whose features are the mean colour plus the channel's number."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node(
+            "ReduceMean", ["floats", "axes"], ["means"], keepdims=int(len(output) > 2)
+        ),
+        helper.make_node("Add", ["means", "offset"], ["features"]),
+    ]
+    offset = np.arange(3, dtype=np.float32).reshape([3] + [1] * (len(output) - 2))
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("pixels", kind, shape)],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, output)],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [len(axes)], axes),
+            helper.make_tensor("offset", TensorProto.FLOAT, offset.shape, offset.ravel()),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("size", [(24, 24), (96, 200), (224, 224)])
+def test_pictures_are_resized_as_pillow_does(rng, size):
+    # Pillow clips after either axis; in these ranges nothing is clipped.
+    images = rng.integers(80, 176, (2, *size, 3), np.uint8)
+    got = _pixels((48, 40))(images).reshape(2, 48, 40, 3)
+    expected = [
+        np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC))
+        for image in images
+    ]
+    np.testing.assert_allclose(got, expected, atol=1.5)  # It rounds after either axis as well.
+    assert np.abs(got - np.rint(got)).max() > 0.1  # Ours does not.
+
+
+def test_resized_pixels_stay_in_range():
+    images = np.kron(np.eye(4, dtype=np.uint8), np.full((3, 3), 255, np.uint8))[None, ..., None]
+    got = _pixels((40, 40))(np.repeat(images, 3, 3))
+    assert got.min() == 0 and got.max() == 255
+
+
+def test_features_do_not_depend_on_the_batch_they_came_in(rng):
+    images = rng.integers(0, 256, (11, 6, 6, 3), np.uint8)
+    whole = _pixels()(images)
+    assert whole.shape == (11, 105) and whole.dtype == np.float32
+    for batch_size in (1, 2, 4, 8):
+        np.testing.assert_allclose(_pixels(batch_size=batch_size)(images), whole, atol=1e-4)
+    alone = np.concatenate([_pixels()(images[i : i + 1]) for i in range(11)])
+    np.testing.assert_allclose(alone, whole, atol=1e-4)
+
+
+def test_the_network_sees_few_sizes_of_batches_and_never_too_large_a_one(rng):
+    seen = []
+
+    def embed(images):
+        seen.append(len(images))
+        return images.mean((1, 2))
+
+    extractor = FeatureExtractor("mean", 64 * "0", (2, 2), "linear", embed, batch_size=8)
+    for count in range(1, 20):
+        extractor(rng.integers(0, 256, (count, 2, 2, 3), np.uint8))
+    assert set(seen) == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)],
+)
+def test_images_of_another_kind_are_refused(images):
+    with pytest.raises(ValueError, match=r"those of uint8 images \[B, H, W, 3\], got"):
+        _pixels()(images)
+
+
+def test_the_packaged_network_and_its_safetensors_give_the_same_features(rng, tmp_path):
+    packaged = load_extractor("efficientnet_lite0")
+    tensors = weights.read_pth(features._packaged_weights(), features._PACKAGE_SHA256)
+    path = tmp_path / "mine.safetensors"
+    save_file(tensors, path)
+    mine = load_extractor(path)
+    images = rng.integers(0, 256, (2, 40, 40, 3), np.uint8)
+    got = packaged(images)
+    assert got.shape == (2, 1280) and got.dtype == np.float32 and got.std() > 0.1
+    np.testing.assert_array_equal(mine(images), got)
+    assert packaged.protocol() == {
+        "name": "efficientnet_lite0",
+        "weights_sha256": "579344248a93",
+        "size": [224, 224],
+        "resize": "cubic, antialiased, whole picture",
+    }
+    assert mine.name == "mine"
+    assert mine.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_safetensors_of_another_network_are_refused(tmp_path):
+    save_file({"other": np.zeros(3, np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"w\.safetensors does not hold EfficientNet-Lite0: .*conv"):
+        load_extractor(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "kind"),
+    [
+        (["n", 3, 6, 8], (2, 3), TensorProto.FLOAT),
+        (["n", 6, 8, 3], (1, 2), TensorProto.FLOAT),
+        (["n", 3, 6, 8], (2, 3), TensorProto.UINT8),
+    ],
+)
+def test_an_onnx_network_sees_pixels_of_its_size_and_layout(rng, tmp_path, shape, axes, kind):
+    path = _write_graph(tmp_path / "mean_colour.onnx", shape, axes=axes, kind=kind)
+    extractor = load_extractor(path)
+    assert extractor.name == "mean_colour" and extractor.size == (6, 8)
+    assert extractor.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+    images = rng.integers(0, 256, (5, 6, 8, 3), np.uint8)
+    expected = images.mean((1, 2)) + np.arange(3)
+    np.testing.assert_allclose(extractor(images), expected, rtol=1e-5)
+
+
+def test_onnx_features_with_sides_of_one_pixel_are_flattened(rng, tmp_path):
+    path = _write_graph(tmp_path / "m.onnx", ["n", 3, 6, 8], output=("n", 3, 1, 1))
+    images = rng.integers(0, 256, (3, 6, 8, 3), np.uint8)
+    assert load_extractor(path)(images).shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        (["n", 3, "h", "w"], TensorProto.FLOAT),
+        ([4, 3, 6, 8], TensorProto.FLOAT),
+        (["n", 1, 6, 8], TensorProto.FLOAT),
+        (["n", 3, 6, 8], TensorProto.DOUBLE),
+    ],
+)
+def test_an_onnx_network_of_another_input_is_refused(tmp_path, shape, kind):
+    path = _write_graph(tmp_path / "m.onnx", shape, kind=kind)
+    with pytest.raises(UserError, match=r"m\.onnx takes tensor\(.*export it with one float32 or"):
+        load_extractor(path)
+
+
+def test_an_onnx_network_whose_output_is_a_map_is_refused(tmp_path):
+    path = _write_graph(tmp_path / "m.onnx", ["n", 3, 6, 8], output=("n", 3, 1, 8), axes=(2,))
+    with pytest.raises(UserError, match=r"gives features of shape \[1, 3, 1, 8\]: export it"):
+        load_extractor(path)(np.zeros((1, 6, 8, 3), np.uint8))
+
+
+def test_a_file_that_is_no_onnx_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(UserError, match=r"m\.onnx cannot be opened as ONNX .*export it anew") as e:
+        load_extractor(path)
+    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match=r"none\.onnx cannot be read"):
+        load_extractor(tmp_path / "none.onnx")
+
+
+def test_what_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    path = _write_graph(tmp_path / "m.onnx", ["n", 3, 6, 8])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        UserError, match=r"needs ONNX Runtime: pip install 'warp-translate\[eval\]'"
+    ):
+        load_extractor(path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"not installed: pip install 'warp-translate\[eval\]'"):
+        load_extractor("efficientnet_lite0")
+
+
+@pytest.mark.parametrize("name", ["inception", "weights.pth", "weights.pkl"])
+def test_other_names_and_kinds_of_files_are_refused(name):
+    with pytest.raises(UserError, match=f"no feature extractor '{name}': give efficientnet_lite0"):
+        load_extractor(name)

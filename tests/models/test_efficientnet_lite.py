@@ -1,0 +1,153 @@
+"""EfficientNet-Lite0 against a plain PyTorch forward pass over the weights as they are stored."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from torch.nn import functional
+
+from warp_translate.evaluation import features, weights
+from warp_translate.models import efficientnet_lite
+
+# tensorflow/tpu, efficientnet_lite_builder.py: repeats, kernel, stride, expansion, in, out.
+BLOCKS = [
+    (1, 3, 1, 1, 32, 16),
+    (2, 3, 2, 6, 16, 24),
+    (2, 5, 2, 6, 24, 40),
+    (3, 3, 2, 6, 40, 80),
+    (3, 5, 1, 6, 80, 112),
+    (4, 5, 2, 6, 112, 192),
+    (1, 3, 1, 6, 192, 320),
+]
+
+
+def _blocks():
+    """Yields kernel, stride, expansion, input and output width of each of the sixteen blocks."""
+    for repeats, kernel, stride, expansion, into, out in BLOCKS:
+        yield kernel, stride, expansion, into, out
+        yield from itertools.repeat((kernel, 1, expansion, out, out), repeats - 1)
+
+
+def _random_tensors(rng):
+    tensors = {}
+
+    def add(conv, norm, out, into, kernel):
+        fan = into * kernel * kernel
+        tensors[f"{conv}.weight"] = rng.normal(0, fan**-0.5, (out, into, kernel, kernel))
+        tensors[f"{norm}.weight"] = rng.uniform(0.5, 1, out)
+        tensors[f"{norm}.bias"] = rng.normal(0.5, 0.5, out)
+        tensors[f"{norm}.running_mean"] = rng.normal(0, 0.3, out)
+        # Small enough that the constant added to them shows.
+        tensors[f"{norm}.running_var"] = rng.uniform(0.2, 1, out)
+        tensors[f"{norm}.num_batches_tracked"] = np.int64(7)
+
+    add("_conv_stem", "_bn0", 32, 3, 3)
+    for i, (kernel, _, expansion, into, out) in enumerate(_blocks()):
+        name, wide = f"_blocks.{i}", into * expansion
+        if expansion > 1:
+            add(f"{name}._expand_conv", f"{name}._bn0", wide, into, 1)
+        add(f"{name}._depthwise_conv", f"{name}._bn1", wide, 1, kernel)
+        add(f"{name}._project_conv", f"{name}._bn2", out, wide, 1)
+    add("_conv_head", "_bn1", 1280, 320, 1)
+    tensors["_fc.weight"] = rng.normal(0, 0.03, (1000, 1280))
+    tensors["_fc.bias"] = rng.normal(0, 1, 1000)
+    return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
+
+
+def _reference(tensors, images):
+    """Features and logits in PyTorch: normalisations apart, TensorFlow's SAME written out."""
+    tensors = {name: torch.tensor(array).double() for name, array in tensors.items()}
+
+    def layer(values, conv, norm, stride=1, groups=1):
+        weight = tensors[f"{conv}.weight"]
+        pads = []
+        for size in values.shape[:1:-1]:
+            total = max((math.ceil(size / stride) - 1) * stride + weight.shape[-1] - size, 0)
+            pads += [total // 2, total - total // 2]
+        values = functional.conv2d(
+            functional.pad(values, pads), weight, stride=stride, groups=groups
+        )
+        statistics = [
+            tensors[f"{norm}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        ]
+        return functional.batch_norm(values, *statistics, eps=1e-3)
+
+    values = (torch.tensor(images).double().permute(0, 3, 1, 2) - 127) / 128
+    values = functional.relu6(layer(values, "_conv_stem", "_bn0", 2))
+    for i, (_, stride, expansion, into, out) in enumerate(_blocks()):
+        name, shortcut = f"_blocks.{i}", values
+        if expansion > 1:
+            values = functional.relu6(layer(values, f"{name}._expand_conv", f"{name}._bn0"))
+        values = layer(
+            values, f"{name}._depthwise_conv", f"{name}._bn1", stride, groups=values.shape[1]
+        )
+        values = layer(functional.relu6(values), f"{name}._project_conv", f"{name}._bn2")
+        if stride == 1 and into == out:
+            values = values + shortcut
+    values = functional.relu6(layer(values, "_conv_head", "_bn1")).mean((2, 3))
+    logits = values @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+    return values.numpy(), logits.numpy()
+
+
+@jax.jit
+def _forward(params, images):
+    pooled = efficientnet_lite.features(params, images)
+    return pooled, efficientnet_lite.logits(params, pooled)
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    return weights.read_pth(features._packaged_weights(), features._PACKAGE_SHA256)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 50)])
+def test_agrees_with_pytorch_on_random_weights(rng, size):
+    tensors = _random_tensors(rng)
+    images = rng.uniform(0, 255, (2, *size, 3)).astype(np.float32)
+    expected = _reference(tensors, images)
+    got = _forward(efficientnet_lite.from_state_dict(tensors), images)
+    assert expected[0].std() > 0.1  # The activations have not died on their way.
+    for value, reference in zip(got, expected, strict=True):
+        np.testing.assert_allclose(value, reference, atol=1e-4 * np.abs(reference).max())
+
+
+def test_the_packaged_weights_classify_photographs_and_agree_with_pytorch(packaged):
+    def photograph(image):
+        height, width = image.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = Image.fromarray(image[top : top + side, left : left + side])
+        return np.asarray(square.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
+
+    images = np.stack([photograph(data.chelsea()), photograph(data.coffee())])
+    got = _forward(efficientnet_lite.from_state_dict(packaged), images)
+    for value, reference in zip(got, _reference(packaged, images), strict=True):
+        np.testing.assert_allclose(value, reference, atol=1e-4)
+    cat, cup = np.asarray(jax.nn.softmax(got[1]))
+    assert cat[281:286].sum() > 0.8  # The five domestic cats of ImageNet.
+    assert cup.argmax() == 967 and cup[967] > 0.9  # Espresso; less with another normalisation.
+
+
+def test_missing_misshapen_and_foreign_tensors_are_refused(rng):
+    tensors = _random_tensors(rng)
+    without = {name: array for name, array in tensors.items() if name != "_blocks.3._bn1.bias"}
+    with pytest.raises(ValueError, match=r"'_blocks\.3\._bn1\.bias' is missing"):
+        efficientnet_lite.from_state_dict(without)
+    with pytest.raises(ValueError, match=r"'_fc\.bias' has shape \(5,\), not \(1000,\)"):
+        efficientnet_lite.from_state_dict(tensors | {"_fc.bias": np.zeros(5)})
+    with pytest.raises(ValueError, match="no tensor '_se'"):
+        efficientnet_lite.from_state_dict(tensors | {"_se": np.zeros(5)})
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.float32)]
+)
+def test_images_of_another_type_or_rank_are_refused(rng, images):
+    params = efficientnet_lite.from_state_dict(_random_tensors(rng))
+    with pytest.raises(ValueError, match=r"floating-point images \[B, H, W, 3\], got"):
+        efficientnet_lite.features(params, images)

@@ -1,0 +1,140 @@
+"""Cycle training with its data and its measures."""
+
+from collections.abc import Mapping
+
+import ml_collections
+
+from warp_translate.cli import build
+from warp_translate.cli.task import Report, Sheet, Task
+from warp_translate.data import pipeline
+from warp_translate.evaluation.features import load_extractor
+from warp_translate.evaluation.unpaired import DomainsResult, evaluate_domains
+from warp_translate.types import PyTree
+
+_DIRECTIONS = {"a_to_b": "A to B", "b_to_a": "B to A"}
+
+
+def cycle_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
+    """Builds the task of a configuration, which opens its data set.
+
+    Args:
+      config: with ``method.training`` "cycle".
+      factor: how many times smaller the trunk's image is; the configuration's by default.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: a mistake in the configuration or the data.
+    """
+    training = build.training(config, factor=factor)
+    data = build.domains(config)
+    extractor_name = config.evaluation.extractor
+    extractor = load_extractor(extractor_name) if extractor_name else None
+    crop, batch_size = build.eval_crop(config), config.evaluation.batch_size
+
+    def evaluate(params: Mapping[str, PyTree], sheet_rows: int) -> Report:
+        a, b, more_a, more_b = (
+            pipeline.eval_images(images, crop, batch_size=batch_size)
+            for images in (data.test_a, data.test_b, data.train_a, data.train_b)
+        )
+        result = evaluate_domains(
+            lambda original: training.translate(params["a_to_b"], original),
+            lambda original: training.translate(params["b_to_a"], original),
+            a,
+            b,
+            extractor=extractor,
+            paired=data.paired_test,
+            sheet_rows=sheet_rows,
+            counts=(len(data.test_a), len(data.test_b)),
+            reference_a=more_a,
+            reference_b=more_b,
+            mask_weights=training.mask_weights,
+        )
+        scalars = dict(result.scalars)
+        if extractor is not None:
+            # One figure to choose a checkpoint by: the two generators are results of equal rank.
+            after = [
+                scalars[f"{name}/kernel_distance[{extractor.name}]/after"] for name in _DIRECTIONS
+            ]
+            scalars["kernel_distance"] = sum(after) / len(after)
+        sheets = {
+            f"sheet_{name}": Sheet(
+                rows=sheet.rows,
+                columns=sheet.columns,
+                wheel_magnitude=sheet.wheel_magnitude,
+                title=f"{config.data.name}, {config.data.size} px, factor {training.factor}, "
+                f"{_DIRECTIONS[name]}: unseen test images",
+                footer="\n".join(_lines(result, name)),
+            )
+            for name, sheet in result.sheets.items()
+        }
+        table = "\n".join(
+            line
+            for name, title in _DIRECTIONS.items()
+            for line in (f"{title}:", *(f"  {line}" for line in _lines(result, name)))
+        )
+        return Report(scalars, result.protocol, table, sheets)
+
+    return Task(
+        training=training,
+        data=f"{len(data.train_a)} images of A and {len(data.train_b)} of B to train on, "
+        f"{len(data.test_a)} and {len(data.test_b)} to test on",
+        shown=(
+            "d_a/probability_gap",
+            "d_b/probability_gap",
+            "a_to_b/cycle",
+            "a_to_b/mask/mean",
+            "b_to_a/mask/mean",
+        ),
+        batches=lambda start_step: pipeline.unpaired_batches(
+            data.train_a,
+            data.train_b,
+            build.joint_augment(config),
+            global_batch=config.training.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+        ),
+        evaluate=evaluate,
+    )
+
+
+def _lines(result: DomainsResult, direction: str) -> list[str]:
+    """The figures of one direction in sentences."""
+    prefix = f"{direction}/"
+    found = {
+        name.removeprefix(prefix): value
+        for name, value in result.scalars.items()
+        if name.startswith(prefix)
+    }
+    lines = []
+    for name, after in found.items():
+        if name.startswith("kernel_distance[") and name.endswith("]/after"):
+            start = name.removesuffix("after")
+            lines.append(
+                f"{name.removesuffix('/after')} to real images of the target: "
+                f"{found[start + 'before']:.4f} untouched, {after:.4f} translated "
+                f"(standard error {found[start + 'after_error']:.4f})"
+            )
+    if "output/l1" in found:
+        lines.append(
+            f"against the truth: L1 {found['output/l1']:.4f}, {found['output/l1_ratio']:.3f} of "
+            f"the original's; PSNR {found['output/psnr_gain']:+.2f} dB; SSIM "
+            f"{found['output/ssim']:.3f}, the original's {found['identity/ssim']:.3f}"
+        )
+    background = (
+        f"background kept at {found['background/psnr']:.1f} dB on "
+        f"{100 * found['background/share']:.0f} % of the pixels"
+        if "background/psnr" in found
+        else "no background was kept"
+    )
+    cycle = f"cycle L1 {found['cycle/l1']:.4f}; " if "cycle/l1" in found else ""
+    lines.append(
+        f"{cycle}{background}; sharpness {found['output/sharpness_of_original']:.2f} of the "
+        "original's"
+    )
+    lines.append(
+        f"mask: mean {found['mask/mean']:.3f}, saturated {found['mask/saturated']:.3f}; "
+        f"displacement: mean {found['displacement/mean_px']:.2f} px"
+    )
+    return lines

@@ -1,0 +1,111 @@
+"""What the commands need of a kind of training: the networks, the data, and how to measure."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from warp_translate.models import Translation
+from warp_translate.training.priors import Metrics
+from warp_translate.types import Array, PyTree
+
+
+class Training(Protocol):
+    """What paired and cycle training have in common."""
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the trunk's image is."""
+        ...
+
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """Names of the generators in the state; the first is the one meant where none is named."""
+        ...
+
+    @property
+    def axes(self) -> PyTree:
+        """Which part of the state each device has for itself, see ``parallel.expand``."""
+        ...
+
+    def init(self, root: Array, size: int) -> PyTree:
+        """Draws the initial state as one device sees it."""
+        ...
+
+    def translate(self, params: PyTree, original: Array) -> Translation:
+        """Translates ``[B, H, W, 3]`` floats in [-1, 1]."""
+        ...
+
+    def step(
+        self, state: PyTree, batch: Mapping[str, Array], root: Array, *, axis_name: str | None
+    ) -> tuple[PyTree, Metrics]:
+        """One step of training."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A table of pictures.
+
+    Attributes:
+      rows: one list of uint8 pictures for each example.
+      columns: titles.
+      wheel_magnitude: displacement in pixels that is shown in full colour.
+      title: what the sheet shows.
+      footer: figures.
+    """
+
+    rows: list[list[np.ndarray]]
+    columns: tuple[str, ...]
+    wheel_magnitude: float
+    title: str
+    footer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+      scalars: metrics by name.
+      protocol: how they were found, ready for JSON.
+      table: what a terminal shows.
+      sheets: by name of the file, without suffix.
+    """
+
+    scalars: dict[str, float]
+    protocol: dict[str, Any]
+    table: str
+    sheets: dict[str, Sheet]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of training with its data.
+
+    Attributes:
+      training: the networks, losses and steps.
+      data: one line about the data.
+      shown: metrics that the progress line shows.
+      batches: training batches from a step on.
+      evaluate: measures generators, given their parameters by name and the rows of a sheet.
+    """
+
+    training: Training
+    data: str
+    shown: tuple[str, ...]
+    batches: Callable[[int], Iterator[Mapping[str, Any]]]
+    evaluate: Callable[[Mapping[str, PyTree], int], Report]
+
+
+def generator_params(training: Training, state: PyTree) -> dict[str, PyTree]:
+    """The moving averages of all generators in a state, by name."""
+    return {name: getattr(state, name).ema for name in training.generators}
+
+
+def abstract_params(training: Training, size: int) -> dict[str, PyTree]:
+    """Shapes and types of `generator_params`, computed without drawing any."""
+    state = jax.eval_shape(lambda: training.init(jax.random.key(0), size))
+    return generator_params(training, state)

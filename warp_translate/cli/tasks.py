@@ -1,0 +1,27 @@
+"""Finds the task that a configuration means."""
+
+import ml_collections
+
+from warp_translate.cli import build
+from warp_translate.cli.cycle_task import cycle_task
+from warp_translate.cli.paired_task import paired_task
+from warp_translate.cli.task import Task
+
+_TASKS = {"paired": paired_task, "cycle": cycle_task}
+
+
+def open_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
+    """Builds the task of a configuration, which opens its data set.
+
+    Args:
+      config: the configuration.
+      factor: how many times smaller the trunk's image is; the configuration's by default.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: a mistake in the configuration or the data.
+    """
+    build.check_training(config)
+    return _TASKS[config.method.training](config, factor=factor)

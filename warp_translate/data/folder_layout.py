@@ -1,0 +1,117 @@
+"""What the layouts of users' own folders have in common: finding, holding out, fingerprints."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from warp_translate.errors import UserError
+
+HELD_OUT_SHARE = 0.1
+"""How much of train is held out where a folder has no test split."""
+
+_MOST_LISTED = 5
+
+Item = TypeVar("Item")
+
+
+def find_root(root: str | os.PathLike[str], holds: str) -> Path:
+    """Returns the absolute path of a folder.
+
+    Args:
+      root: the folder.
+      holds: what an error says that it should hold.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    root = Path(root).expanduser().resolve()
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"{root} {state}; name the folder that holds {holds}")
+    return root
+
+
+def find_twins(root: Path, split: str) -> tuple[Path, Path] | None:
+    """Returns ``root/<split>A`` and ``root/<split>B``, or None if there is neither.
+
+    Raises:
+      UserError: there is only one of them.
+    """
+    twins = root / f"{split}A", root / f"{split}B"
+    present = [folder.is_dir() for folder in twins]
+    if not any(present):
+        return None
+    if not all(present):
+        there, missing = twins if present[0] else twins[::-1]
+        raise UserError(f"{there} has no partner {missing.name}/ beside it; add or remove one")
+    return twins
+
+
+def hold_out(
+    items: Iterable[Item], name_of: Callable[[Item], str], share: float
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Splits items into those that stay and those held out, which have the smallest SHA-256.
+
+    Args:
+      items: at least two.
+      name_of: gives the name that is hashed; names are distinct.
+      share: how much is held out; at least one item is.
+
+    Returns:
+      The items that stay and the items held out, each in the order given.
+
+    Raises:
+      ValueError: fewer than two items.
+    """
+    items = tuple(items)
+    if len(items) < 2:
+        raise ValueError(f"of {len(items)} items none can be held out")
+    count = max(1, round(len(items) * share))
+    by_hash = sorted(map(name_of, items), key=lambda n: hashlib.sha256(os.fsencode(n)).digest())
+    held = frozenset(by_hash[:count])
+    return (
+        tuple(item for item in items if name_of(item) not in held),
+        tuple(item for item in items if name_of(item) in held),
+    )
+
+
+def fingerprint_files(root: Path, splits: Mapping[str, Iterable[Path]]) -> str:
+    """Digests what the preparation of a folder depends on, without reading the images.
+
+    Args:
+      root: the folder, absolute.
+      splits: files below it by split.
+
+    Returns:
+      16 hexadecimal digits that follow from the folder's path, the names of the splits and, for
+      each file, its path below the folder, its size and its time of change.
+
+    Raises:
+      UserError: a file has vanished since the scan.
+    """
+    digest = hashlib.sha256(os.fsencode(root))
+    for split, paths in sorted(splits.items()):
+        # An empty name ends the split before, since no file has one.
+        digest.update(b"\0\0%s" % split.encode())
+        for path in paths:
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} vanished while it was read; try again") from error
+            digest.update(b"\0%s" % os.fsencode(path.relative_to(root)))
+            digest.update(b"\0%d\0%d" % (stat.st_size, stat.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+def contents(folder: Path) -> str:
+    """What a folder holds, for an error: the first few names, and how many more there are."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    return some(names) if names else "nothing"
+
+
+def some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

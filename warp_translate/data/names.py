@@ -1,0 +1,40 @@
+"""The names of the data sets, by the training that they suit."""
+
+import difflib
+
+from warp_translate.errors import UserError
+
+PAIRED = ("openmoji_gender", "paired_folder")
+UNPAIRED = ("openmoji_gender_unpaired", "unpaired_folder", "portraits")
+
+CYCLE_GAN = "cycle_gan/"
+"""What the names of TFDS's own unpaired sets begin with; they hold a trainA and a trainB."""
+
+
+def check_paired(name: str) -> None:
+    """Raises a UserError unless ``name`` is a set for paired training."""
+    if name in UNPAIRED or name.startswith(CYCLE_GAN):
+        raise UserError(
+            f"data set {name!r} has two domains without pairs, but paired training needs pairs; "
+            f"use one of {', '.join(PAIRED)}"
+        )
+    _check_known(name, PAIRED)
+
+
+def check_unpaired(name: str) -> None:
+    """Raises a UserError unless ``name`` is a set for unpaired training."""
+    fitting = (*UNPAIRED, f"{CYCLE_GAN}horse2zebra")
+    if name in PAIRED:
+        raise UserError(
+            f"data set {name!r} is of pairs, but unpaired training needs two domains; use one of "
+            f"{', '.join(fitting)}"
+        )
+    if not name.removeprefix(CYCLE_GAN) or not name.startswith(CYCLE_GAN):
+        _check_known(name, fitting)
+
+
+def _check_known(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
+        raise UserError(f"there is no data set {name!r}; {hint}")

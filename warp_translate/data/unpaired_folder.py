@@ -1,0 +1,85 @@
+"""The ``unpaired_folder`` data set: a user's own images of two domains, stored without loss."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from warp_translate.data.folder_layout import fingerprint_files
+from warp_translate.data.images import encode_png, flatten, read_image
+from warp_translate.data.unpaired_layout import UnpairedLayout
+
+
+@dataclass(eq=False, kw_only=True)
+class UnpairedFolderConfig(tfds.core.BuilderConfig):
+    """A config of the data set; make it with `unpaired_folder_config`.
+
+    Attributes:
+      layout: the images.
+    """
+
+    layout: UnpairedLayout = field(repr=False)
+
+
+def unpaired_folder_config(layout: UnpairedLayout) -> UnpairedFolderConfig:
+    """Returns the config that prepares the images of two domains.
+
+    Its name is a fingerprint of the files and their splits, so that a folder that has changed is
+    prepared anew and never answered with an earlier preparation. Earlier ones stay until the user
+    removes them.
+
+    Args:
+      layout: the images, from `unpaired_layout.scan_domains` or `portraits.scan_portraits`.
+
+    Raises:
+      UserError: a file vanished.
+    """
+    return UnpairedFolderConfig(name=fingerprint_files(layout.root, layout.splits), layout=layout)
+
+
+class UnpairedFolder(tfds.core.GeneratorBasedBuilder):
+    """Builder of ``unpaired_folder``, with the splits and the feature of TFDS's ``cycle_gan``.
+
+    Splits: trainA, trainB, testA and testB. Feature: ``image``, uint8 [H, W, 3] of any size, over
+    white where the file is transparent. The examples of a split lie in the order of their names.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    builder_config: UnpairedFolderConfig
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, 3))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Images of two domains of {self.builder_config.layout.root}.",
+            features=tfds.features.FeaturesDict({"image": image}),
+            # The order of names lets a user find the file behind an example.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager  # Nothing is downloaded.
+        splits = self.builder_config.layout.splits
+        return {split: self._generate_examples(paths) for split, paths in splits.items()}
+
+    def _generate_examples(self, paths: tuple[Path, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, path in enumerate(paths):
+            yield number, {"image": self._encode(path)}
+
+    def _encode(self, path: Path) -> bytes:
+        """Returns a file's JPEG as it is, and anything else as PNG.
+
+        As PNG a photograph takes four times the space and the time to decode.
+        """
+        rgb = flatten(read_image(path))
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            jpeg = path.read_bytes()
+            # Not so where TFDS's decoder disagrees: CMYK, for one, or a PNG of the wrong suffix.
+            if np.array_equal(self.info.features["image"].decode_example_np(jpeg), rgb):
+                return jpeg
+        return encode_png(rgb)

@@ -1,0 +1,111 @@
+"""A feature network that the user gives as an ONNX file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warp_translate.errors import UserError
+
+_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+
+
+class OnnxNetwork:
+    """An open ONNX graph that maps pictures to features.
+
+    Attributes:
+      size: height and width in pixels that it takes.
+    """
+
+    size: tuple[int, int]
+
+    def __init__(self, session: Any, path: str | os.PathLike[str]) -> None:
+        """Checks the graph.
+
+        Args:
+          session: an ``onnxruntime.InferenceSession``.
+          path: of the file, for messages.
+
+        Raises:
+          UserError: the graph has not one input of the right kind.
+        """
+        self._session, self._path = session, path
+        inputs = session.get_inputs()
+        taken = ", ".join(f"{each.type} {each.shape}" for each in inputs)
+        refusal = UserError(
+            f"{path} takes {taken}: export it with one float32 or uint8 input of RGB pixels from 0 "
+            "to 255, [batch, 3, height, width] or [batch, height, width, 3], the batch free and "
+            "height and width fixed"
+        )
+        if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
+            raise refusal
+        batch, *sides = inputs[0].shape
+        self._channels_first = sides[0] == 3
+        height, width, channels = (*sides[1:], sides[0]) if self._channels_first else sides
+        fixed = isinstance(height, int) and isinstance(width, int)
+        if isinstance(batch, int) or channels != 3 or not fixed:
+            raise refusal
+        self.size = (height, width)
+        self._input, self._output = inputs[0].name, session.get_outputs()[0].name
+        self._type = _TYPES[inputs[0].type]
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Runs the graph.
+
+        Args:
+          images: floats ``[n, *size, 3]`` in [0, 255].
+
+        Returns:
+          The graph's first output, ``[n, D]``; sides of one pixel are dropped.
+
+        Raises:
+          UserError: the output is not one row of features for each image.
+        """
+        pixels = np.asarray(images)
+        if self._channels_first:
+            pixels = pixels.transpose(0, 3, 1, 2)
+        if self._type == np.uint8:
+            pixels = np.rint(pixels)
+        pixels = np.ascontiguousarray(pixels, self._type)
+        (features,) = self._session.run([self._output], {self._input: pixels})
+        row = features.size // len(pixels)
+        if features.shape[0] != len(pixels) or max(features.shape[1:], default=0) != row:
+            raise UserError(
+                f"{self._path} gives {self._output} of shape {list(features.shape)}: export it "
+                "with features [batch, length] as its first output"
+            )
+        return features.reshape(len(pixels), row)
+
+
+def open_network(path: str | os.PathLike[str]) -> OnnxNetwork:
+    """Opens an ONNX file with ONNX Runtime, on the CPU.
+
+    The graph takes pixels as they are, from 0 to 255, and brings them to its own range itself: so
+    the file alone, which has a checksum, decides the features.
+
+    Args:
+      path: a graph with one input, float32 or uint8, ``[batch, 3, H, W]`` or ``[batch, H, W, 3]``,
+        H and W fixed, whose first output is ``[batch, D]``.
+
+    Returns:
+      The network.
+
+    Raises:
+      UserError: it is no such graph, or ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path} needs ONNX Runtime: pip install 'warp-translate[eval]'") from error
+    options = onnxruntime.SessionOptions()
+    # Threads that wait by spinning take the cores of everything else that runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(
+            Path(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # Its exceptions have no common base of their own.
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be opened as ONNX ({reason}): export it anew") from error
+    return OnnxNetwork(session, path)

@@ -1,0 +1,226 @@
+"""EfficientNet-Lite0, an ImageNet classifier, for inference alone: its features and its logits.
+
+Tan and Le, "EfficientNet", ICML 2019, in the variant without squeeze-and-excitation and with ReLU6
+(tensorflow/tpu, ``models/official/efficientnet/lite``). Every batch normalisation is folded into
+the convolution before it, so the network is a list of kernels and biases. This file knows the names
+that PyTorch's port gives the weights (PyPI ``efficientnet-lite-pytorch``), and reads no file.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from warp_translate.types import Array
+
+INPUT_SIZE = 224
+"""Height and width in pixels that the classifier was trained for."""
+
+FEATURES = 1280
+"""Length of the pooled features."""
+
+_CLASSES = 1000
+_STEM = 32
+_EPSILON = 1e-3
+_MEAN, _SCALE = 127.0, 128.0  # MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py.
+
+
+class _Stage(NamedTuple):
+    """Blocks of one width; the first of them has the stride."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    width: int
+
+
+_STAGES = (
+    _Stage(repeats=1, kernel=3, stride=1, expansion=1, width=16),
+    _Stage(repeats=2, kernel=3, stride=2, expansion=6, width=24),
+    _Stage(repeats=2, kernel=5, stride=2, expansion=6, width=40),
+    _Stage(repeats=3, kernel=3, stride=2, expansion=6, width=80),
+    _Stage(repeats=3, kernel=5, stride=1, expansion=6, width=112),
+    _Stage(repeats=4, kernel=5, stride=2, expansion=6, width=192),
+    _Stage(repeats=1, kernel=3, stride=1, expansion=6, width=320),
+)
+
+
+class Convolution(NamedTuple):
+    """A convolution with its batch normalisation folded in.
+
+    Attributes:
+      kernel: float32 ``[k, k, in, out]``; ``[k, k, 1, channels]`` where it is depthwise.
+      bias: float32 ``[out]``.
+    """
+
+    kernel: Array
+    bias: Array
+
+
+class Block(NamedTuple):
+    """An inverted residual: widen (None in the first block), depthwise, project."""
+
+    expand: Convolution | None
+    depthwise: Convolution
+    project: Convolution
+
+
+class EfficientNetLite0(NamedTuple):
+    """The parameters, a pytree of float32 arrays.
+
+    Attributes:
+      stem: 3x3 with stride 2 to 32 channels.
+      blocks: the sixteen inverted residuals.
+      head: 1x1 to ``FEATURES`` channels.
+      classifier: kernel ``[FEATURES, 1000]`` and bias ``[1000]``.
+    """
+
+    stem: Convolution
+    blocks: tuple[Block, ...]
+    head: Convolution
+    classifier: Convolution
+
+
+def from_state_dict(tensors: Mapping[str, np.ndarray]) -> EfficientNetLite0:
+    """Folds the weights of PyTorch's port into parameters, in float64.
+
+    Args:
+      tensors: real arrays by the names of the port: ``_conv_stem.weight``, ``_bn0.running_var``,
+        ``_blocks.3._expand_conv.weight`` and so on, kernels as ``[out, in, k, k]``.
+
+    Returns:
+      The parameters.
+
+    Raises:
+      ValueError: a tensor is missing, has another shape, or there is one too many.
+    """
+    unread = {name for name in tensors if not name.endswith("num_batches_tracked")}
+
+    def read(name: str, *shape: int) -> np.ndarray:
+        if name not in tensors:
+            raise ValueError(f"the tensor {name!r} is missing")
+        unread.discard(name)
+        if tensors[name].shape != shape:
+            raise ValueError(f"the tensor {name!r} has shape {tensors[name].shape}, not {shape}")
+        return np.asarray(tensors[name], np.float64)
+
+    def folded(conv: str, norm: str, out: int, into: int, kernel: int) -> Convolution:
+        weight = read(f"{conv}.weight", out, into, kernel, kernel)
+        deviation = np.sqrt(read(f"{norm}.running_var", out) + _EPSILON)
+        scale = read(f"{norm}.weight", out) / deviation
+        bias = read(f"{norm}.bias", out) - read(f"{norm}.running_mean", out) * scale
+        return _float32(weight.transpose(2, 3, 1, 0) * scale, bias)
+
+    stem = folded("_conv_stem", "_bn0", _STEM, 3, 3)
+    blocks: list[Block] = []
+    width = _STEM
+    for stage in _STAGES:
+        for _ in range(stage.repeats):
+            name, wide = f"_blocks.{len(blocks)}", width * stage.expansion
+            expand = None
+            if stage.expansion > 1:
+                expand = folded(f"{name}._expand_conv", f"{name}._bn0", wide, width, 1)
+            blocks.append(
+                Block(
+                    expand,
+                    folded(f"{name}._depthwise_conv", f"{name}._bn1", wide, 1, stage.kernel),
+                    folded(f"{name}._project_conv", f"{name}._bn2", stage.width, wide, 1),
+                )
+            )
+            width = stage.width
+    head = folded("_conv_head", "_bn1", FEATURES, width, 1)
+    classifier = _float32(read("_fc.weight", _CLASSES, FEATURES).T, read("_fc.bias", _CLASSES))
+    if unread:
+        raise ValueError(f"EfficientNet-Lite0 has no tensor {min(unread)!r}")
+    return EfficientNetLite0(stem, tuple(blocks), head, classifier)
+
+
+def features(params: EfficientNetLite0, images: Array) -> Array:
+    """Activations of the last convolution, averaged over the picture.
+
+    True float32 on every device, so that a score does not depend on where it was computed.
+
+    Args:
+      params: the parameters.
+      images: floating point RGB ``[B, H, W, 3]`` in [0, 255], ``INPUT_SIZE`` pixels by preference.
+
+    Returns:
+      float32 ``[B, FEATURES]`` in [0, 6].
+
+    Raises:
+      ValueError: the images have another shape or type.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"features takes floating-point images [B, H, W, 3], got {images.dtype} {images.shape}"
+        )
+    values = (images.astype(jnp.float32) - _MEAN) / _SCALE
+    values = _relu6(_convolve(values, params.stem, stride=2))
+    strides = [
+        stage.stride if repeat == 0 else 1 for stage in _STAGES for repeat in range(stage.repeats)
+    ]
+    for block, stride in zip(params.blocks, strides, strict=True):
+        values = _inverted_residual(values, block, stride)
+    return _relu6(_convolve(values, params.head)).mean((1, 2))
+
+
+def logits(params: EfficientNetLite0, features: Array) -> Array:
+    """ImageNet's 1000 classes before the softmax, in the usual order.
+
+    Args:
+      params: the parameters.
+      features: float32 ``[B, FEATURES]``.
+
+    Returns:
+      float32 ``[B, 1000]``.
+    """
+    product = jnp.matmul(features, params.classifier.kernel, precision=lax.Precision.HIGHEST)
+    return product + params.classifier.bias[None]
+
+
+def _inverted_residual(values: Array, block: Block, stride: int) -> Array:
+    """Maps ``[B, H, W, C]`` to ``[B, ceil(H / stride), ceil(W / stride), width]``."""
+    wide = values if block.expand is None else _relu6(_convolve(values, block.expand))
+    wide = _relu6(_convolve_depthwise(wide, block.depthwise, stride))
+    projected = _convolve(wide, block.project)
+    return values + projected if projected.shape == values.shape and stride == 1 else projected
+
+
+def _convolve(values: Array, convolution: Convolution, stride: int = 1) -> Array:
+    # TensorFlow's SAME, lopsided for stride 2 on even sides: so the weights were trained.
+    convolved = lax.conv_general_dilated(
+        values,
+        convolution.kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+    return convolved + convolution.bias[None, None, None]
+
+
+def _convolve_depthwise(values: Array, convolution: Convolution, stride: int) -> Array:
+    # Shifted sums, which XLA:CPU fuses: with its grouped convolution the network takes five times
+    # as long.
+    side = convolution.kernel.shape[0]
+    sizes = values.shape[1:3]
+    pads = lax.padtype_to_pads(sizes, (side, side), (stride, stride), "SAME")
+    values = jnp.pad(values, ((0, 0), *pads, (0, 0)))
+    height, width = (stride * (-(-size // stride) - 1) + 1 for size in sizes)
+    convolved = convolution.bias[None, None, None]
+    for y in range(side):
+        for x in range(side):
+            shifted = values[:, y : y + height : stride, x : x + width : stride]
+            convolved = convolved + shifted * convolution.kernel[y, x][None, None]
+    return convolved
+
+
+def _relu6(values: Array) -> Array:
+    return jnp.clip(values, 0.0, 6.0)
+
+
+def _float32(kernel: Any, bias: Any) -> Convolution:
+    return Convolution(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))

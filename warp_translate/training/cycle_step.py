@@ -1,0 +1,340 @@
+"""One step of cycle training: two generators and two discriminators on unpaired domains."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from warp_translate.losses import reconstruction
+from warp_translate.models import Fusion, Generator, Translation, translate
+from warp_translate.ops import MaskWeights, box_downsample
+from warp_translate.training.adversary import Adversary, example_keys, example_streams
+from warp_translate.training.image_pool import empty_pool, exchange
+from warp_translate.training.networks import check_size, init_params
+from warp_translate.training.optim import init_generator, update_generator
+from warp_translate.training.parallel import device_index, mean_over_devices
+from warp_translate.training.priors import Metrics, Priors, branch_reports, weighted_sum
+from warp_translate.training.rng import stream_key
+from warp_translate.training.state import CycleState, DiscriminatorState
+from warp_translate.types import Array, PyTree, to_float
+
+Batch = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class CycleLosses(Priors):
+    """Which losses cycle training uses, and how much of each; a weight of zero costs nothing.
+
+    Every loss is taken in both directions with the same weight, and the generators minimise the
+    sum of the two.
+
+    Attributes:
+      adversarial: adversarial loss of the output.
+      adversarial_pretranslated: the same for the pretranslated image alone, so that it cannot
+        starve, under the same discriminator.
+      adversarial_start: steps of the discriminators' head start: until then the two weights are
+        zero, and the generators learn to reproduce.
+      adversarial_ramp: steps over which the two weights then grow to their full value.
+      cycle: L1 between the reduced original and its translation there and back, also reduced: two
+        resamplings blur, which costs nothing there.
+      cycle_full: the same at the original size.
+      identity: L1 between an image that is in the target domain already and its translation.
+      identity_pretranslated: the same for the pretranslated image alone.
+    """
+
+    adversarial: float = 1.0
+    adversarial_pretranslated: float = 0.0
+    adversarial_start: int = 0
+    adversarial_ramp: int = 0
+    cycle: float = 10.0
+    cycle_full: float = 1.0
+    identity: float = 5.0
+    identity_pretranslated: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.adversarial_start < 0 or self.adversarial_ramp < 0:
+            raise ValueError(
+                f"losses.adversarial_start {self.adversarial_start} and losses.adversarial_ramp "
+                f"{self.adversarial_ramp} are steps, 0 or more"
+            )
+
+    def growth(self, step: Array) -> Array:
+        """The share of the adversarial weights that counts at a step, in [0, 1]."""
+        done = jnp.asarray(step, jnp.float32) - self.adversarial_start
+        return jnp.clip((done + 1.0) / (self.adversarial_ramp + 1.0), 0.0, 1.0)
+
+
+@flax.struct.dataclass
+class _Translations:
+    """All that one generator made of a batch.
+
+    Attributes:
+      forth: the images of its source domain, translated.
+      back: the other generator's outputs of these images' counterparts, translated back; None
+        without a cycle loss.
+      same: the images of its target domain, translated; None without an identity loss.
+    """
+
+    forth: Translation
+    back: Translation | None
+    same: Translation | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CycleTraining:
+    """Cycle training as functions of explicit state.
+
+    Attributes:
+      generator: the generator module of both directions.
+      generator_optimizer: transforms the gradients of each.
+      adversary: the discriminator of each domain and its training.
+      losses: the losses and their weights.
+      factor: how many times smaller the trunk's image is.
+      mask_weights: which image the mask multiplies.
+      fusion: how the output is put together.
+      ema_decay: decay of the generators' moving averages.
+      pool_size: earlier translations that each device keeps of each domain.
+    """
+
+    generator: Generator
+    generator_optimizer: optax.GradientTransformation
+    adversary: Adversary
+    losses: CycleLosses
+    factor: int
+    mask_weights: MaskWeights = "pretranslated"
+    fusion: Fusion = "full"
+    ema_decay: float = 0.999
+    pool_size: int = 50
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(
+                    f"method.{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}"
+                )
+        if self.factor < 1:
+            raise ValueError(f"method.factor must be at least 1, got {self.factor}")
+
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """Names of the generators in the state."""
+        return ("a_to_b", "b_to_a")
+
+    @property
+    def axes(self) -> CycleState:
+        """Which part of the state each device has for itself, see ``parallel.expand``."""
+        shared: Any = None
+        own: Any = 0
+        return CycleState(
+            step=shared,
+            a_to_b=shared,
+            b_to_a=shared,
+            d_a=shared,
+            d_b=shared,
+            pool_a=own,
+            pool_b=own,
+        )
+
+    def init(self, root: Array, size: int) -> CycleState:
+        """Draws the initial state; the two generators start from different keys.
+
+        Args:
+          root: the run's root key.
+          size: side of the training images in pixels.
+
+        Returns:
+          The state at step 0, as one device sees it.
+
+        Raises:
+          ValueError: the size does not suit the networks.
+        """
+        check_size(size, self.generator, self.adversary.discriminator, self.factor)
+        images = jnp.zeros((1, size, size, 3))
+
+        def generator(name: str) -> PyTree:
+            params = init_params(self.generator, stream_key(root, name), size, self.factor)
+            return init_generator(params, self.generator_optimizer)
+
+        def discriminator(name: str) -> DiscriminatorState:
+            return self.adversary.init(stream_key(root, name), images)
+
+        return CycleState(
+            step=jnp.zeros((), jnp.int32),
+            a_to_b=generator("a_to_b_init"),
+            b_to_a=generator("b_to_a_init"),
+            d_a=discriminator("d_a_init"),
+            d_b=discriminator("d_b_init"),
+            pool_a=empty_pool(self.pool_size, size, size),
+            pool_b=empty_pool(self.pool_size, size, size),
+        )
+
+    def translate(self, params: PyTree, original: Array) -> Translation:
+        """Translates ``[B, H, W, 3]`` floats in [-1, 1] as training does."""
+        return translate(
+            self.generator,
+            params,
+            original,
+            self.factor,
+            mask_weights=self.mask_weights,
+            fusion=self.fusion,
+        )
+
+    def step(
+        self, state: CycleState, batch: Batch, root: Array, *, axis_name: str | None = None
+    ) -> tuple[CycleState, Metrics]:
+        """Updates both discriminators, then both generators under the new discriminators.
+
+        As in paired training the generators run once. Without a pool any split of a batch over
+        devices gives the same step; with one, every device shows its own earlier translations.
+
+        Args:
+          state: the state.
+          batch: "source", images of A, and "target", images of B, uint8 ``[B, H, W, 3]`` each; they
+            have nothing to do with each other.
+          root: the run's root key.
+          axis_name: the mapped axis of the devices, or None on a single one.
+
+        Returns:
+          The next state and the metrics, float32 scalars averaged over devices.
+        """
+        a, b = to_float(batch["source"]), to_float(batch["target"])
+        keys = example_keys(root, "augmentation", state.step, len(a), axis_name)
+        d_a_keys, d_b_keys, to_a_keys, to_b_keys = example_streams(keys, 4)
+        pool_key = stream_key(root, "image_pool", state.step, device_index(axis_name))
+        (to_b, to_a), pull = jax.vjp(
+            lambda a_to_b, b_to_a: self._translate_all(a_to_b, b_to_a, a, b),
+            state.a_to_b.params,
+            state.b_to_a.params,
+        )
+
+        pool_a, shown_a = exchange(state.pool_a, to_a.forth.output, stream_key(pool_key, "a"))
+        pool_b, shown_b = exchange(state.pool_b, to_b.forth.output, stream_key(pool_key, "b"))
+        d_a, d_a_reports = self.adversary.update(
+            state.d_a, a, shown_a, keys=d_a_keys, step=state.step, axis_name=axis_name
+        )
+        d_b, d_b_reports = self.adversary.update(
+            state.d_b, b, shown_b, keys=d_b_keys, step=state.step, axis_name=axis_name
+        )
+
+        growth = self.losses.growth(state.step)
+
+        def objective(
+            to_b: _Translations, to_a: _Translations
+        ) -> tuple[Array, tuple[Metrics, ...]]:
+            loss_b, reports_b = self._generator_loss(to_b, to_a, a, b, d_b, to_b_keys, growth)
+            loss_a, reports_a = self._generator_loss(to_a, to_b, b, a, d_a, to_a_keys, growth)
+            return loss_b + loss_a, (reports_b, reports_a)
+
+        cotangents, (to_b_reports, to_a_reports) = jax.grad(objective, (0, 1), has_aux=True)(
+            to_b, to_a
+        )
+        gradients = mean_over_devices(pull(cotangents), axis_name)
+        generators = [
+            update_generator(
+                generator,
+                gradient,
+                self.generator_optimizer,
+                step=state.step,
+                ema_decay=self.ema_decay,
+            )
+            for generator, gradient in zip((state.a_to_b, state.b_to_a), gradients, strict=True)
+        ]
+        metrics: Metrics = {}
+        for name, gradient, made, reports in (
+            ("a_to_b", gradients[0], to_b, to_b_reports),
+            ("b_to_a", gradients[1], to_a, to_a_reports),
+        ):
+            reports = {**reports, "gradient_norm": optax.tree.norm(gradient)}
+            metrics |= {f"{name}/{key}": value for key, value in reports.items()}
+            metrics |= {f"{name}/{key}": value for key, value in branch_reports(made.forth).items()}
+        for name, reports in (("d_a", d_a_reports), ("d_b", d_b_reports)):
+            metrics |= {f"{name}/{key}": value for key, value in reports.items()}
+        next_state = CycleState(
+            step=state.step + 1,
+            a_to_b=generators[0],
+            b_to_a=generators[1],
+            d_a=d_a,
+            d_b=d_b,
+            pool_a=pool_a,
+            pool_b=pool_b,
+        )
+        return next_state, mean_over_devices(metrics, axis_name)
+
+    def _translate_all(
+        self, a_to_b: PyTree, b_to_a: PyTree, a: Array, b: Array
+    ) -> tuple[_Translations, _Translations]:
+        def forth_and_same(
+            params: PyTree, source: Array, target: Array
+        ) -> tuple[Translation, Translation | None]:
+            if not (self.losses.identity or self.losses.identity_pretranslated):
+                return self.translate(params, source), None
+            # No example influences another, so the two may share a pass.
+            both = self.translate(params, jnp.concatenate([source, target]))
+            return (
+                jax.tree.map(lambda x: x[: len(source)], both),
+                jax.tree.map(lambda x: x[len(source) :], both),
+            )
+
+        to_b, same_b = forth_and_same(a_to_b, a, b)
+        to_a, same_a = forth_and_same(b_to_a, b, a)
+        back_a = back_b = None
+        if self.losses.cycle or self.losses.cycle_full:
+            back_a = self.translate(b_to_a, to_b.output)
+            back_b = self.translate(a_to_b, to_a.output)
+        return _Translations(to_b, back_b, same_b), _Translations(to_a, back_a, same_a)
+
+    def _generator_loss(
+        self,
+        made: _Translations,
+        other: _Translations,
+        source: Array,
+        target: Array,
+        discriminator: DiscriminatorState,
+        keys: Array,
+        growth: Array,
+    ) -> tuple[Array, Metrics]:
+        """The loss of one direction: from ``source`` to ``target`` and back by the other."""
+        losses = self.losses
+        terms = losses.terms(made.forth, self.factor)
+        real = (
+            self.adversary.judge(discriminator, target, keys=keys)
+            if self.adversary.compares
+            else None
+        )
+
+        def adversarial(images: Array) -> Array:
+            fake = self.adversary.judge(discriminator, images, keys=keys)
+            return self.adversary.generator_loss(fake, real)
+
+        if losses.adversarial:
+            terms["adversarial"] = (
+                losses.adversarial * growth,
+                lambda: adversarial(made.forth.output),
+            )
+        if losses.adversarial_pretranslated:
+            terms["adversarial_pretranslated"] = (
+                losses.adversarial_pretranslated * growth,
+                lambda: adversarial(made.forth.pretranslated),
+            )
+        if other.back is not None:
+            returned = other.back.output
+            terms["cycle"] = (
+                losses.cycle,
+                lambda: reconstruction.l1(
+                    box_downsample(returned, self.factor), box_downsample(source, self.factor)
+                ),
+            )
+            terms["cycle_full"] = (losses.cycle_full, lambda: reconstruction.l1(returned, source))
+        if made.same is not None:
+            same = made.same
+            terms["identity"] = (losses.identity, lambda: reconstruction.l1(same.output, target))
+            terms["identity_pretranslated"] = (
+                losses.identity_pretranslated,
+                lambda: reconstruction.l1(same.pretranslated, target),
+            )
+        total, reports = weighted_sum(terms)
+        return total, {**reports, "loss": total}

@@ -1,0 +1,68 @@
+"""Warns when a branch of the method has died: this method's known failure, and a silent one."""
+
+from collections.abc import Mapping
+
+_DEAD_MASK = 0.005
+_SMALL_MASK = 0.02
+_SMALL_DISPLACEMENT_PX = 0.05
+
+
+class BranchWatch:
+    """Turns the statistics of masks and displacements into warnings, each said once.
+
+    A warning is said again only after the statistics were sound in between.
+    """
+
+    def __init__(self) -> None:
+        """Begins with nothing said."""
+        self._standing: set[tuple[str, str]] = set()
+
+    def __call__(self, scalars: Mapping[str, float]) -> list[str]:
+        """Looks at the metrics of a step.
+
+        Args:
+          scalars: metrics with ``mask/mean``, ``mask/saturated`` and ``displacement/mean_px``,
+            alone or behind the name of a generator, as ``a_to_b/mask/mean``.
+
+        Returns:
+          New warnings, one line each; empty where all is well.
+        """
+        found = {}
+        for name, mean in scalars.items():
+            if name.rpartition("mask/mean")[1:] == ("mask/mean", ""):
+                prefix = name.removesuffix("mask/mean")
+                saturated = scalars.get(f"{prefix}mask/saturated", 0.0)
+                displacement = scalars.get(f"{prefix}displacement/mean_px", 0.0)
+                kind = _diagnose(mean, displacement)
+                if kind:
+                    found[prefix, kind] = (
+                        f"{prefix.rstrip('/') or 'generator'}: {_TEXTS[kind]} (mask mean "
+                        f"{mean:.4f}, saturated {saturated:.3f}, displacement {displacement:.3f} "
+                        f"px); {_REMEDIES[kind]}"
+                    )
+        fresh = [text for key, text in found.items() if key not in self._standing]
+        self._standing = set(found)
+        return fresh
+
+
+_TEXTS = {
+    "identity": "the mask and the displacement have collapsed to zero, so the output is the "
+    "original",
+    "warped": "the mask has collapsed to zero, so the pretranslated image is not used",
+    "pretranslated": "the mask has collapsed to one, so the warped original is not used",
+}
+_REMEDIES = {
+    "identity": "weigh the adversarial loss more, or cycle and identity less",
+    "warped": "raise config.losses.mask_band, or the losses of the pretranslated image",
+    "pretranslated": "raise config.losses.mask_band, or the losses of the warped image",
+}
+
+
+def _diagnose(mask: float, displacement: float) -> str | None:
+    if mask < _SMALL_MASK and displacement < _SMALL_DISPLACEMENT_PX:
+        return "identity"
+    if mask < _DEAD_MASK:
+        return "warped"
+    if mask > 1.0 - _DEAD_MASK:
+        return "pretranslated"
+    return None
