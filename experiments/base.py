@@ -44,15 +44,14 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
     """Every field there is. Lengths are steps, sizes are pixels, weights of 0 cost nothing.
 
     Args:
-      kind: "paired" or "cycle", see ``warp_translate/training``.
+      kind: "paired", "cycle" or "contrastive", see ``warp_translate/training``.
     """
     config = ml_collections.ConfigDict()
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    # "paired_folder"; for cycle training "openmoji_gender_unpaired", "unpaired_folder", "portraits"
-    # or TFDS's "cycle_gan/...".
-    data.name = {"paired": "openmoji_gender", "cycle": "openmoji_gender_unpaired"}[kind]
+    # Or "paired_folder"; without pairs "unpaired_folder", "portraits" or TFDS's "cycle_gan/...".
+    data.name = "openmoji_gender" if kind == "paired" else "openmoji_gender_unpaired"
     data.dir = config_dict.placeholder(str)  # prepared sets; TFDS's own folder by default
     data.root = config_dict.placeholder(str)  # folders and portraits: where they are
     data.direction = "AtoB"  # paired_folder: or "BtoA"
@@ -86,15 +85,16 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
     discriminator.width = 64
     discriminator.layers = 3  # 3 sees patches of 70 pixels, 2 of 34
     discriminator.scales = 2
-    discriminator.spectral_norm = True
+    # Without pairs the domains are alike, and a discriminator so bounded tells too little.
+    discriminator.spectral_norm = kind == "paired"
     discriminator.dtype = "float32"
     discriminator.param_dtype = "float32"
 
     config.adversary = adversary = ml_collections.ConfigDict()
     adversary.loss = "least_squares"  # or "bce", "hinge", "relativistic"
-    adversary.r1 = 0.0
+    adversary.r1 = 0.0 if kind == "paired" else 0.2
     adversary.r2 = 0.0
-    adversary.penalty_every = 16
+    adversary.penalty_every = 16 if kind == "paired" else 4
     adversary.colour = 0.0  # differentiable augmentation: see ops/augment.py
     adversary.translation = 0.0
     adversary.cutout = 0.0
@@ -118,11 +118,17 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
         losses.adversarial_pretranslated = 0.5
         losses.adversarial_start = 0
         losses.adversarial_ramp = 0
-        losses.cycle = 10.0
-        losses.cycle_full = 1.0
-        losses.identity = 5.0
-        losses.identity_pretranslated = 5.0
+        losses.identity = 1.0
+        losses.identity_pretranslated = 3.0
         method.pool_size = 50  # on each device
+    if kind == "cycle":
+        losses.cycle = 3.0
+        losses.cycle_full = 0.3
+    elif kind == "contrastive":
+        losses.contrast = 1.0
+        losses.contrast_identity = 1.0
+        losses.temperature = 0.07
+        losses.patches = 256
 
     config.optim = optim = ml_collections.ConfigDict()
     optim.lr = 2e-4
@@ -145,9 +151,9 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.batch_size = 8
     # The smallest is the best checkpoint.
-    evaluation.best_metric = {"paired": "test/output/l1", "cycle": "test/kernel_distance"}[kind]
+    evaluation.best_metric = "test/output/l1" if kind == "paired" else "test/kernel_distance"
     evaluation.sheet_rows = 8
-    if kind == "cycle":
+    if kind != "paired":
         # What kernel distances see; or a .safetensors or .onnx file, or "" for none.
         evaluation.extractor = "efficientnet_lite0"
     return config

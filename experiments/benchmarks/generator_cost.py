@@ -7,20 +7,15 @@ are taken in turns, factor by factor, so that a change of the machine's speed me
 is compared is the median of the ratios to factor 1 in the same turn.
 """
 
-import json
-import os
-import platform
-import statistics
-import time
+import functools
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
 from experiments import base
+from experiments.benchmarks import measure
 from warp_translate.evaluation.cost import compiled_macs
 from warp_translate.models import Generator, translate
 
@@ -37,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     if len(argv) > 1:
         raise app.UsageError(f"flags only, got {argv[1:]}")
-    fields = base.get_config().generator
+    fields = base.get_config("paired").generator
     generator = Generator(
         width=fields.width,
         blocks=fields.blocks,
@@ -56,45 +51,21 @@ def main(argv: Sequence[str]) -> None:
 
     macs = {factor: compiled_macs(run(factor), params, image) for factor in factors}
     compiled = {factor: jax.jit(run(factor)) for factor in factors}
-    seconds: dict[int, list[float]] = {factor: [] for factor in factors}
-    for turn in range(_REPEATS.value + 1):
-        for factor in factors:
-            start = time.perf_counter()
-            compiled[factor](params, image).block_until_ready()
-            if turn:  # The first turn compiles.
-                seconds[factor].append(time.perf_counter() - start)
-
+    seconds = measure.take_turns(
+        {str(f): functools.partial(compiled[f], params, image) for f in factors}, _REPEATS.value
+    )
     first = factors[0]
-    rows = []
-    for factor in factors:
-        ratios = [a / b for a, b in zip(seconds[factor], seconds[first], strict=True)]
-        rows.append(
-            {
-                "factor": factor,
-                "gmac": macs[factor] / 1e9,
-                "mac_share": macs[factor] / macs[first],
-                "time_share": statistics.median(ratios),
-                "time_share_quartiles": statistics.quantiles(ratios, n=4)[::2],
-            }
-        )
-    about = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
-        "device": jax.devices()[0].device_kind,
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
-        "size": _SIZE.value,
-        "repeats": _REPEATS.value,
-        "head": _HEAD.value,
-    }
-    print(json.dumps(about))
-    print(f"{'factor':>6} {'GMAC':>8} {'MAC share':>10} {'time share':>11}  quartiles")
-    for row in rows:
-        low, high = row["time_share_quartiles"]
-        print(
-            f"{row['factor']:>6} {row['gmac']:>8.3f} {row['mac_share']:>10.4f} "
-            f"{row['time_share']:>11.3f}  {low:.3f} .. {high:.3f}"
-        )
-    if _OUTPUT.value:
-        Path(_OUTPUT.value).write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+    rows = [
+        {
+            "factor": factor,
+            "GMAC": macs[factor] / 1e9,
+            "MAC share": macs[factor] / macs[first],
+            "time share (quartiles)": measure.ratio(seconds[str(factor)], seconds[str(first)]),
+        }
+        for factor in factors
+    ]
+    about = measure.environment(size=_SIZE.value, repeats=_REPEATS.value, head=_HEAD.value)
+    measure.publish(about, rows, _OUTPUT.value)
 
 
 if __name__ == "__main__":

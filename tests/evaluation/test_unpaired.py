@@ -135,8 +135,8 @@ def test_further_real_images_join_the_target_domain(domains, rng):
         _batches(a, 4),
         _batches(b),
         extractor=COLOUR,
-        reference_a=_batches(further_a, 1),
-        reference_b=_batches(further_b),
+        further_a=COLOUR(further_a),
+        further_b=COLOUR(further_b),
     )
     before = kernel_distance(COLOUR(a), np.concatenate([COLOUR(b), COLOUR(further_b)]))
     found = result.scalars["a_to_b/kernel_distance[colour]/before"]

@@ -6,7 +6,6 @@ import pytest
 from warp_translate.losses.regularizers import (
     displacement_smoothness,
     mask_band,
-    mask_saturation,
     mask_total_variation,
 )
 
@@ -115,21 +114,6 @@ def test_the_band_looks_at_each_example_and_not_at_the_mean_of_the_batch():
 def test_a_band_that_is_none_raises_an_error_with_its_ends(low, high):
     with pytest.raises(ValueError, match=f"{low} and {high}"):
         mask_band(jnp.zeros((1, 2, 2, 1)), low, high)
-
-
-def test_saturation_is_the_share_of_pixels_near_zero_or_one():
-    mask = np.full((2, 2, 5, 1), 0.5, np.float32)
-    mask[0, 0, :4, 0] = [0.0, 0.01, 0.99, 1.0]
-    mask[1, 1, :2, 0] = [0.03, 0.97]
-    np.testing.assert_allclose(mask_saturation(mask), [0.4, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(mask_saturation(mask, margin=0.05), [0.4, 0.2], rtol=1e-6)
-
-
-def test_a_mask_of_one_pixel_passes_everywhere():
-    mask = jnp.full((1, 1, 1, 1), 0.001)
-    np.testing.assert_array_equal(mask_saturation(mask), [1.0])
-    np.testing.assert_array_equal(mask_total_variation(mask), [0.0])
-    np.testing.assert_allclose(mask_band(mask, 0.2, 0.8), [0.199**2], rtol=1e-5)
 
 
 def test_bfloat16_fields_are_judged_in_float32(rng):

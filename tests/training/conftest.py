@@ -57,6 +57,17 @@ def start():
 
 
 @pytest.fixture(scope="session")
+def shake():
+    """Returns a function that moves every parameter off its start, where displacements are zero."""
+
+    def moved(params):
+        rng = np.random.default_rng(1)
+        return jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), params)
+
+    return moved
+
+
+@pytest.fixture(scope="session")
 def draw_batch():
     """Returns a function that draws a batch of eight images of either domain, uint8."""
 

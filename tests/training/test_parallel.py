@@ -4,13 +4,14 @@ import optax
 import pytest
 
 from warp_translate.errors import UserError
+from warp_translate.ops.augment import Augmentation
 from warp_translate.training import parallel
 
 ROOT = jax.random.key(0)
 
 
 def train(training, state, batches, devices):
-    state = parallel.replicate(state, training.axes, devices)
+    state = parallel.replicate(jax.device_get(state), training.axes, devices)
     step = parallel.pmap_step(training.step, training.axes, devices)
     for batch in batches:
         state, metrics = step(state, parallel.shard_batch(batch, len(devices)), ROOT)
@@ -22,19 +23,17 @@ LOSSES = {
     "mask_band": 1.0,
     "mask_low": 0.6,
     "feature_matching": 1.0,
-    "r1": 1.0,
-    "adversarial": "relativistic",
 }
+ADVERSARY = {"loss": "relativistic", "r1": 1.0, "augmentation": Augmentation(translation=0.25)}
 
 
-def test_eight_devices_take_the_step_of_one_device(tiny, rng):
+def test_eight_devices_take_the_step_of_one_device(tiny, start, draw_batch):
     """SGD, not Adam: Adam would hide gradients that are a constant factor too large."""
-    training = tiny(LOSSES)
-    batches = batches_of(rng, 1)
-    one, one_metrics = train(training, batches, jax.devices()[:1])
-    eight, eight_metrics = train(training, batches, jax.devices()[:8])
-    start = jax.jit(training.init, static_argnums=1)(jax.random.key(0), SIZE)
-    steps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start.generator, one.generator)
+    training = tiny(LOSSES, ADVERSARY)
+    state, batches = start(training), [draw_batch(0)]
+    one, one_metrics = train(training, state, batches, jax.devices()[:1])
+    eight, eight_metrics = train(training, state, batches, jax.devices()[:8])
+    steps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.generator, one.generator)
     assert max(jax.tree.leaves(steps.params)) > 1e-3
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -42,9 +41,13 @@ def test_eight_devices_take_the_step_of_one_device(tiny, rng):
         np.testing.assert_allclose(one_metrics[name], eight_metrics[name], atol=2e-5, err_msg=name)
 
 
-def test_no_replica_drifts_over_twenty_adam_steps(tiny, rng):
-    adam = {"generator_optimizer": optax.adam(1e-3), "discriminator_optimizer": optax.adam(1e-3)}
-    state, _ = train(tiny(LOSSES, **adam), batches_of(rng, 20), jax.devices()[:8])
+def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
+    training = tiny(
+        LOSSES,
+        ADVERSARY | {"optimizer": optax.adam(1e-3)},
+        generator_optimizer=optax.adam(1e-3),
+    )
+    state, _ = train(training, start(training), map(draw_batch, range(20)), jax.devices()[:8])
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         first = np.asarray(leaf.addressable_shards[0].data)
         assert len(leaf.addressable_shards) == 8
@@ -57,6 +60,37 @@ def test_unreplicate_gives_the_values_on_one_device():
     single = parallel.unreplicate(parallel.replicate(tree))
     np.testing.assert_array_equal(single["a"], tree["a"])
     assert single["a"].devices() == {jax.devices()[0]}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_parts_of_the_state_go_to_their_devices_and_come_back(count):
+    """What is shared stays as it is, and every device reads its own part of what is not."""
+    tree = {
+        "shared": np.arange(3.0, dtype=np.float32),
+        "own": {"x": np.arange(2), "n": np.int32(5)},
+    }
+    axes, devices = {"shared": None, "own": 0}, jax.devices()[:count]
+    state = parallel.expand(jax.tree.map(np.asarray, tree), axes, count)
+    assert jax.tree.map(np.shape, state) == {
+        "shared": (3,),
+        "own": {"x": (count, 2), "n": (count,)},
+    }
+
+    def step(state, batch, root, axis_name):
+        own = {"x": state["own"]["x"] + batch["number"].sum(), "n": state["own"]["n"] + 1}
+        mean = parallel.mean_over_devices(batch["number"].mean(), axis_name)
+        return {"shared": state["shared"] + mean, "own": own}, {"mean": mean}
+
+    mapped = parallel.pmap_step(step, axes, devices)
+    numbers = np.arange(2 * count)
+    placed = parallel.replicate(state, axes, devices)
+    for _ in range(2):
+        placed, _ = mapped(placed, parallel.shard_batch({"number": numbers}, count), ROOT)
+    back = parallel.unreplicate(placed)
+    np.testing.assert_array_equal(back["shared"], np.arange(3) + 2 * numbers.mean())
+    np.testing.assert_array_equal(back["own"]["n"], [7] * count)
+    added = 2 * numbers.reshape(count, 2).sum(1)
+    np.testing.assert_array_equal(back["own"]["x"], np.arange(2) + added[:, None])
 
 
 def test_batch_that_the_devices_do_not_divide_is_refused():

@@ -20,6 +20,7 @@ from warp_translate.models import Discriminator, Generator
 from warp_translate.ops.augment import Augmentation
 from warp_translate.training import parallel
 from warp_translate.training.adversary import Adversary
+from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
 from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.loop import Schedule
 from warp_translate.training.optim import learning_rate_schedule
@@ -27,12 +28,12 @@ from warp_translate.training.paired_step import PairedLosses, PairedTraining
 from warp_translate.types import Array, PyTree
 
 CONFIG_FILE = "config.json"
-TRAININGS = ("paired", "cycle")
+TRAININGS = ("paired", "cycle", "contrastive")
 
 
 def training(
     config: ml_collections.ConfigDict, *, factor: int | None = None
-) -> PairedTraining | CycleTraining:
+) -> PairedTraining | CycleTraining | ContrastiveTraining:
     """Networks, optimisers and losses of a configuration.
 
     Args:
@@ -75,9 +76,10 @@ def training(
         }
         if method.training == "paired":
             return PairedTraining(losses=PairedLosses(**config.losses), **parts)
-        return CycleTraining(
-            losses=CycleLosses(**config.losses), pool_size=method.pool_size, **parts
-        )
+        parts["pool_size"] = method.pool_size
+        if method.training == "cycle":
+            return CycleTraining(losses=CycleLosses(**config.losses), **parts)
+        return ContrastiveTraining(losses=ContrastiveLosses(**config.losses), **parts)
     except (TypeError, ValueError) as error:
         raise UserError(f"the configuration cannot be built: {error}") from error
 

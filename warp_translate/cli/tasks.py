@@ -3,11 +3,11 @@
 import ml_collections
 
 from warp_translate.cli import build
-from warp_translate.cli.cycle_task import cycle_task
 from warp_translate.cli.paired_task import paired_task
 from warp_translate.cli.task import Task
+from warp_translate.cli.unpaired_task import unpaired_task
 
-_TASKS = {"paired": paired_task, "cycle": cycle_task}
+_TASKS = {"paired": paired_task, "cycle": unpaired_task, "contrastive": unpaired_task}
 
 
 def open_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:

@@ -62,8 +62,8 @@ def evaluate_domains(
     paired: bool = False,
     sheet_rows: int = 0,
     counts: tuple[int, int] | None = None,
-    reference_a: Iterable[Batch] = (),
-    reference_b: Iterable[Batch] = (),
+    further_a: np.ndarray | None = None,
+    further_b: np.ndarray | None = None,
     mask_weights: MaskWeights = "pretranslated",
 ) -> DomainsResult:
     """Measures one or two generators on the test images of two domains.
@@ -94,11 +94,12 @@ def evaluate_domains(
       paired: the i-th images of A and B match point by point; their batches have the same sizes.
       sheet_rows: how many examples of each direction to keep as pictures.
       counts: number of test images of A and B, which ``sheet_rows`` needs to spread them.
-      reference_a: further real images of A, for instance those of training, which join its test
-        images as what translations from B are compared with; the batches may be of any size.
-      reference_b: further real images of B. Of paired images, the test images of B are the very
-        truth of the translated ones, not an independent sample, and alone they make the distances
-        too small, even negative.
+      further_a: features ``[N, D]`` of further real images of A, for instance those of training, by
+        the same extractor. They join the test images as what translations from B are compared
+        with.
+      further_b: the same of B. Of paired images, the test images of B are the very truth of the
+        translated ones, not an independent sample, and alone they make the distances too small,
+        even negative.
       mask_weights: the image that is multiplied by the mask, see ``ops.fuse``.
 
     Returns:
@@ -131,9 +132,9 @@ def evaluate_domains(
             domain_b.add_test(batch)
             if back:
                 back.add(batch, None)
-    domain_b.add_further(reference_b)
-    if back:
-        domain_a.add_further(reference_a)
+    if extractor is not None:
+        domain_a.add_further(further_a)
+        domain_b.add_further(further_b)
 
     scalars: dict[str, float] = {}
     sheets: dict[str, DirectionSheet] = {}
@@ -176,12 +177,11 @@ class _RealImages:
             self._features.append(self._extractor(batch["image"]))
         self.tested += len(batch["image"])
 
-    def add_further(self, batches: Iterable[Batch]) -> None:
-        """Takes real images that are not to be translated; without an extractor, none is read."""
-        if self._extractor:
-            for batch in batches:
-                self._features.append(self._extractor(batch["image"]))
-                self.further += len(batch["image"])
+    def add_further(self, features: np.ndarray | None) -> None:
+        """Takes the features of real images that are not to be translated."""
+        if features is not None:
+            self._features.append(features)
+            self.further += len(features)
 
     def test_features(self) -> np.ndarray:
         return np.concatenate(self._features)[: self.tested]

@@ -77,17 +77,3 @@ def mask_band(mask: Array, low: float, high: float) -> Array:
         raise ValueError(f"the band must satisfy 0 <= low <= high <= 1, got {low} and {high}")
     mean = mask.astype(jnp.float32).mean((1, 2, 3))
     return jnp.square(jnp.maximum(low - mean, 0.0)) + jnp.square(jnp.maximum(mean - high, 0.0))
-
-
-def mask_saturation(mask: Array, margin: float = 0.02) -> Array:
-    """Share of the mask's pixels within ``margin`` of 0 or of 1, for reports.
-
-    Args:
-      mask: ``[B, H, W, 1]`` in [0, 1].
-      margin: how near counts as saturated.
-
-    Returns:
-      ``[B]`` float32 in [0, 1].
-    """
-    saturated = (mask < margin) | (mask > 1.0 - margin)
-    return saturated.astype(jnp.float32).mean((1, 2, 3))

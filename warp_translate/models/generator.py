@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from warp_translate.models.layers import ReflectConv, ResidualBlock
 from warp_translate.ops import upsample_bilinear
-from warp_translate.types import Array, DType
+from warp_translate.types import Array, DType, PyTree
 
 Head = Literal["projected", "literal"]
 
@@ -35,7 +35,7 @@ class Trunk(nn.Module):
 
     7x7 to ``width``, two stride-2 convolutions to ``4 * width``, residual blocks, two stages of
     bilinear enlargement and convolution back to ``width``. The sides of the input are multiples of
-    4.
+    4. Its layers are sown into the collection "taps", for losses that compare features.
 
     Attributes:
       width: channels of the first layer.
@@ -61,12 +61,18 @@ class Trunk(nn.Module):
         features = nn.relu(norm()(conv(self.width, kernel=7)(reduced)))
         for multiple in (2, 4):
             features = nn.relu(norm()(conv(multiple * self.width, stride=2)(features)))
+            self._tap(features)
         for _ in range(self.blocks):
             features = ResidualBlock(conv=conv, norm=norm)(features)
+            self._tap(features)
         for multiple in (2, 1):
             features = conv(multiple * self.width)(upsample_bilinear(features, 2))
             features = nn.relu(norm()(features))
         return features
+
+    def _tap(self, features: Array) -> None:
+        if not self.is_initializing():  # What is sown then would be taken for parameters.
+            self.sow("taps", "features", features)
 
 
 class Generator(nn.Module):
@@ -135,7 +141,7 @@ class Generator(nn.Module):
             raise ValueError(f"head must be one of {get_args(Head)}, got {self.head!r}")
 
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = Trunk(self.width, self.blocks, **types, name="trunk")(reduced)
+        features = self._trunk(name="trunk")(reduced)
         if self.head == "projected":
             features = nn.Conv(self.head_width, (1, 1), **types, name="project")(features)
             features = upsample_bilinear(features, factor)
@@ -159,3 +165,25 @@ class Generator(nn.Module):
             mask=nn.sigmoid(mask.astype(jnp.float32) + self.mask_bias),
             displacement=bound * jnp.tanh(displacement.astype(jnp.float32)),
         )
+
+    def _trunk(self, name: str | None = None) -> Trunk:
+        return Trunk(self.width, self.blocks, self.dtype, self.param_dtype, name=name)
+
+    def encode(self, params: PyTree, reduced: Array) -> tuple[Array, ...]:
+        """Features of the trunk's encoder, for losses that compare images by them.
+
+        Args:
+          params: the generator's parameters.
+          reduced: ``[B, h, w, 3]`` in [-1, 1], ``h`` and ``w`` multiples of ``stride``.
+
+        Returns:
+          The reduced image itself; the features of both strided layers, ``[B, h / 2, w / 2, 2 *
+          width]`` and ``[B, h / 4, w / 4, 4 * width]``; and those of the first and of the middle
+          residual block.
+        """
+        trunk = self._trunk()
+        _, sown = trunk.apply({"params": params["trunk"]}, reduced, mutable=["taps"])
+        taps: tuple[Array, ...] = sown["taps"]["features"]
+        down, blocks = taps[:2], taps[2:]
+        chosen = sorted({0, len(blocks) // 2}) if blocks else []
+        return (reduced, *down, *(blocks[index] for index in chosen))

@@ -70,19 +70,20 @@ def _augment_one(key: Array, image: Array, augmentation: Augmentation) -> Array:
     if augmentation.translation:
         reach = jnp.round(augmentation.translation * jnp.array([height, width])).astype(jnp.int32)
         shift = jax.random.randint(shift_key, (2,), -reach, reach + 1)
-        inside = _within(rows - shift[0], 0, height)[:, None] & _within(
-            columns - shift[1], 0, width
+        inside = _rectangle(
+            _within(rows - shift[0], 0, height), _within(columns - shift[1], 0, width)
         )
         # The wrapped part of the roll is what lies outside.
-        image = jnp.where(inside[..., None], jnp.roll(image, shift, (0, 1)), 0.0)
+        image = jnp.where(inside, jnp.roll(image, shift, (0, 1)), 0.0)
     if augmentation.cutout:
         side = jnp.round(augmentation.cutout * jnp.array([height, width])).astype(jnp.int32)
         # The centre may lie anywhere, so that the border is cut as often as the middle.
         corner = jax.random.randint(cutout_key, (2,), 0, jnp.array([height, width])) - side // 2
-        hole = _within(rows, corner[0], corner[0] + side[0])[:, None] & _within(
-            columns, corner[1], corner[1] + side[1]
+        hole = _rectangle(
+            _within(rows, corner[0], corner[0] + side[0]),
+            _within(columns, corner[1], corner[1] + side[1]),
         )
-        image = jnp.where(hole[..., None], 0.0, image)
+        image = jnp.where(hole, 0.0, image)
     return image
 
 
@@ -99,3 +100,8 @@ def _recolour(key: Array, image: Array, strength: float) -> Array:
 
 def _within(positions: Array, low: Array | int, high: Array | int) -> Array:
     return (positions >= low) & (positions < high)
+
+
+def _rectangle(rows: Array, columns: Array) -> Array:
+    """``[H, W, 1]``: where both the row and the column are true."""
+    return rows[:, None, None] & columns[None, :, None]

@@ -17,55 +17,34 @@ from warp_translate.training.image_pool import empty_pool, exchange
 from warp_translate.training.networks import check_size, init_params
 from warp_translate.training.optim import init_generator, update_generator
 from warp_translate.training.parallel import device_index, mean_over_devices
-from warp_translate.training.priors import Metrics, Priors, branch_reports, weighted_sum
+from warp_translate.training.priors import Metrics, branch_reports, weighted_sum
 from warp_translate.training.rng import stream_key
 from warp_translate.training.state import CycleState, DiscriminatorState
+from warp_translate.training.unpaired import (
+    UnpairedLosses,
+    direction_terms,
+    split_translation,
+)
 from warp_translate.types import Array, PyTree, to_float
 
 Batch = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class CycleLosses(Priors):
+class CycleLosses(UnpairedLosses):
     """Which losses cycle training uses, and how much of each; a weight of zero costs nothing.
 
     Every loss is taken in both directions with the same weight, and the generators minimise the
     sum of the two.
 
     Attributes:
-      adversarial: adversarial loss of the output.
-      adversarial_pretranslated: the same for the pretranslated image alone, so that it cannot
-        starve, under the same discriminator.
-      adversarial_start: steps of the discriminators' head start: until then the two weights are
-        zero, and the generators learn to reproduce.
-      adversarial_ramp: steps over which the two weights then grow to their full value.
       cycle: L1 between the reduced original and its translation there and back, also reduced: two
         resamplings blur, which costs nothing there.
       cycle_full: the same at the original size.
-      identity: L1 between an image that is in the target domain already and its translation.
-      identity_pretranslated: the same for the pretranslated image alone.
     """
 
-    adversarial: float = 1.0
-    adversarial_pretranslated: float = 0.0
-    adversarial_start: int = 0
-    adversarial_ramp: int = 0
-    cycle: float = 10.0
-    cycle_full: float = 1.0
-    identity: float = 5.0
-    identity_pretranslated: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.adversarial_start < 0 or self.adversarial_ramp < 0:
-            raise ValueError(
-                f"losses.adversarial_start {self.adversarial_start} and losses.adversarial_ramp "
-                f"{self.adversarial_ramp} are steps, 0 or more"
-            )
-
-    def growth(self, step: Array) -> Array:
-        """The share of the adversarial weights that counts at a step, in [0, 1]."""
-        done = jnp.asarray(step, jnp.float32) - self.adversarial_start
-        return jnp.clip((done + 1.0) / (self.adversarial_ramp + 1.0), 0.0, 1.0)
+    cycle: float = 3.0
+    cycle_full: float = 0.3
 
 
 @flax.struct.dataclass
@@ -214,19 +193,27 @@ class CycleTraining:
         pool_a, shown_a = exchange(state.pool_a, to_a.forth.output, stream_key(pool_key, "a"))
         pool_b, shown_b = exchange(state.pool_b, to_b.forth.output, stream_key(pool_key, "b"))
         d_a, d_a_reports = self.adversary.update(
-            state.d_a, a, shown_a, keys=d_a_keys, step=state.step, axis_name=axis_name
+            state.d_a,
+            a,
+            shown_a,
+            keys=d_a_keys,
+            step=state.step,
+            axis_name=axis_name,
         )
         d_b, d_b_reports = self.adversary.update(
-            state.d_b, b, shown_b, keys=d_b_keys, step=state.step, axis_name=axis_name
+            state.d_b,
+            b,
+            shown_b,
+            keys=d_b_keys,
+            step=state.step,
+            axis_name=axis_name,
         )
-
-        growth = self.losses.growth(state.step)
 
         def objective(
             to_b: _Translations, to_a: _Translations
         ) -> tuple[Array, tuple[Metrics, ...]]:
-            loss_b, reports_b = self._generator_loss(to_b, to_a, a, b, d_b, to_b_keys, growth)
-            loss_a, reports_a = self._generator_loss(to_a, to_b, b, a, d_a, to_a_keys, growth)
+            loss_b, reports_b = self._generator_loss(to_b, to_a, a, b, d_b, to_b_keys, state.step)
+            loss_a, reports_a = self._generator_loss(to_a, to_b, b, a, d_a, to_a_keys, state.step)
             return loss_b + loss_a, (reports_b, reports_a)
 
         cotangents, (to_b_reports, to_a_reports) = jax.grad(objective, (0, 1), has_aux=True)(
@@ -270,14 +257,11 @@ class CycleTraining:
         def forth_and_same(
             params: PyTree, source: Array, target: Array
         ) -> tuple[Translation, Translation | None]:
-            if not (self.losses.identity or self.losses.identity_pretranslated):
+            if not self.losses.translates_target:
                 return self.translate(params, source), None
             # No example influences another, so the two may share a pass.
             both = self.translate(params, jnp.concatenate([source, target]))
-            return (
-                jax.tree.map(lambda x: x[: len(source)], both),
-                jax.tree.map(lambda x: x[len(source) :], both),
-            )
+            return split_translation(both, len(source))
 
         to_b, same_b = forth_and_same(a_to_b, a, b)
         to_a, same_a = forth_and_same(b_to_a, b, a)
@@ -295,31 +279,21 @@ class CycleTraining:
         target: Array,
         discriminator: DiscriminatorState,
         keys: Array,
-        growth: Array,
+        step: Array,
     ) -> tuple[Array, Metrics]:
         """The loss of one direction: from ``source`` to ``target`` and back by the other."""
         losses = self.losses
-        terms = losses.terms(made.forth, self.factor)
-        real = (
-            self.adversary.judge(discriminator, target, keys=keys)
-            if self.adversary.compares
-            else None
+        terms = direction_terms(
+            losses,
+            self.adversary,
+            discriminator,
+            made.forth,
+            made.same,
+            target,
+            factor=self.factor,
+            keys=keys,
+            step=step,
         )
-
-        def adversarial(images: Array) -> Array:
-            fake = self.adversary.judge(discriminator, images, keys=keys)
-            return self.adversary.generator_loss(fake, real)
-
-        if losses.adversarial:
-            terms["adversarial"] = (
-                losses.adversarial * growth,
-                lambda: adversarial(made.forth.output),
-            )
-        if losses.adversarial_pretranslated:
-            terms["adversarial_pretranslated"] = (
-                losses.adversarial_pretranslated * growth,
-                lambda: adversarial(made.forth.pretranslated),
-            )
         if other.back is not None:
             returned = other.back.output
             terms["cycle"] = (
@@ -329,12 +303,5 @@ class CycleTraining:
                 ),
             )
             terms["cycle_full"] = (losses.cycle_full, lambda: reconstruction.l1(returned, source))
-        if made.same is not None:
-            same = made.same
-            terms["identity"] = (losses.identity, lambda: reconstruction.l1(same.output, target))
-            terms["identity_pretranslated"] = (
-                losses.identity_pretranslated,
-                lambda: reconstruction.l1(same.pretranslated, target),
-            )
         total, reports = weighted_sum(terms)
         return total, {**reports, "loss": total}

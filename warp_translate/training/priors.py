@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from warp_translate.losses import regularizers
 from warp_translate.models import Translation
+from warp_translate.ops.mask_statistics import mask_saturation
 from warp_translate.types import Array
 
 Metrics = dict[str, Array]
@@ -80,6 +81,6 @@ def branch_reports(translation: Translation) -> Metrics:
     magnitude = jnp.sqrt(jnp.square(translation.displacement).sum(-1))
     return {
         "mask/mean": translation.mask.mean(),
-        "mask/saturated": regularizers.mask_saturation(translation.mask).mean(),
+        "mask/saturated": mask_saturation(translation.mask).mean(),
         "displacement/mean_px": magnitude.mean(),
     }

@@ -72,3 +72,35 @@ class CycleState:
     d_b: DiscriminatorState
     pool_a: ImagePool
     pool_b: ImagePool
+
+
+@flax.struct.dataclass
+class ProjectionState:
+    """A patch projection in training.
+
+    Attributes:
+      params: its parameters.
+      opt_state: the state of its optimiser.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+
+
+@flax.struct.dataclass
+class ContrastiveState:
+    """Everything that one-sided contrastive training changes.
+
+    Attributes:
+      step: number of steps done, int32 scalar.
+      a_to_b: the generator from A to B.
+      projection: the embedding of its features.
+      d_b: the discriminator of domain B.
+      pool_b: earlier translations to B; each device has its own.
+    """
+
+    step: Array
+    a_to_b: GeneratorState
+    projection: ProjectionState
+    d_b: DiscriminatorState
+    pool_b: ImagePool

@@ -1,12 +1,15 @@
-"""Cycle training with its data and its measures."""
+"""Unpaired training, by a cycle or by contrast, with its data and its measures."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 
 import ml_collections
+import numpy as np
 
 from warp_translate.cli import build
 from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.data import pipeline
+from warp_translate.data.image_source import ImageSource
 from warp_translate.evaluation.features import load_extractor
 from warp_translate.evaluation.unpaired import DomainsResult, evaluate_domains
 from warp_translate.types import PyTree
@@ -14,11 +17,11 @@ from warp_translate.types import PyTree
 _DIRECTIONS = {"a_to_b": "A to B", "b_to_a": "B to A"}
 
 
-def cycle_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
+def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
     """Builds the task of a configuration, which opens its data set.
 
     Args:
-      config: with ``method.training`` "cycle".
+      config: with ``method.training`` "cycle" or "contrastive".
       factor: how many times smaller the trunk's image is; the configuration's by default.
 
     Returns:
@@ -31,31 +34,46 @@ def cycle_task(config: ml_collections.ConfigDict, *, factor: int | None = None) 
     data = build.domains(config)
     extractor_name = config.evaluation.extractor
     extractor = load_extractor(extractor_name) if extractor_name else None
-    crop, batch_size = build.eval_crop(config), config.evaluation.batch_size
+    crop = build.eval_crop(config)
+
+    def read(images: ImageSource) -> Iterator[dict[str, np.ndarray]]:
+        return pipeline.eval_images(images, crop, batch_size=config.evaluation.batch_size)
+
+    @functools.cache
+    def training_features() -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Features of the images of training, which are the same at every evaluation."""
+        if extractor is None:
+            return None, None
+        a, b = (
+            np.concatenate([extractor(batch["image"]) for batch in read(images)])
+            for images in (data.train_a, data.train_b)
+        )
+        return a, b
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int) -> Report:
-        a, b, more_a, more_b = (
-            pipeline.eval_images(images, crop, batch_size=batch_size)
-            for images in (data.test_a, data.test_b, data.train_a, data.train_b)
-        )
+        translate = {
+            name: functools.partial(training.translate, params[name])
+            for name in training.generators
+        }
+        further_a, further_b = training_features()
         result = evaluate_domains(
-            lambda original: training.translate(params["a_to_b"], original),
-            lambda original: training.translate(params["b_to_a"], original),
-            a,
-            b,
+            translate["a_to_b"],
+            translate.get("b_to_a"),
+            read(data.test_a),
+            read(data.test_b),
             extractor=extractor,
             paired=data.paired_test,
             sheet_rows=sheet_rows,
             counts=(len(data.test_a), len(data.test_b)),
-            reference_a=more_a,
-            reference_b=more_b,
+            further_a=further_a,
+            further_b=further_b,
             mask_weights=training.mask_weights,
         )
         scalars = dict(result.scalars)
         if extractor is not None:
             # One figure to choose a checkpoint by: the two generators are results of equal rank.
             after = [
-                scalars[f"{name}/kernel_distance[{extractor.name}]/after"] for name in _DIRECTIONS
+                scalars[f"{name}/kernel_distance[{extractor.name}]/after"] for name in translate
             ]
             scalars["kernel_distance"] = sum(after) / len(after)
         sheets = {
@@ -71,8 +89,8 @@ def cycle_task(config: ml_collections.ConfigDict, *, factor: int | None = None) 
         }
         table = "\n".join(
             line
-            for name, title in _DIRECTIONS.items()
-            for line in (f"{title}:", *(f"  {line}" for line in _lines(result, name)))
+            for name in translate
+            for line in (f"{_DIRECTIONS[name]}:", *(f"  {line}" for line in _lines(result, name)))
         )
         return Report(scalars, result.protocol, table, sheets)
 
@@ -84,6 +102,7 @@ def cycle_task(config: ml_collections.ConfigDict, *, factor: int | None = None) 
             "d_a/probability_gap",
             "d_b/probability_gap",
             "a_to_b/cycle",
+            "a_to_b/contrast",
             "a_to_b/mask/mean",
             "b_to_a/mask/mean",
         ),

@@ -1,0 +1,1 @@
+"""Experiments with one part switched off at a time."""

@@ -1,0 +1,348 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from warp_translate.losses import regularizers
+from warp_translate.models import translate
+from warp_translate.training import cycle_step
+from warp_translate.training.cycle_step import CycleLosses
+from warp_translate.types import to_float
+
+ROOT = jax.random.key(0)
+EVERYTHING = {
+    "adversarial": 1.5,
+    "adversarial_pretranslated": 0.7,
+    "adversarial_start": 2,
+    "adversarial_ramp": 3,
+    "cycle": 2.0,
+    "cycle_full": 0.6,
+    "identity": 0.8,
+    "identity_pretranslated": 0.4,
+    "smoothness_first": 0.3,
+    "smoothness_second": 0.2,
+    "mask_variation": 0.5,
+    "mask_band": 2.0,
+    "mask_low": 0.6,
+}
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_cycle, start):
+    """The first state, which does not depend on the losses."""
+    return start(tiny_cycle())
+
+
+@pytest.fixture(scope="module")
+def full(tiny_cycle, fresh, shake):
+    """A training with every loss, a state off its start, and the compiled step."""
+    training = tiny_cycle(EVERYTHING)
+    # At the start the displacement is zero, where its smoothness has no gradient.
+    generators = {
+        name: getattr(fresh, name).replace(params=shake(getattr(fresh, name).params))
+        for name in training.generators
+    }
+    return training, fresh.replace(**generators), jax.jit(training.step)
+
+
+@pytest.fixture(scope="module")
+def identity_only(tiny_cycle, fresh):
+    """Nothing but the identity loss of the output."""
+    training = tiny_cycle(
+        {"adversarial": 0.0, "cycle": 0.0, "cycle_full": 0.0}
+        | {"identity": 1.0, "identity_pretranslated": 0.0}
+    )
+    return training, fresh, jax.jit(training.step)
+
+
+def largest_difference(a, b):
+    return max(
+        float(np.abs(x - y).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def params(state, name):
+    return getattr(state, name).params
+
+
+def halved(images):
+    batch, height, width, channels = images.shape
+    return images.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
+def distance(a, b):
+    return jnp.abs(a - b).mean()
+
+
+@pytest.fixture(scope="module")
+def reference(full):
+    """One step of gradient descent written out, in which every network runs as often as it is
+    named: first the discriminators, then the generators under the new discriminators."""
+    training, _, _ = full
+    weights, discriminator = training.losses, training.adversary.discriminator
+
+    def made_by(generator, images):
+        return translate(training.generator, generator, images, 2)
+
+    def logits_of(critic, spectral, images):
+        judged, changed = discriminator.apply(
+            {"params": critic, "spectral": spectral},
+            images,
+            update_stats=True,
+            mutable=["spectral"],
+        )
+        return judged.logits[0], changed["spectral"]
+
+    @jax.jit
+    def train_discriminator(state, real, generator, original):
+        fake = made_by(generator, original)
+
+        def loss(critic):
+            for_real, spectral = logits_of(critic, state.spectral, real)
+            for_output, _ = logits_of(critic, state.spectral, fake.output)
+            for_pretranslated, _ = logits_of(critic, state.spectral, fake.pretranslated)
+            taken_for_real = jnp.concatenate([for_output, for_pretranslated])
+            # Every patch counts the same: there are twice as many translated ones, weighed half.
+            return (0.5 * ((for_real - 1) ** 2).mean() + 0.5 * (taken_for_real**2).mean()), spectral
+
+        gradient, spectral = jax.grad(loss, has_aux=True)(state.params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient), spectral
+
+    def one_way(forth, same, back, source, target, critic, growth):
+        def fools(images):
+            return 0.5 * ((logits_of(*critic, images)[0] - 1) ** 2).mean()
+
+        motion = forth.displacement / 2  # The factor is 2.
+        return (
+            weights.adversarial * growth * fools(forth.output)
+            + weights.adversarial_pretranslated * growth * fools(forth.pretranslated)
+            + weights.cycle * distance(halved(back.output), halved(source))
+            + weights.cycle_full * distance(back.output, source)
+            + weights.identity * distance(same.output, target)
+            + weights.identity_pretranslated * distance(same.pretranslated, target)
+            + 0.3 * regularizers.displacement_smoothness(motion, order=1).mean()
+            + 0.2 * regularizers.displacement_smoothness(motion, order=2).mean()
+            + 0.5 * regularizers.mask_total_variation(forth.mask).mean()
+            + 2.0 * regularizers.mask_band(forth.mask, 0.6, 0.9).mean()
+        )
+
+    def losses(generators, a, b, d_a, d_b, growth):
+        a_to_b, b_to_a = generators
+        to_b, to_a = made_by(a_to_b, a), made_by(b_to_a, b)
+        back_to_a, back_to_b = made_by(b_to_a, to_b.output), made_by(a_to_b, to_a.output)
+        same_b, same_a = made_by(a_to_b, b), made_by(b_to_a, a)
+        to_b_loss = one_way(to_b, same_b, back_to_a, a, b, d_b, growth)
+        to_a_loss = one_way(to_a, same_a, back_to_b, b, a, d_a, growth)
+        return to_b_loss + to_a_loss, {"a_to_b": to_b_loss, "b_to_a": to_a_loss}
+
+    train_generators = jax.jit(jax.grad(losses, has_aux=True))
+
+    def step(state, batch, growth):
+        a, b = to_float(batch["source"]), to_float(batch["target"])
+        critics = {
+            "d_a": train_discriminator(state.d_a, a, state.b_to_a.params, b),
+            "d_b": train_discriminator(state.d_b, b, state.a_to_b.params, a),
+        }
+        generators = (state.a_to_b.params, state.b_to_a.params)
+        gradients, values = train_generators(
+            generators, a, b, critics["d_a"], critics["d_b"], growth
+        )
+        moved = jax.tree.map(lambda p, g: p - 0.1 * g, generators, gradients)
+        return critics, dict(zip(("a_to_b", "b_to_a"), moved, strict=True)), values
+
+    return step
+
+
+def test_equals_updates_written_out_with_second_forward_passes(full, reference, batch):
+    _, state, step = full
+    state = state.replace(step=jnp.int32(3))  # Two of four steps up the ramp.
+    critics, generators, losses = reference(state, batch, 0.5)
+    after, metrics = step(state, batch, ROOT)
+    for name in ("d_a", "d_b"):
+        assert largest_difference(params(state, name), params(after, name)) > 1e-3
+        assert largest_difference(critics[name][0], params(after, name)) < 1e-4
+        assert largest_difference(critics[name][1], getattr(after, name).spectral) < 1e-5
+    for name in ("a_to_b", "b_to_a"):
+        assert largest_difference(params(state, name), params(after, name)) > 2e-2
+        assert largest_difference(generators[name], params(after, name)) < 1e-3
+        np.testing.assert_allclose(metrics[f"{name}/loss"], losses[name], rtol=1e-4)
+    assert int(after.step) == 4
+
+
+def test_every_network_starts_different(fresh):
+    for one, other in (("a_to_b", "b_to_a"), ("d_a", "d_b")):
+        kernels = 0
+        for (path, x), y in zip(
+            jax.tree_util.tree_leaves_with_path(params(fresh, one)),
+            jax.tree.leaves(params(fresh, other)),
+            strict=True,
+        ):
+            name = jax.tree_util.keystr(path)
+            if "kernel" in name and "displacement" not in name:
+                assert np.abs(x - y).min(-1).max() > 0, name
+                kernels += 1
+        assert kernels > 2
+
+
+def test_each_discriminator_compares_its_own_domain_with_translations_into_it(full, batch):
+    training, state, step = full
+    _, metrics = step(state, batch, ROOT)
+    a, b = to_float(batch["source"]), to_float(batch["target"])
+    discriminator = training.adversary.discriminator
+    judge = jax.jit(
+        lambda critic, images: discriminator.apply(
+            {"params": critic.params, "spectral": critic.spectral}, images
+        ).logits[0]
+    )
+    made_by = jax.jit(training.translate)
+    for name, critic, real, generator, original in (
+        ("d_a", state.d_a, a, state.b_to_a, b),
+        ("d_b", state.d_b, b, state.a_to_b, a),
+    ):
+        made = made_by(generator.params, original)
+        fakes = [judge(critic, images) for images in (made.output, made.pretranslated)]
+        of_real = jax.nn.sigmoid(judge(critic, real)).mean()
+        of_fake = jax.nn.sigmoid(jnp.concatenate(fakes)).mean()
+        np.testing.assert_allclose(metrics[f"{name}/probability_real"], of_real, atol=1e-6)
+        np.testing.assert_allclose(metrics[f"{name}/probability_fake"], of_fake, atol=1e-6)
+        np.testing.assert_allclose(metrics[f"{name}/probability_gap"], of_real - of_fake, atol=1e-6)
+        assert abs(of_real - of_fake) > 1e-5
+
+
+def test_reports_of_the_branches_are_those_of_the_two_translations(full, batch):
+    training, state, step = full
+    _, metrics = step(state, batch, ROOT)
+    made_by = jax.jit(training.translate)
+    for name, domain in (("a_to_b", "source"), ("b_to_a", "target")):
+        made = made_by(params(state, name), to_float(batch[domain]))
+        mask, displacement = np.asarray(made.mask), np.asarray(made.displacement)
+        expected = {
+            "mask/mean": mask.mean(),
+            "mask/saturated": ((mask < 0.02) | (mask > 0.98)).mean(),
+            "displacement/mean_px": np.hypot(displacement[..., 0], displacement[..., 1]).mean(),
+        }
+        for key, value in expected.items():
+            np.testing.assert_allclose(metrics[f"{name}/{key}"], value, atol=1e-5)
+
+
+def test_adversarial_weights_grow_over_the_ramp():
+    def growth(start, ramp, steps):
+        losses = CycleLosses(adversarial_start=start, adversarial_ramp=ramp)
+        return [float(losses.growth(step)) for step in steps]
+
+    assert growth(0, 0, (0, 1, 100)) == [1, 1, 1]
+    assert growth(2, 0, (0, 1, 2, 3)) == [0, 0, 1, 1]
+    assert growth(2, 3, range(8)) == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    with pytest.raises(ValueError, match="adversarial_start -1"):
+        CycleLosses(adversarial_start=-1)
+
+
+def test_the_loss_is_the_weighted_sum_of_what_is_reported(full, batch):
+    _, state, step = full
+    for number, growth in ((0, 0.0), (1, 0.0), (2, 0.25), (9, 1.0)):
+        _, metrics = step(state.replace(step=jnp.int32(number)), batch, ROOT)
+        for name in ("a_to_b", "b_to_a"):
+            total = sum(
+                weight
+                * (growth if term.startswith("adversarial") else 1)
+                * float(metrics[f"{name}/{term}"])
+                for term, weight in EVERYTHING.items()
+                if term not in ("adversarial_start", "adversarial_ramp", "mask_low")
+            )
+            np.testing.assert_allclose(metrics[f"{name}/loss"], total, rtol=1e-5)
+
+
+def test_before_the_start_the_generators_do_not_hear_the_discriminators(full, batch):
+    _, state, step = full
+
+    def generators(critic_scale, number):
+        critics = {
+            name: getattr(state, name).replace(
+                params=jax.tree.map(lambda x: critic_scale * x, params(state, name))
+            )
+            for name in ("d_a", "d_b")
+        }
+        after, _ = step(state.replace(step=jnp.int32(number), **critics), batch, ROOT)
+        assert largest_difference(params(state, "d_b"), params(after, "d_b")) > 1e-3
+        return params(after, "a_to_b"), params(after, "b_to_a")
+
+    assert largest_difference(generators(1.0, 1), generators(-1.0, 1)) == 0
+    assert largest_difference(generators(1.0, 2), generators(-1.0, 2)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("zero", "translated"),
+    [
+        ((), [16, 16, 8, 8]),
+        (("cycle", "identity", "adversarial_pretranslated"), [16, 16, 8, 8]),
+        (("cycle_full", "identity_pretranslated", "adversarial", "mask_band"), [16, 16, 8, 8]),
+        (("cycle", "cycle_full"), [16, 16]),
+        (("identity", "identity_pretranslated"), [8, 8, 8, 8]),
+    ],
+)
+def test_a_weight_of_zero_leaves_its_loss_and_its_translations_out(
+    tiny_cycle, fresh, batch, monkeypatch, zero, translated
+):
+    """Traced only: the sizes of the batches that the generators are given, and what is reported."""
+    sizes = []
+
+    def counted(generator, generator_params, original, *args, **kwargs):
+        sizes.append(len(original))
+        return translate(generator, generator_params, original, *args, **kwargs)
+
+    monkeypatch.setattr(cycle_step, "translate", counted)
+    training = tiny_cycle(EVERYTHING | dict.fromkeys(zero, 0.0))
+    _, metrics = jax.eval_shape(training.step, fresh, batch, ROOT)
+    assert sizes == translated
+    terms = set(EVERYTHING) - {"adversarial_start", "adversarial_ramp", "mask_low"}
+    for name in ("a_to_b", "b_to_a"):
+        reported = {key.removeprefix(f"{name}/") for key in metrics if key.startswith(f"{name}/")}
+        assert reported & terms == terms - set(zero)
+
+
+def test_both_branches_learn_when_the_mask_has_collapsed(full, identity_only, batch):
+    """At a mask of zero the output gives the pretranslated image no gradient; its losses do."""
+
+    def collapsed(state, number=9):
+        generators = {}
+        for name in ("a_to_b", "b_to_a"):
+            closed = dict(params(state, name))
+            closed["mask"] = {**closed["mask"], "bias": np.full(1, -60, np.float32)}
+            generators[name] = getattr(state, name).replace(params=closed)
+        return state.replace(step=jnp.int32(number), **generators)
+
+    def change(fixture, number, name):
+        _, state, step = fixture
+        state = collapsed(state, number)
+        after, metrics = step(state, batch, ROOT)
+        assert metrics[f"{name}/mask/mean"] < 1e-9
+        return jax.tree.map(
+            np.subtract, params(after, name)["pretranslated"], params(state, name)["pretranslated"]
+        )
+
+    for name in ("a_to_b", "b_to_a"):
+        starved = change(identity_only, 9, name)
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(starved)) < 1e-9
+        # Before the discriminators' start the identity feeds it alone, later they do as well.
+        fed, fed_twice = change(full, 1, name), change(full, 9, name)
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(fed)) > 1e-3
+        assert largest_difference(fed, fed_twice) > 1e-4
+
+
+def test_training_size_that_does_not_divide_is_refused(tiny_cycle):
+    with pytest.raises(ValueError, match="training size 18 must be a multiple of 8"):
+        tiny_cycle().init(ROOT, 18)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("mask_weights", "both", "method.mask_weights must be one of"),
+        ("fusion", "sum", "method.fusion must be one of"),
+        ("factor", 0, "method.factor must be at least 1"),
+    ],
+)
+def test_unknown_choices_are_refused(tiny_cycle, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_cycle(**{field: value})
