@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config.generator.update(width=24, blocks=6, max_displacement=8.0)
     config.discriminator.update(width=32, layers=3, scales=1)
+    config.losses.update(smoothness_first=0.1)
     config.optim.update(lr=3e-4, discriminator_lr=3e-4, b2=0.99, ema_decay=0.995)
     config.training.update(
         batch_size=4, total_steps=8_000, log_every=50, evaluate_every=1_000, save_every=1_000

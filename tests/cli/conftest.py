@@ -1,13 +1,31 @@
-"""A run that was trained for four steps, and a way to call commands in this process."""
+"""Runs that were trained for four steps, and a way to call commands in this process."""
 
+import contextlib
+import dataclasses
 import importlib
+import io
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import paired
+from experiments import cycle, paired
 from warp_translate.cli import train as train_command
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its work directory and what it told the user."""
+
+    workdir: str
+    stderr: str
+
+
+def finish(config, workdir):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        train_command.train(config, str(workdir))
+    return Run(str(workdir), said.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -23,11 +41,38 @@ def tiny_config(data_dir):
 
 
 @pytest.fixture(scope="session")
-def workdir(tmp_path_factory, tiny_config):
-    """The work directory of a finished run on the drawings at 32 px."""
-    folder = str(tmp_path_factory.mktemp("run"))
-    train_command.train(tiny_config, folder)
-    return folder
+def cycle_config(data_dir):
+    """Without an extractor, which would take longer than everything else."""
+    config = cycle.get_config("runlocal")
+    config.data.dir = data_dir
+    config.generator.width = config.discriminator.width = 4
+    config.method.pool_size = 2
+    config.training.evaluate_every = 4
+    config.evaluation.update(extractor="", best_metric="test/a_to_b/cycle/l1")
+    return config
+
+
+@pytest.fixture(scope="session")
+def paired_run(tmp_path_factory, tiny_config):
+    """A run on the drawings at 32 px."""
+    return finish(tiny_config, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def workdir(paired_run):
+    return paired_run.workdir
+
+
+@pytest.fixture(scope="session")
+def cycle_run(tmp_path_factory, cycle_config):
+    """A cycle run on the parted drawings at 32 px."""
+    return finish(cycle_config, tmp_path_factory.mktemp("cycle_run"))
+
+
+@pytest.fixture
+def train():
+    """Trains a configuration in a folder and returns the run."""
+    return finish
 
 
 @pytest.fixture

@@ -19,20 +19,31 @@ ROOT = Path(__file__).parents[2]
 STEPS = 40
 
 
-def command(workdir, data_dir):
+SETTINGS = {
+    "paired": [],
+    # A pool that is full when the run is cut, and augmentation, whose draws must go on.
+    "cycle": [
+        *["method.pool_size=3", "adversary.colour=0.5", "adversary.cutout=0.5"],
+        *["evaluation.extractor=", "evaluation.best_metric=test/a_to_b/cycle/l1"],
+    ],
+}
+
+
+def command(kind, workdir, data_dir):
+    settings = [f"data.dir={data_dir}", f"training.total_steps={STEPS}", "training.save_every=5"]
+    settings += [f"training.evaluate_every={STEPS}", *SETTINGS[kind]]
     return [
         *[sys.executable, "-m", "warp_translate.cli.main", "train", f"--workdir={workdir}"],
-        *["--config=experiments/paired.py:runlocal", f"--config.data.dir={data_dir}"],
-        *[f"--config.training.total_steps={STEPS}", "--config.training.save_every=5"],
-        f"--config.training.evaluate_every={STEPS}",
+        f"--config=experiments/{kind}.py:runlocal",
+        *(f"--config.{setting}" for setting in settings),
     ]
 
 
-def start(workdir, data_dir):
+def start(kind, workdir, data_dir):
     # One device, and the compiler as users have it.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     return subprocess.Popen(
-        command(workdir, data_dir),
+        command(kind, workdir, data_dir),
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -47,18 +58,19 @@ def complete_steps(workdir):
 
 def final_state(workdir):
     config = build.load(workdir)
-    training = build.paired_training(config)
-    target = jax.eval_shape(lambda: build.initial_state(training, config))
+    training = build.training(config)
+    target = jax.eval_shape(lambda: build.initial_state(training, config, 1))
     checkpointer = Checkpointer(workdir, best_metric=config.evaluation.best_metric, read_only=True)
     return checkpointer.restore(STEPS, target)
 
 
 @pytest.mark.long
-def test_kill_9_at_a_random_moment_changes_no_bit(tmp_path, data_dir):
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_kill_9_at_a_random_moment_changes_no_bit(kind, tmp_path, data_dir):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start(whole, data_dir).wait(timeout=300) == 0
+    assert start(kind, whole, data_dir).wait(timeout=300) == 0
 
-    running = start(cut, data_dir)
+    running = start(kind, cut, data_dir)
     deadline = time.monotonic() + 300
     while not complete_steps(cut):
         assert running.poll() is None and time.monotonic() < deadline
@@ -69,8 +81,10 @@ def test_kill_9_at_a_random_moment_changes_no_bit(tmp_path, data_dir):
     left = complete_steps(cut)
     assert left and STEPS not in left, "killed too late to show anything"
 
-    assert start(cut, data_dir).wait(timeout=300) == 0
+    assert start(kind, cut, data_dir).wait(timeout=300) == 0
     expected, resumed = final_state(whole), final_state(cut)
+    if kind == "cycle":
+        assert expected.pool_a.count == expected.pool_b.count == 3
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))

@@ -39,6 +39,58 @@ def test_scalars_tell_of_losses_gap_mask_and_test_split(workdir):
         assert math.isfinite(scalars[name]), name
 
 
+def test_a_cycle_run_leaves_the_same_and_tells_of_both_directions(cycle_run):
+    files = {path.name for path in Path(cycle_run.workdir).iterdir()}
+    assert {"checkpoints", "config.json", "metrics.jsonl"} <= files
+    assert {path.name for path in (Path(cycle_run.workdir) / "checkpoints").iterdir()} >= {"2", "4"}
+    scalars = {}
+    for line in lines(cycle_run.workdir):
+        scalars |= line["scalars"]
+    of_generators = ["loss", "adversarial", "cycle", "cycle_full", "identity", "gradient_norm"]
+    of_generators += ["identity_pretranslated", "mask/mean", "mask/saturated"]
+    of_discriminators = ["probability_gap", "probability_real", "gradient_norm"]
+    of_tests = ["cycle/l1", "output/l1", "identity/l1", "mask/mean", "background/share"]
+    for names, what in (
+        (("a_to_b", "b_to_a"), of_generators),
+        (("d_a", "d_b"), of_discriminators),
+        (("test/a_to_b", "test/b_to_a"), of_tests),
+    ):
+        for name in names:
+            for metric in what:
+                assert math.isfinite(scalars[f"{name}/{metric}"]), (name, metric)
+    assert "103 and 103 to test on" in cycle_run.stderr
+
+
+def test_a_mask_that_is_driven_to_zero_is_warned_of_once(tmp_path, tiny_config, train):
+    config = tiny_config.copy_and_resolve_references()
+    config.generator.update(width=4, mask_bias=-20.0)
+    config.discriminator.width = 4
+    config.training.evaluate_every = 4
+    config.optim.lr = 1e-6  # The displacement stays where it starts, at zero.
+    run = train(config, tmp_path)
+    warnings = [line for line in run.stderr.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "warning at step 1: generator: the pretranslated image has lost its" in warnings[0]
+    found = [line["scalars"] for line in lines(tmp_path) if "mask/mean" in line["scalars"]]
+    assert len(found) == 4
+    for scalars in found:
+        assert scalars["mask/mean"] < 1e-6 and scalars["mask/saturated"] == 1
+        assert scalars["displacement/mean_px"] < 0.05
+
+
+def test_sound_runs_have_no_warning(paired_run, cycle_run):
+    for run in (paired_run, cycle_run):
+        assert "to test on" in run.stderr and "warning" not in run.stderr
+
+
+def test_a_metric_that_is_not_measured_cannot_choose_the_best(tmp_path, cycle_config, train):
+    config = cycle_config.copy_and_resolve_references()
+    config.evaluation.best_metric = "test/kernel_distance"
+    with pytest.raises(UserError, match=r"a kernel distance, which needs .*extractor") as caught:
+        train(config, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_finished_run_is_not_trained_again(workdir, tiny_config):
     before = lines(workdir)
     state = train_command.train(tiny_config, workdir)
@@ -67,7 +119,9 @@ def test_a_training_that_diverges_says_so_and_saves_nothing(tmp_path, tiny_confi
         ("training.batch_size", 6, "batch_size 6 must be a multiple of the 8 devices"),
         ("data.size", 36, "training size 36 must be a multiple of 8"),
         ("data.name", "openmoji", "did you mean openmoji_gender"),
-        ("losses.adversarial", "wgan", "must be one of .*'wgan'"),
+        ("adversary.loss", "wgan", "adversary.loss must be one of .*'wgan'"),
+        ("adversary.colour", 2.0, "augmentation colour 2.0 must be within 0 and 1"),
+        ("method.training", "diffusion", "method.training must be one of paired, cycle.*'diff"),
         ("generator.head", "fancy", "head must be one of .*'fancy'"),
         ("training.log_every", 0, "log_every is 0"),
         ("optim.schedule", "wavy", "'wavy'"),
@@ -77,6 +131,25 @@ def test_a_training_that_diverges_says_so_and_saves_nothing(tmp_path, tiny_confi
 )
 def test_mistakes_in_the_configuration_are_named(tmp_path, tiny_config, field, value, message):
     config = tiny_config.copy_and_resolve_references()
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(UserError, match=message) as caught:
+        train_command.train(config, str(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.name", "openmoji_gender", "openmoji_gender_unpaired"),
+        ("data.size", 36, "training size 36 must be a multiple of 8"),
+        ("method.pool_size", -1, "method.pool_size -1 must be 0"),
+        ("losses.adversarial_ramp", -5, "adversarial_ramp -5"),
+        ("evaluation.extractor", "inception", "inception"),
+    ],
+)
+def test_mistakes_in_a_cycle_configuration_are_named(tmp_path, cycle_config, field, value, message):
+    config = cycle_config.copy_and_resolve_references()
     section, name = field.split(".")
     config[section][name] = value
     with pytest.raises(UserError, match=message) as caught:

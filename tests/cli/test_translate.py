@@ -1,10 +1,13 @@
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from warp_translate.cli import build
 from warp_translate.errors import UserError
+from warp_translate.training.checkpoint import Checkpointer
 
 
 def save(path, shape, rng, mode="RGB"):
@@ -75,6 +78,59 @@ def test_one_name_with_two_suffixes_gives_two_outputs(call, workdir, folder, rng
     save(folder / "in" / "a.jpg", (16, 16), rng)
     call("translate", workdir=workdir, input=str(folder / "in"), output=str(folder / "out"))
     assert {path.name for path in (folder / "out").iterdir()} == {"a.png.png", "a.jpg.png"}
+
+
+def test_each_direction_is_translated_by_its_own_generator(
+    call, cycle_run, cycle_config, folder, rng
+):
+    array = save(folder / "in" / "a.png", (32, 32), rng)
+    outputs = {}
+    for direction in (None, "a_to_b", "b_to_a"):
+        out = folder / str(direction)
+        call(
+            "translate",
+            workdir=cycle_run.workdir,
+            input=str(folder / "in"),
+            output=str(out),
+            direction=direction,
+            step="latest",
+        )
+        with Image.open(out / "a.png") as image:
+            outputs[direction] = np.asarray(image)
+    np.testing.assert_array_equal(outputs[None], outputs["a_to_b"])
+
+    # From the whole state that the run left, by the networks of its configuration.
+    training = build.training(cycle_config)
+    checkpointer = Checkpointer(cycle_run.workdir, best_metric="", read_only=True)
+    devices = jax.local_device_count()
+    target = jax.eval_shape(lambda: build.initial_state(training, cycle_config, devices))
+    state = checkpointer.restore(4, target)
+    translate = jax.jit(training.translate)
+    for direction in ("a_to_b", "b_to_a"):
+        made = translate(getattr(state, direction).ema, array[None] / np.float32(127.5) - 1).output
+        expected = np.rint((np.clip(np.asarray(made[0], np.float64), -1, 1) + 1) * 127.5)
+        misses = np.abs(outputs[direction] - expected)
+        assert misses.max() <= 1 and (misses > 0).mean() < 0.01  # Rounding at a half.
+    assert np.abs(outputs["a_to_b"].astype(int) - outputs["b_to_a"]).max() > 3
+
+
+def test_a_direction_that_the_run_does_not_have_is_one_line(call, workdir, cycle_run, folder, rng):
+    save(folder / "in" / "a.png", (16, 16), rng)
+    for run, direction, known in (
+        (cycle_run.workdir, "b_to_c", "a_to_b, b_to_a"),
+        (workdir, "b_to_a", "generator"),
+    ):
+        with pytest.raises(UserError) as caught:
+            call(
+                "translate",
+                workdir=run,
+                input=str(folder / "in"),
+                output=str(folder / "out"),
+                direction=direction,
+            )
+        message = f"--direction={direction} is none of this run's generators: {known}"
+        assert str(caught.value) == message
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,40 +2,117 @@ import importlib
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from experiments import base
+from experiments.ablations import cycle as ablation
 from warp_translate.cli import build
+from warp_translate.errors import UserError
 
-FILES = sorted(path.stem for path in Path(base.__file__).parent.glob("[!_]*.py"))
+FOLDER = Path(base.__file__).parent
+FILES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 EXPERIMENTS = [name for name in FILES if name != "base"]
+# Every file as it is, and of those that are for several kinds of training, every kind.
+CALLS = [
+    (name, arg)
+    for name in EXPERIMENTS
+    for arg in ["", *("kind=contrastive,",) * ("kind=" in (FOLDER / f"{name}.py").read_text())]
+]
+KINDS = ("paired", "cycle", "contrastive")
+
+
+def get_config(name, arg=""):
+    return importlib.import_module(f"experiments.{name}").get_config(arg)
 
 
 def test_there_are_experiments():
-    assert {"paired", "quickstart"} <= set(EXPERIMENTS)
+    assert {"paired", "quickstart", "cycle"} <= set(EXPERIMENTS)
+    assert ("cycle", "kind=contrastive,") in CALLS
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_can_be_built_and_is_shrunk_by_runlocal(name):
-    module = importlib.import_module(f"experiments.{name}")
-    full, tiny = module.get_config(), module.get_config("runlocal")
-    training = build.paired_training(full)
+@pytest.mark.parametrize(("name", "arg"), CALLS)
+def test_every_experiment_can_be_built_and_is_shrunk_by_runlocal(name, arg):
+    full, tiny = get_config(name, arg), get_config(name, f"{arg}runlocal")
+    training = build.training(full)
     assert full.data.size % (training.factor * training.generator.stride) == 0
-    assert full.data.size >= training.discriminator.minimum_size
-    build.pair_augment(full)
+    assert full.data.size >= training.adversary.discriminator.minimum_size
+    build.joint_augment(full)
+    build.eval_crop(full)
     build.schedule(full)
+    build.training(tiny)
     assert tiny.training.total_steps <= 10 < full.training.total_steps
     assert tiny.generator.width * tiny.generator.blocks <= 16
-    assert set(full.keys()) == set(tiny.keys()) == set(base.get_config().keys())
+    for section, fields in base.get_config(full.method.training).items():
+        for config in (full, tiny):
+            assert section == "seed" or set(config[section]) == set(fields), section
 
 
-def test_base_fields_are_all_read():
+@pytest.mark.parametrize("kind", KINDS)
+def test_base_fields_are_all_read(kind):
     """An option that nothing reads would pass every other test."""
     sources = "".join(path.read_text() for path in Path(build.__file__).parent.glob("*.py"))
-    config = base.get_config()
+    config = base.get_config(kind)
+    assert config.method.training == kind
     for section in ("data", "method", "optim", "training", "evaluation"):
         for name in config[section]:
             assert f".{name}" in sources, f"config.{section}.{name}"
-    build.paired_training(config)  # Reads generator, discriminator and losses whole.
+    # Reads generator, discriminator, adversary and losses whole, field by field.
+    training = build.training(config)
+    for section, built in (("generator", training.generator), ("losses", training.losses)):
+        for name in config[section]:
+            assert getattr(built, name) == config[section][name], f"config.{section}.{name}"
+    assert training.adversary.loss == config.adversary.loss
+    assert training.adversary.penalty_every == config.adversary.penalty_every
+
+
+def test_the_adversarys_fields_reach_the_adversary_and_its_augmentation():
+    config = base.get_config("cycle")
+    config.adversary.update(loss="bce", r1=0.5, r2=0.25, penalty_every=3)
+    config.adversary.update(colour=0.75, translation=0.125, cutout=0.375)
+    config.discriminator.spectral_norm = False
+    config.method.pool_size = 7
+    training = build.training(config)
+    adversary, augmentation = training.adversary, training.adversary.augmentation
+    assert (adversary.loss, adversary.r1, adversary.r2, adversary.penalty_every) == (
+        *("bce", 0.5, 0.25, 3),
+    )
+    assert augmentation.colour == 0.75
+    assert (augmentation.translation, augmentation.cutout) == (0.125, 0.375)
+    assert not adversary.discriminator.spectral_norm
+    assert training.pool_size == 7
+
+
+def test_cycle_takes_size_factor_and_kind():
+    config = get_config("cycle", "size=128,factor=4")
+    assert (config.data.size, config.data.load_size, config.method.factor) == (128, 143, 4)
+    assert config.method.training == "cycle" and config.data.name == "openmoji_gender_unpaired"
+    assert get_config("cycle", "kind=contrastive").method.training == "contrastive"
+    with pytest.raises(UserError, match=r"method.training must be one of .*'circle'"):
+        build.training(get_config("cycle", "kind=circle"))
+
+
+@pytest.mark.parametrize("row", ablation.VARIANTS)
+def test_every_row_of_the_ablation_can_be_set_and_built(row):
+    """Through the flags, as the command line does it."""
+    config = get_config("openmoji_cycle")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True)
+    settings = ablation.VARIANTS[row]
+    values(["train", *(f"--config.{setting}" for setting in settings)])
+    build.training(values.config)
+    build.joint_augment(values.config)
+    before, after = get_config("openmoji_cycle").to_dict(), values.config.to_dict()
+    changed = {
+        f"{section}.{name}"
+        for section, fields in after.items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+        if value != before[section][name]
+    }
+    # A part that the experiment does not have in the first place has nothing to be switched off.
+    assert changed <= {setting.partition("=")[0] for setting in settings}
+    assert bool(changed) == bool(settings), f"{row} is the run as it is"
 
 
 def test_arguments_are_typed_and_unknown_ones_refused():

@@ -71,12 +71,13 @@ def test_a_logit_sees_a_patch_of_the_published_size(rng, layers, patch):
         assert touched[-1] - touched[0] + 1 == patch
 
 
-def torch_discriminator(params, images, layers):
+def torch_discriminator(params, images, layers, *, normed=True):
     """Kernels divided by their singular value from numpy's SVD, layers from torch, in float64."""
     x, features = torch.tensor(np.asarray(images, np.float64)).permute(0, 3, 1, 2), []
     for index in range(layers + 2):
         kernel = np.asarray(params[f"Conv_{index}"]["kernel"], np.float64)
-        kernel = torch.tensor(kernel / largest_singular_value(kernel)).permute(3, 2, 0, 1)
+        scale = largest_singular_value(kernel) if normed else 1.0
+        kernel = torch.tensor(kernel / scale).permute(3, 2, 0, 1)
         bias = torch.tensor(np.asarray(params[f"Conv_{index}"]["bias"], np.float64))
         x = functional.conv2d(x, kernel, bias, stride=2 if index < layers else 1, padding=1)
         if index < layers + 1:
@@ -96,6 +97,30 @@ def test_equals_the_same_network_in_torch_with_kernels_of_unit_norm(rng):
     assert len(judged.features[0]) == len(features) == 3
     for ours, theirs in zip(judged.features[0], features, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_without_spectral_norm_it_is_plain_convolutions_and_has_no_statistics(rng):
+    discriminator = tiny(layers=2, spectral_norm=False)
+    images = noise(rng, 2, 24, 32, 3)
+    variables = fresh(discriminator)
+    assert set(variables) == {"params"}
+    judged, changed = compiled(discriminator, update_stats=True)(variables, images)
+    assert not changed
+    logits, features = torch_discriminator(variables["params"]["scale_0"], images, 2, normed=False)
+    scale = np.abs(logits).max()
+    np.testing.assert_allclose(judged.logits[0], logits, rtol=0, atol=1e-5 * scale)
+    assert logits.std() > 0.02
+    for ours, theirs in zip(judged.features[0], features, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_the_spectral_norm_changes_neither_names_nor_shapes_of_the_parameters():
+    """So that a run may be read with either setting."""
+    with_norm, without = (
+        jax.tree.map(np.shape, fresh(tiny(layers=2, scales=2, spectral_norm=norm))["params"])
+        for norm in (True, False)
+    )
+    assert with_norm == without
 
 
 def test_power_iteration_finds_the_singular_value_of_every_kernel(rng):

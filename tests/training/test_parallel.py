@@ -10,12 +10,17 @@ from warp_translate.training import parallel
 ROOT = jax.random.key(0)
 
 
-def train(training, state, batches, devices):
-    state = parallel.replicate(jax.device_get(state), training.axes, devices)
+def mapped(training, devices):
+    """Returns a function that trains a state on some batches."""
     step = parallel.pmap_step(training.step, training.axes, devices)
-    for batch in batches:
-        state, metrics = step(state, parallel.shard_batch(batch, len(devices)), ROOT)
-    return state, metrics
+
+    def train(state, batches):
+        state = parallel.replicate(jax.device_get(state), training.axes, devices)
+        for batch in batches:
+            state, metrics = step(state, parallel.shard_batch(batch, len(devices)), ROOT)
+        return state, metrics
+
+    return train
 
 
 LOSSES = {
@@ -31,14 +36,20 @@ def test_eight_devices_take_the_step_of_one_device(tiny, start, draw_batch):
     """SGD, not Adam: Adam would hide gradients that are a constant factor too large."""
     training = tiny(LOSSES, ADVERSARY)
     state, batches = start(training), [draw_batch(0)]
-    one, one_metrics = train(training, state, batches, jax.devices()[:1])
-    eight, eight_metrics = train(training, state, batches, jax.devices()[:8])
+    train_one, train_eight = (mapped(training, jax.devices()[:count]) for count in (1, 8))
+    one, one_metrics = train_one(state, batches)
+    eight, eight_metrics = train_eight(state, batches)
     steps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.generator, one.generator)
     assert max(jax.tree.leaves(steps.params)) > 1e-3
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
     for name in one_metrics:
         np.testing.assert_allclose(one_metrics[name], eight_metrics[name], atol=2e-5, err_msg=name)
+
+    # Another step draws another augmentation.
+    _, later_metrics = train_eight(state.replace(step=np.int32(1)), batches)
+    name = "discriminator/probability_real"
+    assert abs(later_metrics[name] - eight_metrics[name]) > 1e-4
 
 
 def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
@@ -47,7 +58,8 @@ def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
         ADVERSARY | {"optimizer": optax.adam(1e-3)},
         generator_optimizer=optax.adam(1e-3),
     )
-    state, _ = train(training, start(training), map(draw_batch, range(20)), jax.devices()[:8])
+    train = mapped(training, jax.devices()[:8])
+    state, _ = train(start(training), map(draw_batch, range(20)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         first = np.asarray(leaf.addressable_shards[0].data)
         assert len(leaf.addressable_shards) == 8
@@ -81,11 +93,11 @@ def test_parts_of_the_state_go_to_their_devices_and_come_back(count):
         mean = parallel.mean_over_devices(batch["number"].mean(), axis_name)
         return {"shared": state["shared"] + mean, "own": own}, {"mean": mean}
 
-    mapped = parallel.pmap_step(step, axes, devices)
+    mapped_step = parallel.pmap_step(step, axes, devices)
     numbers = np.arange(2 * count)
     placed = parallel.replicate(state, axes, devices)
     for _ in range(2):
-        placed, _ = mapped(placed, parallel.shard_batch({"number": numbers}, count), ROOT)
+        placed, _ = mapped_step(placed, parallel.shard_batch({"number": numbers}, count), ROOT)
     back = parallel.unreplicate(placed)
     np.testing.assert_array_equal(back["shared"], np.arange(3) + 2 * numbers.mean())
     np.testing.assert_array_equal(back["own"]["n"], [7] * count)

@@ -76,6 +76,8 @@ def training(
         }
         if method.training == "paired":
             return PairedTraining(losses=PairedLosses(**config.losses), **parts)
+        if method.pool_size < 0:
+            raise ValueError(f"method.pool_size {method.pool_size} must be 0 (no pool) or more")
         parts["pool_size"] = method.pool_size
         if method.training == "cycle":
             return CycleTraining(losses=CycleLosses(**config.losses), **parts)

@@ -69,6 +69,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> PyTree:
             for name, sheet in report.sheets.items()
         }
         scalars = {f"test/{name}": value for name, value in report.scalars.items()}
+        if config.evaluation.best_metric not in scalars:
+            raise UserError(
+                f"config.evaluation.best_metric {config.evaluation.best_metric} is none of the "
+                f"metrics: {', '.join(sorted(scalars))}"
+            )
         return loop.Evaluation(scalars, sheets)
 
     def save(step: int, state: PyTree, scalars: dict[str, float] | None) -> None:
@@ -92,7 +97,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> PyTree:
             metric_names=task.shown,
             stream=sys.stderr,
         ),
-        watch=BranchWatch(),
+        watch=BranchWatch(config.method.mask_weights),
     )
     checkpointer.close()
     return parallel.unreplicate(state)

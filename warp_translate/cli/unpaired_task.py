@@ -10,6 +10,7 @@ from warp_translate.cli import build
 from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.data import pipeline
 from warp_translate.data.image_source import ImageSource
+from warp_translate.errors import UserError
 from warp_translate.evaluation.features import load_extractor
 from warp_translate.evaluation.unpaired import DomainsResult, evaluate_domains
 from warp_translate.types import PyTree
@@ -30,9 +31,15 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
     Raises:
       UserError: a mistake in the configuration or the data.
     """
+    extractor_name = config.evaluation.extractor
+    if not extractor_name and config.evaluation.best_metric.startswith("test/kernel_distance"):
+        raise UserError(
+            "config.evaluation.best_metric is a kernel distance, which needs "
+            "config.evaluation.extractor: name one, or another metric, test/a_to_b/output/l1 of a "
+            "paired test set for instance"
+        )
     training = build.training(config, factor=factor)
     data = build.domains(config)
-    extractor_name = config.evaluation.extractor
     extractor = load_extractor(extractor_name) if extractor_name else None
     crop = build.eval_crop(config)
 

@@ -141,7 +141,7 @@ class Generator(nn.Module):
             raise ValueError(f"head must be one of {get_args(Head)}, got {self.head!r}")
 
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = self._trunk(name="trunk")(reduced)
+        features = Trunk(self.width, self.blocks, **types, name="trunk")(reduced)
         if self.head == "projected":
             features = nn.Conv(self.head_width, (1, 1), **types, name="project")(features)
             features = upsample_bilinear(features, factor)
@@ -166,24 +166,23 @@ class Generator(nn.Module):
             displacement=bound * jnp.tanh(displacement.astype(jnp.float32)),
         )
 
-    def _trunk(self, name: str | None = None) -> Trunk:
-        return Trunk(self.width, self.blocks, self.dtype, self.param_dtype, name=name)
 
-    def encode(self, params: PyTree, reduced: Array) -> tuple[Array, ...]:
-        """Features of the trunk's encoder, for losses that compare images by them.
+def encode(generator: Generator, params: PyTree, reduced: Array) -> tuple[Array, ...]:
+    """Features of a generator's encoder, for losses that compare images by them.
 
-        Args:
-          params: the generator's parameters.
-          reduced: ``[B, h, w, 3]`` in [-1, 1], ``h`` and ``w`` multiples of ``stride``.
+    Args:
+      generator: the module.
+      params: its parameters.
+      reduced: ``[B, h, w, 3]`` in [-1, 1], ``h`` and ``w`` multiples of ``stride``.
 
-        Returns:
-          The reduced image itself; the features of both strided layers, ``[B, h / 2, w / 2, 2 *
-          width]`` and ``[B, h / 4, w / 4, 4 * width]``; and those of the first and of the middle
-          residual block.
-        """
-        trunk = self._trunk()
-        _, sown = trunk.apply({"params": params["trunk"]}, reduced, mutable=["taps"])
-        taps: tuple[Array, ...] = sown["taps"]["features"]
-        down, blocks = taps[:2], taps[2:]
-        chosen = sorted({0, len(blocks) // 2}) if blocks else []
-        return (reduced, *down, *(blocks[index] for index in chosen))
+    Returns:
+      The reduced image itself; the features of both strided layers, ``[B, h / 2, w / 2, C]`` with
+      twice and ``[B, h / 4, w / 4, C]`` with four times the generator's width; and those of the
+      first and of the middle residual block.
+    """
+    trunk = Trunk(generator.width, generator.blocks, generator.dtype, generator.param_dtype)
+    _, sown = trunk.apply({"params": params["trunk"]}, reduced, mutable=["taps"])
+    taps: tuple[Array, ...] = sown["taps"]["features"]
+    down, blocks = taps[:2], taps[2:]
+    chosen = sorted({0, len(blocks) // 2}) if blocks else []
+    return (reduced, *down, *(blocks[index] for index in chosen))

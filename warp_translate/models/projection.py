@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from warp_translate.types import Array, DType
 
-_LEAST_NORM = 1e-7
+# A pixel of exactly mid-grey is projected to nothing before the biases have moved; by a smaller
+# number than this its gradient would drown all others.
+_LEAST_NORM = 1e-3
 
 
 class PatchProjection(nn.Module):
@@ -40,7 +42,8 @@ class PatchProjection(nn.Module):
         for layer, place in zip(features, places, strict=True):
             pixels = layer.reshape(len(layer), -1, layer.shape[-1])
             vectors = jnp.take_along_axis(pixels, place[..., None], axis=1)
-            vectors = dense(self.width)(nn.relu(dense(self.width)(vectors))).astype(jnp.float32)
+            vectors = nn.relu(dense(self.width)(vectors))
+            vectors = dense(self.width)(vectors).astype(jnp.float32)
             norm = jnp.sqrt(jnp.square(vectors).sum(-1, keepdims=True) + _LEAST_NORM**2)
             embedded.append(vectors / norm)
         return embedded

@@ -16,6 +16,7 @@ from jax import lax
 
 from warp_translate.losses.contrastive import patch_contrast
 from warp_translate.models import Fusion, Generator, Translation, translate
+from warp_translate.models.generator import encode
 from warp_translate.models.projection import PatchProjection
 from warp_translate.ops import MaskWeights, box_downsample
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
@@ -133,7 +134,7 @@ class ContrastiveTraining:
         check_size(size, self.generator, self.adversary.discriminator, self.factor)
         params = init_params(self.generator, stream_key(root, "a_to_b_init"), size, self.factor)
         reduced = jnp.zeros((1, size // self.factor, size // self.factor, 3))
-        features = self.generator.encode(params, reduced)
+        features = encode(self.generator, params, reduced)
         places = [jnp.zeros((1, 1), jnp.int32) for _ in features]
         projection = self.projection.init(stream_key(root, "projection_init"), features, places)[
             "params"
@@ -283,7 +284,7 @@ class ContrastiveTraining:
     ) -> Array:
         """Contrast averaged over layers, ``[B]``."""
         translated, reference = (
-            self.generator.encode(params, box_downsample(images, self.factor))
+            encode(self.generator, params, box_downsample(images, self.factor))
             for images in (output, original)
         )
         places = [

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-_DEAD_MASK = 0.005
-_SMALL_MASK = 0.02
+from warp_translate.ops import MaskWeights
+
+_DEAD_WEIGHT = 0.005
+_SMALL_WEIGHT = 0.02
 _SMALL_DISPLACEMENT_PX = 0.05
 
 
@@ -13,8 +15,13 @@ class BranchWatch:
     A warning is said again only after the statistics were sound in between.
     """
 
-    def __init__(self) -> None:
-        """Begins with nothing said."""
+    def __init__(self, mask_weights: MaskWeights = "pretranslated") -> None:
+        """Begins with nothing said.
+
+        Args:
+          mask_weights: which image the mask multiplies, see ``ops.fuse``.
+        """
+        self._mask_weights = mask_weights
         self._standing: set[tuple[str, str]] = set()
 
     def __call__(self, scalars: Mapping[str, float]) -> list[str]:
@@ -33,7 +40,8 @@ class BranchWatch:
                 prefix = name.removesuffix("mask/mean")
                 saturated = scalars.get(f"{prefix}mask/saturated", 0.0)
                 displacement = scalars.get(f"{prefix}displacement/mean_px", 0.0)
-                kind = _diagnose(mean, displacement)
+                weight = mean if self._mask_weights == "pretranslated" else 1.0 - mean
+                kind = _diagnose(weight, displacement)
                 if kind:
                     found[prefix, kind] = (
                         f"{prefix.rstrip('/') or 'generator'}: {_TEXTS[kind]} (mask mean "
@@ -46,10 +54,10 @@ class BranchWatch:
 
 
 _TEXTS = {
-    "identity": "the mask and the displacement have collapsed to zero, so the output is the "
-    "original",
-    "warped": "the mask has collapsed to zero, so the pretranslated image is not used",
-    "pretranslated": "the mask has collapsed to one, so the warped original is not used",
+    "identity": "the pretranslated image has lost its weight and the displacement is zero, so the "
+    "output is the original",
+    "warped": "the pretranslated image has lost its weight in the output",
+    "pretranslated": "the warped original has lost its weight in the output",
 }
 _REMEDIES = {
     "identity": "weigh the adversarial loss more, or cycle and identity less",
@@ -58,11 +66,12 @@ _REMEDIES = {
 }
 
 
-def _diagnose(mask: float, displacement: float) -> str | None:
-    if mask < _SMALL_MASK and displacement < _SMALL_DISPLACEMENT_PX:
+def _diagnose(weight: float, displacement: float) -> str | None:
+    """What is wrong, given the mean weight of the pretranslated image."""
+    if weight < _SMALL_WEIGHT and displacement < _SMALL_DISPLACEMENT_PX:
         return "identity"
-    if mask < _DEAD_MASK:
+    if weight < _DEAD_WEIGHT:
         return "warped"
-    if mask > 1.0 - _DEAD_MASK:
+    if weight > 1.0 - _DEAD_WEIGHT:
         return "pretranslated"
     return None

@@ -1,0 +1,183 @@
+"""Cycle training with augmentation and pool on eight devices, compiled once for the whole file."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from warp_translate.ops.augment import Augmentation
+from warp_translate.training import parallel
+from warp_translate.training.checkpoint import Checkpointer
+from warp_translate.types import to_float, to_uint8
+
+ROOT = jax.random.key(0)
+POOL_SIZE = 2
+POOLS = ("pool_a", "pool_b")
+ADVERSARY = {"augmentation": Augmentation(colour=1.0, translation=0.25, cutout=0.5)}
+
+
+def sgd_then_adam():
+    """One step of plain SGD, which shows gradients that are a constant factor too large, as Adam
+    does not; then Adam, which shows the smallest difference between replicas."""
+    adam = optax.adam(1e-3)
+
+    def update(gradient, state, params=None):
+        updates, after = adam.update(gradient, state, params)
+        first = after[0].count == 1
+        descent = jax.tree.map(lambda g, u: jnp.where(first, -0.1 * g, u), gradient, updates)
+        return descent, after
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+@pytest.fixture(scope="module")
+def build(tiny_cycle):
+    optimizer = sgd_then_adam()
+
+    def training(pool_size):
+        return tiny_cycle(
+            adversary=ADVERSARY | {"optimizer": optimizer},
+            generator_optimizer=optimizer,
+            pool_size=pool_size,
+        )
+
+    return training
+
+
+@pytest.fixture(scope="module")
+def eight(build, start):
+    """The first state with every device's pool, how it is placed, and the mapped step."""
+    training = build(POOL_SIZE)
+    state = jax.device_get(parallel.expand(start(training), training.axes, 8))
+    step = parallel.pmap_step(training.step, training.axes)
+
+    def go_on(state, batches):
+        placed = parallel.replicate(state, training.axes)
+        for batch in batches:
+            placed, metrics = step(placed, parallel.shard_batch(batch, 8), ROOT)
+        return placed, metrics
+
+    return state, go_on
+
+
+def assert_equal(a, b):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def without_pools(state):
+    return {name: getattr(state, name) for name in ("step", "a_to_b", "b_to_a", "d_a", "d_b")}
+
+
+def test_eight_devices_take_the_step_of_one_device(build, eight, draw_batch):
+    """The augmentation is drawn by an example's place in the global batch. A pool that is being
+    filled shows the images themselves, so that the one device may do without."""
+    state, go_on = eight
+    training = build(0)
+    batch = draw_batch(0)
+    first = state.replace(
+        **{name: jax.tree.map(lambda x: x[0], getattr(state, name)) for name in POOLS}
+    )
+    none = {name: first.pool_a.replace(images=first.pool_a.images[:0]) for name in POOLS}
+    one, one_metrics = jax.jit(training.step)(first.replace(**none), batch, ROOT)
+    many, many_metrics = go_on(state, [batch])
+    for name in ("a_to_b", "b_to_a", "d_a", "d_b"):
+        before, after = getattr(state, name).params, getattr(one, name).params
+        steps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after)
+        assert max(jax.tree.leaves(steps)) > 1e-3
+    for a, b in zip(
+        jax.tree.leaves(without_pools(one)), jax.tree.leaves(without_pools(many)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert one_metrics.keys() == many_metrics.keys()
+    for name, value in one_metrics.items():
+        np.testing.assert_allclose(value, many_metrics[name], atol=2e-5, err_msg=name)
+
+    # Another step draws another augmentation.
+    _, later_metrics = go_on(state.replace(step=np.int32(1)), [batch])
+    for name in ("d_a/probability_real", "d_b/probability_real", "a_to_b/adversarial"):
+        assert abs(later_metrics[name] - many_metrics[name]) > 1e-4
+
+
+def test_no_replica_drifts_over_ten_steps(eight, draw_batch):
+    state, go_on = eight
+    placed, metrics = go_on(state, map(draw_batch, range(10)))
+    assert all(np.isfinite(value) for value in metrics.values())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(without_pools(placed)):
+        first = np.asarray(leaf.addressable_shards[0].data)
+        assert len(leaf.addressable_shards) == 8
+        for shard in leaf.addressable_shards[1:]:
+            np.testing.assert_array_equal(first, shard.data, err_msg=jax.tree_util.keystr(path))
+    for name in POOLS:
+        pool = parallel.unreplicate(getattr(placed, name))
+        np.testing.assert_array_equal(pool.count, [POOL_SIZE] * 8)
+
+
+def test_every_device_draws_for_its_own_pool(build, eight, draw_batch):
+    """All examples of a batch are the same image, so that nothing but the draws can differ."""
+    state, go_on = eight
+
+    def uniform(seed):
+        return {
+            name: np.broadcast_to(images[:1], images.shape)
+            for name, images in draw_batch(seed).items()
+        }
+
+    filled, _ = go_on(state, map(uniform, range(POOL_SIZE)))
+    filled = parallel.unreplicate(filled)
+    later = parallel.unreplicate(go_on(filled, map(uniform, range(2, 6)))[0])
+
+    def different(pool):
+        images = pool.images.astype(int)
+        # More than rounding: images of other steps.
+        return [
+            (i, j) for i in range(8) for j in range(i) if np.abs(images[i] - images[j]).max() > 8
+        ]
+
+    # The first place of each pool holds what the first generators made of the first images.
+    translate = jax.jit(build(POOL_SIZE).translate)
+    for name, generator, domain in (("pool_a", "b_to_a", "target"), ("pool_b", "a_to_b", "source")):
+        original = to_float(uniform(0)[domain])
+        made = to_uint8(translate(getattr(state, generator).params, original).output)
+        kept = getattr(filled, name).images[:, 0]
+        assert np.abs(kept.astype(int) - made).max() <= 1
+
+    for name in POOLS:
+        assert different(getattr(filled, name)) == []
+        assert len(different(getattr(later, name))) > 8
+    # The two pools of a device do not draw alike either.
+    replaced = []
+    for name in POOLS:
+        before, after = (getattr(each, name).images.astype(int) for each in (filled, later))
+        replaced.append(np.abs(after - before).max((2, 3, 4)) > 8)
+    assert (replaced[0] != replaced[1]).any()
+    # Nor does a device draw the same at every step: some have exchanged all of their images.
+    assert any(both.all(1).any() for both in replaced)
+
+
+def test_a_run_that_is_restored_ends_with_the_very_bits_of_an_uncut_one(
+    eight, draw_batch, tmp_path
+):
+    state, go_on = eight
+    whole, _ = go_on(state, map(draw_batch, range(6)))
+
+    half, _ = go_on(state, map(draw_batch, range(3)))
+    half = parallel.unreplicate(half)
+    assert half.pool_a.images.shape[:2] == (8, POOL_SIZE)
+    writer = Checkpointer(tmp_path, best_metric="l1")
+    writer.save(3, half)
+    writer.close()
+    reader = Checkpointer(tmp_path, best_metric="l1", read_only=True)
+    restored = reader.restore(3, state)
+    assert_equal(half, restored)
+    resumed, _ = go_on(restored, map(draw_batch, range(3, 6)))
+    assert_equal(parallel.unreplicate(whole), parallel.unreplicate(resumed))
+
+    # The pools have a part in it: without them the run ends elsewhere.
+    empty = {name: getattr(state, name) for name in POOLS}
+    other, _ = go_on(restored.replace(**empty), map(draw_batch, range(3, 6)))
+    with pytest.raises(AssertionError):
+        assert_equal(without_pools(whole), without_pools(other))
