@@ -39,7 +39,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 
 _COLUMNS = {
     "L1 / identity": "output/l1_ratio",
-    "kernel distance after / before": "kernel_distance[efficientnet_lite0]/ratio",
+    "kernel distance after / before": "kernel_distance/efficientnet_lite0/ratio",
     "cycle L1": "cycle/l1",
     "sharpness": "output/sharpness_of_original",
     "mask": "mask/mean",

@@ -1,12 +1,16 @@
+import itertools
 import json
 import math
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from warp_translate.cli import train as train_command
+from warp_translate.cli.task import Report, Task
 from warp_translate.errors import UserError
+from warp_translate.training.state import DiscriminatorState, GeneratorState, PairedState
 
 
 def lines(workdir):
@@ -83,7 +87,43 @@ def test_sound_runs_have_no_warning(paired_run, cycle_run):
         assert "to test on" in run.stderr and "warning" not in run.stderr
 
 
-def test_a_metric_that_is_not_measured_cannot_choose_the_best(tmp_path, cycle_config, train):
+def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_config, monkeypatch):
+    """With a training that does nothing, which compiles at once."""
+
+    class Nothing:
+        factor, generators, axes = 1, ("generator",), None
+
+        def init(self, root, size):
+            numbers = jnp.zeros(2)
+            return PairedState(
+                step=jnp.int32(0),
+                generator=GeneratorState(params=numbers, opt_state=(), ema=numbers + 1),
+                discriminator=DiscriminatorState(params=numbers + 2, spectral={}, opt_state=()),
+            )
+
+        def step(self, state, batch, root, *, axis_name):
+            return state.replace(step=state.step + 1), {"loss": jnp.float32(1)}
+
+    task = Task(
+        training=Nothing(),
+        data="no data",
+        shown=(),
+        batches=lambda start_step: itertools.repeat({"x": np.zeros(8)}),
+        evaluate=lambda params, rows: Report({"l1": 0.5, "l0": 1.0}, {}, "", {}),
+    )
+    monkeypatch.setattr(train_command.tasks, "open_task", lambda config: task)
+    config = tiny_config.copy_and_resolve_references()
+    config.evaluation.best_metric = "test/l2"
+    with pytest.raises(UserError, match=r"best_metric test/l2 is none of .*: test/l0, test/l1"):
+        train_command.train(config, str(tmp_path / "wrong"))
+    assert not [path for path in (tmp_path / "wrong/checkpoints").iterdir() if path.name.isdigit()]
+    config.evaluation.best_metric = "test/l1"
+    assert int(train_command.train(config, str(tmp_path / "right")).step) == 4
+
+
+def test_without_an_extractor_a_kernel_distance_cannot_choose_the_best(
+    tmp_path, cycle_config, train
+):
     config = cycle_config.copy_and_resolve_references()
     config.evaluation.best_metric = "test/kernel_distance"
     with pytest.raises(UserError, match=r"a kernel distance, which needs .*extractor") as caught:

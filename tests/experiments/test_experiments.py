@@ -1,4 +1,5 @@
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,13 +94,16 @@ def test_cycle_takes_size_factor_and_kind():
 
 
 @pytest.mark.parametrize("row", ablation.VARIANTS)
-def test_every_row_of_the_ablation_can_be_set_and_built(row):
+def test_every_row_of_the_ablation_can_be_set_and_built(row, monkeypatch):
     """Through the flags, as the command line does it."""
-    config = get_config("openmoji_cycle")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True)
     settings = ablation.VARIANTS[row]
-    values(["train", *(f"--config.{setting}" for setting in settings)])
+    # Where config_flags looks for the fields that are to be flags.
+    monkeypatch.setattr(sys, "argv", ["train", *(f"--config.{setting}" for setting in settings)])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", get_config("openmoji_cycle"), flag_values=values, lock_config=True
+    )
+    values(sys.argv)
     build.training(values.config)
     build.joint_augment(values.config)
     before, after = get_config("openmoji_cycle").to_dict(), values.config.to_dict()

@@ -80,7 +80,7 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
         if extractor is not None:
             # One figure to choose a checkpoint by: the two generators are results of equal rank.
             after = [
-                scalars[f"{name}/kernel_distance[{extractor.name}]/after"] for name in translate
+                scalars[f"{name}/kernel_distance/{extractor.name}/after"] for name in translate
             ]
             scalars["kernel_distance"] = sum(after) / len(after)
         sheets = {
@@ -135,10 +135,10 @@ def _lines(result: DomainsResult, direction: str) -> list[str]:
     }
     lines = []
     for name, after in found.items():
-        if name.startswith("kernel_distance[") and name.endswith("]/after"):
+        if name.startswith("kernel_distance/") and name.endswith("/after"):
             start = name.removesuffix("after")
             lines.append(
-                f"{name.removesuffix('/after')} to real images of the target: "
+                f"kernel distance ({start.split('/')[1]}) to real images of the target: "
                 f"{found[start + 'before']:.4f} untouched, {after:.4f} translated "
                 f"(standard error {found[start + 'after_error']:.4f})"
             )

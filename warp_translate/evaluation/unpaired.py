@@ -78,7 +78,7 @@ def evaluate_domains(
     * ``mask/mean``, ``mask/saturated``, ``displacement/mean_px``.
     * ``cycle/l1``: the output translated back against the original, on the [0, 1] scale, with a
       second generator.
-    * ``kernel_distance[NAME]/after``: of the translated images to the real ones of the domain they
+    * ``kernel_distance/NAME/after``: of the translated images to the real ones of the domain they
       should belong to, under the extractor of that name; ``before``: of the originals to the same;
       ``after_error`` and ``before_error``: standard errors; ``ratio``: after / before, left out
       where before is not positive. With an extractor.
@@ -259,7 +259,7 @@ class _Direction:
         }
         if before.value > 0:
             found["ratio"] = after.value / before.value
-        return {f"kernel_distance[{extractor}]/{name}": value for name, value in found.items()}
+        return {f"kernel_distance/{extractor}/{name}": value for name, value in found.items()}
 
 
 def _matched(
