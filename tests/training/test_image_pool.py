@@ -47,7 +47,7 @@ def test_no_image_is_lost_or_doubled(size, batch):
     """Each call against what the algorithm says, whatever was drawn."""
     seen_swap = seen_keep = False
     for before, given, back, after in itertools.chain.from_iterable(
-        feed(size, consecutive(batch, 8), seed) for seed in range(0, 1000, 100)
+        feed(size, consecutive(batch, 8), seed) for seed in range(0, 2500, 100)
     ):
         filled = min(batch, size - len(before))
         # What there is room for is kept, in order, and comes back itself.
