@@ -15,6 +15,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from warp_translate.cli import program
+
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "everything": (),
     "no fusion": ("method.fusion=pretranslated",),
@@ -47,7 +49,6 @@ _COLUMNS = {
 }
 _DIRECTIONS = ("a_to_b", "b_to_a")
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs and the table.")
 _STEPS = flags.DEFINE_integer("steps", 1500, "Steps of each run.")
 _ARG = flags.DEFINE_string("arg", "", "Argument of the experiment file, runlocal for instance.")
 _ONLY = flags.DEFINE_list("only", [], "Rows to run; all by default.")
@@ -55,12 +56,12 @@ _ONLY = flags.DEFINE_list("only", [], "Rows to run; all by default.")
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and writes the table."""
-    if len(argv) > 1 or not _WORKDIR.value:
+    if len(argv) > 1 or not program.WORKDIR.value:
         raise app.UsageError("give --workdir=FOLDER and flags only")
     unknown = [name for name in _ONLY.value if name not in VARIANTS]
     if unknown:
         raise app.UsageError(f"--only={unknown[0]} is no row; there are: {', '.join(VARIANTS)}")
-    folder = Path(_WORKDIR.value)
+    folder = Path(program.WORKDIR.value)
     rows: dict[str, dict[str, float]] = {}
     for name in _ONLY.value or VARIANTS:
         workdir = folder / name.replace(" ", "_")
