@@ -141,7 +141,10 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
     optim.ema_decay = 0.999
 
     config.training = training = ml_collections.ConfigDict()
-    training.batch_size = 8  # over all devices
+    training.global_batch = 8  # over all devices of all processes
+    training.accumulate = 1  # parts of a device's batch that are computed one after the other
+    training.steps_per_call = 1  # steps on the devices before the host looks again
+    training.parallel = "pmap"  # or "shard_map"; see launch/README.md
     training.total_steps = 100_000
     training.log_every = 100
     training.evaluate_every = 5_000
@@ -169,6 +172,8 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.losses.pyramid_levels = 2
     else:
         config.method.pool_size = 4
-    config.training.update(batch_size=8, total_steps=4, log_every=1, evaluate_every=2, save_every=2)
+    config.training.update(
+        global_batch=8, total_steps=4, log_every=1, evaluate_every=2, save_every=2
+    )
     config.evaluation.sheet_rows = 4
     return config

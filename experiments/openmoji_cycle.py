@@ -34,6 +34,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.losses.update(smoothness_first=0.1)
     config.optim.update(lr=3e-4, discriminator_lr=3e-4, b2=0.99, ema_decay=0.995)
     config.training.update(
-        batch_size=4, total_steps=4_000, log_every=50, evaluate_every=500, save_every=500
+        global_batch=4, total_steps=4_000, log_every=50, evaluate_every=500, save_every=500
     )
     return base.shrink(config) if arg.runlocal else config

@@ -46,6 +46,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config.optim.update(lr=3e-4, discriminator_lr=3e-4, b2=0.99, ema_decay=0.998)
     config.training.update(
-        batch_size=2, total_steps=4_500, log_every=50, evaluate_every=500, save_every=500
+        global_batch=2, total_steps=4_500, log_every=50, evaluate_every=500, save_every=500
     )
     return base.shrink(config) if arg.runlocal else config

@@ -37,6 +37,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.losses.update(smoothness_first=1.0, adversarial=0.3)
     config.optim.update(lr=1e-3, discriminator_lr=1e-3, b1=0.9, ema_decay=0.998)
     config.training.update(
-        batch_size=8, total_steps=2_500, log_every=50, evaluate_every=500, save_every=500
+        global_batch=8, total_steps=2_500, log_every=50, evaluate_every=500, save_every=500
     )
     return base.shrink(config) if arg.runlocal else config

@@ -24,7 +24,10 @@ ALLOWED = {
     "cli": BASE | {"", "ops", "losses", "models", "data", "training", "evaluation", "serving"},
 }
 # The loop is handed built callables: of training it may know only what knows nothing of GANs.
-LOOP_ALLOWED = BASE | {f"training.{name}" for name in ("logging", "checkpoint", "rng", "parallel")}
+LOOP_ALLOWED = BASE | {
+    f"training.{name}"
+    for name in ("logging", "checkpoint", "rng", "parallel", "distributed", "throughput")
+}
 
 
 def imports(tree, module, is_package):

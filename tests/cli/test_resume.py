@@ -64,7 +64,9 @@ def complete_steps(workdir):
 def final_state(workdir):
     config = build.load(workdir)
     training = build.training(config)
-    target = jax.eval_shape(lambda: build.initial_state(training, config, 1))
+    target = build.replicas(training, config).abstract(
+        jax.eval_shape(lambda: build.initial_state(training, config))
+    )
     checkpointer = Checkpointer(workdir, best_metric=config.evaluation.best_metric, read_only=True)
     return checkpointer.restore(STEPS, target)
 

@@ -112,6 +112,7 @@ def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_conf
         evaluate=lambda params, rows: Report({"l1": 0.5, "l0": 1.0}, {}, "", {}),
     )
     monkeypatch.setattr(train_command.tasks, "open_task", lambda config: task)
+    monkeypatch.setattr(train_command.build, "step_flops", lambda *_: 1.0)
     config = tiny_config.copy_and_resolve_references()
     config.evaluation.best_metric = "test/l2"
     with pytest.raises(UserError, match=r"best_metric test/l2 is none of .*: test/l0, test/l1"):
@@ -156,7 +157,15 @@ def test_a_training_that_diverges_says_so_and_saves_nothing(tmp_path, tiny_confi
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("training.batch_size", 6, "batch_size 6 must be a multiple of the 8 devices"),
+        (
+            "training.global_batch",
+            12,
+            "global_batch 12 must be a multiple of the 8 devices: 8 or 16",
+        ),
+        ("training.global_batch", 0, "global_batch is 0"),
+        ("training.accumulate", 3, "multiple of the 8 devices times .*accumulate 3: 24 would do"),
+        ("training.parallel", "vmap", "training.parallel must be one of .*'vmap'"),
+        ("training.steps_per_call", 3, "total_steps 4 must be a multiple of .*steps_per_call 3"),
         ("data.size", 36, "training size 36 must be a multiple of 8"),
         ("data.name", "openmoji", "did you mean openmoji_gender"),
         ("adversary.loss", "wgan", "adversary.loss must be one of .*'wgan'"),

@@ -102,8 +102,9 @@ def test_each_direction_is_translated_by_its_own_generator(
     # From the whole state that the run left, by the networks of its configuration.
     training = build.training(cycle_config)
     checkpointer = Checkpointer(cycle_run.workdir, best_metric="", read_only=True)
-    devices = jax.local_device_count()
-    target = jax.eval_shape(lambda: build.initial_state(training, cycle_config, devices))
+    target = build.replicas(training, cycle_config).abstract(
+        jax.eval_shape(lambda: build.initial_state(training, cycle_config))
+    )
     state = checkpointer.restore(4, target)
     translate = jax.jit(training.translate)
     for direction in ("a_to_b", "b_to_a"):

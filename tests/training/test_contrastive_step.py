@@ -11,8 +11,8 @@ from warp_translate.models import translate
 from warp_translate.models.generator import encode
 from warp_translate.models.projection import PatchProjection
 from warp_translate.ops import box_downsample
-from warp_translate.training import parallel
 from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining, _draw
+from warp_translate.training.parallel import Replicas
 from warp_translate.types import to_float
 
 ROOT = jax.random.key(0)
@@ -138,12 +138,14 @@ def test_places_are_drawn_without_repetition_and_differ_between_keys():
 
 def test_eight_devices_take_the_step_of_one(training, before, stepped, draw_batch):
     after, metrics = stepped
-    mapped = parallel.pmap_step(training.step, training.axes)
-    state = parallel.replicate(parallel.expand(before, training.axes, 8), training.axes)
-    spread, spread_metrics = mapped(state, parallel.shard_batch(draw_batch(0), 8), ROOT)
+    replicas = Replicas(training.axes)
+    step = replicas.map(training.step)
+    spread, spread_metrics = step(
+        replicas.initial(before), replicas.place_batches([draw_batch(0)]), ROOT
+    )
     for name in ("a_to_b", "projection", "d_b"):
         one = getattr(after, name).params
-        many = parallel.unreplicate(getattr(spread, name).params)
+        many = getattr(spread, name).params
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=5e-4, atol=5e-4), one, many)
     np.testing.assert_allclose(spread_metrics["a_to_b/loss"], metrics["a_to_b/loss"], rtol=1e-4)
 

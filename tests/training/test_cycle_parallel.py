@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from warp_translate.ops.augment import Augmentation
-from warp_translate.training import parallel
 from warp_translate.training.checkpoint import Checkpointer
+from warp_translate.training.parallel import Replicas
 from warp_translate.types import to_float, to_uint8
 
 ROOT = jax.random.key(0)
@@ -47,18 +47,20 @@ def build(tiny_cycle):
 
 @pytest.fixture(scope="module")
 def eight(build, start):
-    """The first state with every device's pool, how it is placed, and the mapped step."""
+    """The first state with every device's pool, on the host, and how it goes on."""
     training = build(POOL_SIZE)
-    state = jax.device_get(parallel.expand(start(training), training.axes, 8))
-    step = parallel.pmap_step(training.step, training.axes)
+    replicas = Replicas(training.axes)
+    first = start(training)
+    step = replicas.map(training.step)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, replicas.abstract(first))
 
     def go_on(state, batches):
-        placed = parallel.replicate(state, training.axes)
+        placed = jax.device_put(jax.device_get(state), layout)
         for batch in batches:
-            placed, metrics = step(placed, parallel.shard_batch(batch, 8), ROOT)
+            placed, metrics = step(placed, replicas.place_batches([batch]), ROOT)
         return placed, metrics
 
-    return state, go_on
+    return jax.device_get(replicas.initial(first)), go_on
 
 
 def assert_equal(a, b):
@@ -112,7 +114,7 @@ def test_no_replica_drifts_over_ten_steps(eight, draw_batch):
         for shard in leaf.addressable_shards[1:]:
             np.testing.assert_array_equal(first, shard.data, err_msg=jax.tree_util.keystr(path))
     for name in POOLS:
-        pool = parallel.unreplicate(getattr(placed, name))
+        pool = jax.device_get(getattr(placed, name))
         np.testing.assert_array_equal(pool.count, [POOL_SIZE] * 8)
 
 
@@ -127,8 +129,8 @@ def test_every_device_draws_for_its_own_pool(build, eight, draw_batch):
         }
 
     filled, _ = go_on(state, map(uniform, range(POOL_SIZE)))
-    filled = parallel.unreplicate(filled)
-    later = parallel.unreplicate(go_on(filled, map(uniform, range(2, 6)))[0])
+    filled = jax.device_get(filled)
+    later = jax.device_get(go_on(filled, map(uniform, range(2, 6)))[0])
 
     def different(pool):
         images = pool.images.astype(int)
@@ -165,7 +167,7 @@ def test_a_run_that_is_restored_ends_with_the_very_bits_of_an_uncut_one(
     whole, _ = go_on(state, map(draw_batch, range(6)))
 
     half, _ = go_on(state, map(draw_batch, range(3)))
-    half = parallel.unreplicate(half)
+    half = jax.device_get(half)
     assert half.pool_a.images.shape[:2] == (8, POOL_SIZE)
     writer = Checkpointer(tmp_path, best_metric="l1")
     writer.save(3, half)
@@ -174,7 +176,7 @@ def test_a_run_that_is_restored_ends_with_the_very_bits_of_an_uncut_one(
     restored = reader.restore(3, state)
     assert_equal(half, restored)
     resumed, _ = go_on(restored, map(draw_batch, range(3, 6)))
-    assert_equal(parallel.unreplicate(whole), parallel.unreplicate(resumed))
+    assert_equal(whole, resumed)
 
     # The pools have a part in it: without them the run ends elsewhere.
     empty = {name: getattr(state, name) for name in POOLS}

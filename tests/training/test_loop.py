@@ -5,7 +5,9 @@ import pytest
 
 from warp_translate.errors import UserError
 from warp_translate.training import loop
+from warp_translate.training.distributed import Preempted
 from warp_translate.training.logging import NullLogger, Progress
+from warp_translate.training.throughput import StepClock
 
 
 class Recorder:
@@ -20,9 +22,11 @@ class Recorder:
             self.events.append(("fetch", number))
             yield {"number": number}
 
-    def step(self, state, batch):
-        self.events.append(("step", batch["number"]))
-        return state + 1, {name: np.float32(x) for name, x in self.metrics(state + 1).items()}
+    def step(self, state, batches):
+        self.events.extend(("step", batch["number"]) for batch in batches)
+        return state + len(batches), {
+            name: np.float32(x) for name, x in self.metrics(state + len(batches)).items()
+        }
 
     def evaluate(self, state):
         self.events.append(("evaluate", state))
@@ -31,7 +35,7 @@ class Recorder:
     def save(self, step, state, scalars):
         self.events.append(("save", step, scalars))
 
-    def run(self, schedule, start=0):
+    def run(self, schedule, start=0, **callables):
         return loop.run(
             start,
             start_step=start,
@@ -42,6 +46,8 @@ class Recorder:
             save=self.save,
             logger=NullLogger(),
             progress=Progress(schedule.total_steps, start, batch_size=1, stream=None),
+            clock=StepClock(1),
+            **callables,
         )
 
 
@@ -89,3 +95,59 @@ def test_a_metric_that_is_not_finite_stops_before_the_state_is_saved(value):
 def test_intervals_below_one_are_refused():
     with pytest.raises(UserError, match=r"config.training.save_every is 0"):
         loop.Schedule(10, 1, 1, 0)
+
+
+def test_several_steps_of_a_call_take_as_many_batches_at_once():
+    recorder = Recorder()
+    assert recorder.run(loop.Schedule(4, 2, 4, 4, steps_per_call=2)) == 4
+    assert recorder.events == [
+        *[("fetch", 0), ("fetch", 1), ("step", 0), ("step", 1)],
+        *[("fetch", 2), ("fetch", 3), ("step", 2), ("step", 3)],
+        *[("evaluate", 4), ("save", 4, {"l1": 4.0})],
+    ]
+
+
+def test_intervals_that_a_call_does_not_divide_are_refused():
+    with pytest.raises(UserError, match=r"save_every 5 must be a multiple of .*steps_per_call 2"):
+        loop.Schedule(10, 2, 2, 5, steps_per_call=2)
+
+
+def test_asked_to_leave_it_saves_that_very_step_without_an_evaluation():
+    recorder, asked = Recorder(), []
+
+    def leave(calls):
+        asked.append(calls)
+        return calls == 3
+
+    with pytest.raises(Preempted) as caught:
+        recorder.run(loop.Schedule(10, 10, 3, 10), leave=leave)
+    assert caught.value.step == 3 and asked == [1, 2, 3]
+    assert recorder.events[-2:] == [("step", 2), ("save", 3, None)]
+    rest = Recorder()
+    rest.run(loop.Schedule(10, 10, 3, 10), start=3)
+    assert rest.events[0] == ("fetch", 3)
+
+
+def test_asked_to_leave_a_lost_state_is_not_saved():
+    recorder = Recorder(lambda step: {"loss": float("nan")})
+    with pytest.raises(loop.TrainingDiverged, match="by step 1"):
+        recorder.run(loop.Schedule(10, 10, 10, 10), leave=lambda calls: True)
+    assert not [event for event in recorder.events if event[0] == "save"]
+
+
+def test_asked_to_leave_at_the_end_it_ends():
+    recorder = Recorder()
+    assert recorder.run(loop.Schedule(3, 1, 3, 3), leave=lambda calls: calls == 3) == 3
+    assert recorder.events[-1] == ("save", 3, {"l1": 3.0})
+
+
+def test_replicas_that_disagree_are_not_saved():
+    recorder = Recorder()
+    with pytest.raises(
+        loop.ReplicasDisagree, match=r"by step 4 .* 2 arrays .*w first \(the last .* step 2\)"
+    ):
+        recorder.run(
+            loop.Schedule(8, 8, 8, 2),
+            disagreements=lambda state: ["w", "b"] if state == 4 else [],
+        )
+    assert [event for event in recorder.events if event[0] == "save"] == [("save", 2, None)]

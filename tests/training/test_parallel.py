@@ -1,4 +1,7 @@
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -6,21 +9,31 @@ import pytest
 from warp_translate.errors import UserError
 from warp_translate.ops.augment import Augmentation
 from warp_translate.training import parallel
+from warp_translate.training.parallel import Replicas
 
 ROOT = jax.random.key(0)
 
 
-def mapped(training, devices):
-    """Returns a function that trains a state on some batches."""
-    step = parallel.pmap_step(training.step, training.axes, devices)
+def mapped(training, count, mapping="pmap", steps_per_call=1):
+    """Returns a function that trains a state on some batches, on so many devices."""
+    replicas = Replicas(training.axes, tuple(jax.devices()[:count]), mapping)
+    step = replicas.map(training.step, steps_per_call=steps_per_call)
 
     def train(state, batches):
-        state = parallel.replicate(jax.device_get(state), training.axes, devices)
-        for batch in batches:
-            state, metrics = step(state, parallel.shard_batch(batch, len(devices)), ROOT)
+        state, batches = replicas.initial(state), list(batches)
+        for first in range(0, len(batches), steps_per_call):
+            placed = replicas.place_batches(batches[first : first + steps_per_call])
+            state, metrics = step(state, placed, ROOT)
         return state, metrics
 
     return train
+
+
+def assert_equal(a, b):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
 LOSSES = {
@@ -40,7 +53,7 @@ def test_eight_devices_take_the_step_of_one_device(tiny, start, shake, draw_batc
     # sign of their L1.
     generator = state.generator.replace(params=shake(state.generator.params))
     state = state.replace(generator=generator)
-    train_one, train_eight = (mapped(training, jax.devices()[:count]) for count in (1, 8))
+    train_one, train_eight = (mapped(training, count) for count in (1, 8))
     one, one_metrics = train_one(state, batches)
     eight, eight_metrics = train_eight(state, batches)
     steps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.generator, one.generator)
@@ -62,8 +75,7 @@ def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
         ADVERSARY | {"optimizer": optax.adam(1e-3)},
         generator_optimizer=optax.adam(1e-3),
     )
-    train = mapped(training, jax.devices()[:8])
-    state, _ = train(start(training), map(draw_batch, range(20)))
+    state, _ = mapped(training, 8)(start(training), map(draw_batch, range(20)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         first = np.asarray(leaf.addressable_shards[0].data)
         assert len(leaf.addressable_shards) == 8
@@ -71,44 +83,113 @@ def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
             np.testing.assert_array_equal(first, shard.data, err_msg=str(path))
 
 
-def test_unreplicate_gives_the_values_on_one_device():
-    tree = {"a": np.arange(3.0, dtype=np.float32)}
-    single = parallel.unreplicate(parallel.replicate(tree))
-    np.testing.assert_array_equal(single["a"], tree["a"])
-    assert single["a"].devices() == {jax.devices()[0]}
+@pytest.mark.parametrize("kind", ["paired", "cycle"])
+def test_the_two_mappings_give_the_same_bits(kind, tiny, tiny_cycle, start, draw_batch):
+    adam = optax.adam(1e-3)
+    build = tiny if kind == "paired" else functools.partial(tiny_cycle, pool_size=2)
+    training = build(
+        adversary={"augmentation": Augmentation(colour=0.5), "optimizer": adam},
+        generator_optimizer=adam,
+    )
+    state, batches = start(training), list(map(draw_batch, range(4)))
+    by_pmap, by_shard_map = (
+        mapped(training, 4, mapping)(state, batches) for mapping in ("pmap", "shard_map")
+    )
+    assert_equal(by_pmap, by_shard_map)
+    assert float(np.abs(np.asarray(jax.tree.leaves(by_pmap[0])[-1])).max()) > 0
 
 
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_several_steps_of_a_call_are_the_steps_one_by_one(mapping, tiny, start, shake, draw_batch):
+    """Up to rounding, for a scan is compiled for itself; in small steps, which spread it less."""
+    descent = optax.sgd(0.01)
+    training = tiny(LOSSES, ADVERSARY | {"optimizer": descent}, generator_optimizer=descent)
+    state = start(training)
+    state = state.replace(generator=state.generator.replace(params=shake(state.generator.params)))
+    batches = list(map(draw_batch, range(2)))
+    one_by_one, metrics = mapped(training, 2, mapping)(state, batches)
+    in_twos, metrics_in_twos = mapped(training, 2, mapping, steps_per_call=2)(state, batches)
+    assert int(in_twos.step) == 2
+    moved = 0.0
+    for a, b, c in zip(*map(jax.tree.leaves, (one_by_one, in_twos, state)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+        moved = max(moved, float(np.abs(np.asarray(a, np.float32) - c).max()))
+    assert moved > 1e-2
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, metrics_in_twos[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 @pytest.mark.parametrize("count", [1, 4])
-def test_parts_of_the_state_go_to_their_devices_and_come_back(count):
+def test_parts_of_the_state_go_to_their_devices_and_come_back(count, mapping):
     """What is shared stays as it is, and every device reads its own part of what is not."""
-    tree = {
+    axes = {"shared": None, "own": 0}
+    replicas = Replicas(axes, tuple(jax.devices()[:count]), mapping)
+    first = {
         "shared": np.arange(3.0, dtype=np.float32),
-        "own": {"x": np.arange(2), "n": np.int32(5)},
+        "own": {"x": np.arange(2, dtype=np.int32), "n": np.int32(5)},
     }
-    axes, devices = {"shared": None, "own": 0}, jax.devices()[:count]
-    state = parallel.expand(jax.tree.map(np.asarray, tree), axes, count)
-    assert jax.tree.map(np.shape, state) == {
-        "shared": (3,),
-        "own": {"x": (count, 2), "n": (count,)},
-    }
+    placed = replicas.initial(first)
+    shapes = {"shared": (3,), "own": {"x": (count, 2), "n": (count,)}}
+    assert jax.tree.map(np.shape, placed) == shapes
+    assert jax.tree.map(lambda leaf: leaf.shape, replicas.abstract(first)) == shapes
 
     def step(state, batch, root, axis_name):
         own = {"x": state["own"]["x"] + batch["number"].sum(), "n": state["own"]["n"] + 1}
         mean = parallel.mean_over_devices(batch["number"].mean(), axis_name)
         return {"shared": state["shared"] + mean, "own": own}, {"mean": mean}
 
-    mapped_step = parallel.pmap_step(step, axes, devices)
-    numbers = np.arange(2 * count)
-    placed = parallel.replicate(state, axes, devices)
+    mapped_step = replicas.map(step)
+    numbers = np.arange(2 * count, dtype=np.int32)
     for _ in range(2):
-        placed, _ = mapped_step(placed, parallel.shard_batch({"number": numbers}, count), ROOT)
-    back = parallel.unreplicate(placed)
+        placed, _ = mapped_step(placed, replicas.place_batches([{"number": numbers}]), ROOT)
+    back = replicas.to_global(placed)
     np.testing.assert_array_equal(back["shared"], np.arange(3) + 2 * numbers.mean())
     np.testing.assert_array_equal(back["own"]["n"], [7] * count)
     added = 2 * numbers.reshape(count, 2).sum(1)
     np.testing.assert_array_equal(back["own"]["x"], np.arange(2) + added[:, None])
+    copy = replicas.one_copy(placed["shared"])
+    assert copy.devices() == {replicas.devices[0]}
+    np.testing.assert_array_equal(copy, back["shared"])
 
 
-def test_batch_that_the_devices_do_not_divide_is_refused():
-    with pytest.raises(UserError, match=r"batch of 6 .* 4 devices"):
-        parallel.shard_batch({"source": np.zeros((6, 1))}, 4)
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_a_replica_that_differs_in_one_bit_is_found_and_named(mapping):
+    axes = {"a": None, "b": None, "own": 0}
+    replicas = Replicas(axes, tuple(jax.devices()[:4]), mapping)
+    first = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": {"half": jnp.arange(5, dtype=jnp.bfloat16), "flag": np.array([True, False])},
+        "own": np.arange(2, dtype=np.int32),
+    }
+    state = replicas.initial(first)
+    # What is a device's own may differ.
+    own = jax.device_put(np.arange(8, dtype=np.int32).reshape(4, 2), state["own"].sharding)
+    assert replicas.disagreements(state | {"own": own}) == []
+
+    def spoil(leaf, change):
+        """Changes the copy on the third device alone."""
+        copies = [np.array(shard.data) for shard in leaf.addressable_shards]
+        copies[2] = change(copies[2])
+        return jax.make_array_from_single_device_arrays(
+            leaf.shape,
+            leaf.sharding,
+            [jax.device_put(c, d) for c, d in zip(copies, replicas.devices, strict=True)],
+        )
+
+    def flip_last_bit(array):
+        bits = array.reshape(-1).view(np.uint8).copy()
+        bits[-array.dtype.itemsize] ^= 1
+        return bits.view(array.dtype).reshape(array.shape)
+
+    half = state["b"] | {"half": spoil(state["b"]["half"], flip_last_bit)}
+    assert replicas.disagreements(state | {"b": half}) == ["b/half"]
+    swapped = spoil(state["a"], lambda array: array[::-1])
+    assert replicas.disagreements(state | {"a": swapped, "b": half}) == ["a", "b/half"]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"batch of 6 .* 4 devices: .*global_batch"):
+        Replicas(None, tuple(jax.devices()[:4])).place_batches([{"source": np.zeros((6, 1))}])
+    with pytest.raises(ValueError, match=r"training.parallel must be one of .*'vmap'"):
+        Replicas(None, mapping="vmap")

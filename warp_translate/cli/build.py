@@ -18,13 +18,13 @@ from warp_translate.data.pair import PairSource
 from warp_translate.errors import UserError
 from warp_translate.models import Discriminator, Generator
 from warp_translate.ops.augment import Augmentation
-from warp_translate.training import parallel
 from warp_translate.training.adversary import Adversary
 from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
 from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.loop import Schedule
 from warp_translate.training.optim import learning_rate_schedule
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
+from warp_translate.training.parallel import Replicas
 from warp_translate.types import Array, PyTree
 
 CONFIG_FILE = "config.json"
@@ -67,12 +67,14 @@ def training(
                 discriminator=Discriminator(**_with_types(config.discriminator)),
                 optimizer=adam(optim.discriminator_lr, optim.discriminator_b1),
                 augmentation=augmentation,
+                parts=config.training.accumulate,
                 **adversary,
             ),
             "factor": method.factor if factor is None else factor,
             "mask_weights": method.mask_weights,
             "fusion": method.fusion,
             "ema_decay": optim.ema_decay,
+            "parts": config.training.accumulate,
         }
         if method.training == "paired":
             return PairedTraining(losses=PairedLosses(**config.losses), **parts)
@@ -99,8 +101,45 @@ def check_training(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def initial_state(training: Training, config: ml_collections.ConfigDict, devices: int) -> PyTree:
-    """The state at step 0, with the parts of all devices.
+def replicas(training: Training, config: ml_collections.ConfigDict) -> Replicas:
+    """All devices of all processes, and what the state is on them.
+
+    Raises:
+      UserError: they do not divide the batch, or the way to map the step is unknown.
+    """
+    try:
+        found = Replicas(training.axes, mapping=config.training.parallel)
+    except ValueError as error:
+        raise UserError(f"the configuration cannot be built: {error}") from error
+    check_batch(config, found.count)
+    return found
+
+
+def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
+    """Checks that the global batch splits over devices, and each device's part over its parts.
+
+    Raises:
+      UserError: it does not.
+    """
+    batch, parts = config.training.global_batch, config.training.accumulate
+    for name, value in (("global_batch", batch), ("accumulate", parts)):
+        if value < 1:
+            raise UserError(f"config.training.{name} is {value}; it must be at least 1")
+    if batch % (devices * parts):
+        pieces = f"{devices} device{'s' * (devices > 1)}"
+        if parts > 1:
+            pieces += f" times config.training.accumulate {parts}"
+        multiple = devices * parts
+        below, above = batch // multiple * multiple, (batch // multiple + 1) * multiple
+        near = f"{below} or {above}" if below else str(above)
+        raise UserError(
+            f"config.training.global_batch {batch} must be a multiple of the {pieces}: {near} "
+            "would do"
+        )
+
+
+def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTree:
+    """The state at step 0 as the step sees it on one device.
 
     Raises:
       UserError: the size of the training images does not suit the networks.
@@ -108,10 +147,32 @@ def initial_state(training: Training, config: ml_collections.ConfigDict, devices
     try:
         # Compiled as one program: operation by operation it takes ten times as long.
         init = jax.jit(training.init, static_argnums=1)
-        state = init(root_key(config), config.data.size)
+        return init(root_key(config), config.data.size)
     except ValueError as error:
         raise UserError(f"config.data.size does not fit: {error}") from error
-    return parallel.expand(state, training.axes, devices)
+
+
+def step_flops(training: Training, config: ml_collections.ConfigDict, state: PyTree) -> float:
+    """Floating point operations of one step on the whole global batch, before optimisation.
+
+    Counted by XLA in the lowered step without any loop, since it would count a loop's body once.
+    Every branch of a condition counts, so the lazy gradient penalty does at every step.
+
+    Args:
+      training: the training.
+      config: its configuration.
+      state: as the step sees it on one device.
+    """
+    size = config.data.size
+    images = jax.ShapeDtypeStruct((config.training.global_batch, size, size, 3), jnp.uint8)
+    parts: Any = training
+    whole = dataclasses.replace(
+        parts, parts=1, adversary=dataclasses.replace(parts.adversary, parts=1)
+    )
+    lowered: Any = jax.jit(whole.step).lower(
+        state, {"source": images, "target": images}, root_key(config)
+    )
+    return float(lowered.cost_analysis()["flops"])
 
 
 def root_key(config: ml_collections.ConfigDict) -> Array:
@@ -172,11 +233,19 @@ def schedule(config: ml_collections.ConfigDict) -> Schedule:
         log_every=training.log_every,
         evaluate_every=training.evaluate_every,
         save_every=training.save_every,
+        steps_per_call=training.steps_per_call,
     )
 
 
-def record(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> None:
+def record(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, write: bool = True
+) -> None:
     """Writes the configuration into the work directory of a run.
+
+    Args:
+      config: the configuration.
+      workdir: folder of the run.
+      write: whether this process does; the others only compare with what is there.
 
     Raises:
       UserError: the run there was started with another configuration, or the folder cannot be
@@ -196,6 +265,8 @@ def record(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -
                 f"the run in {workdir} was started with another configuration: "
                 f"{'; '.join(changed)}; repeat it as it was, or choose another --workdir"
             )
+        return
+    if not write:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import ml_collections
 
 from warp_translate.cli import build
@@ -55,9 +56,11 @@ def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None)
         batches=lambda start_step: pipeline.train_batches(
             train_set,
             build.joint_augment(config),
-            global_batch=config.training.batch_size,
+            global_batch=config.training.global_batch,
             seed=config.seed,
             start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ),
         evaluate=evaluate,
     )

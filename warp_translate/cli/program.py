@@ -4,18 +4,27 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 
 from warp_translate.errors import UserError
+from warp_translate.training.distributed import Preempted, is_one_of_several
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
 
 USER_ERROR_STATUS = 2
+PREEMPTED_STATUS = 42  # Saved and to be started again: launchers requeue on this one.
+CRASHED_STATUS = 1
+PEER_LOST_STATUS = 75  # Start again; the last checkpoint is whole.
 INTERRUPTED_STATUS = 128 + signal.SIGINT
+
+# What is said when another process dies in the middle of a sum over devices.
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection", "barrier")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -37,9 +46,28 @@ def _guard(action: Callable[[], None]) -> None:
         action()
     except UserError as error:
         _leave(str(error))
+    except Preempted as notice:
+        print(
+            f"asked to leave: step {notice.step} is saved, and the same command goes on from it",
+            file=sys.stderr,
+        )
+        sys.exit(PREEMPTED_STATUS)
     except KeyboardInterrupt:
         print("\ninterrupted; what was saved is kept", file=sys.stderr)
-        sys.exit(INTERRUPTED_STATUS)
+        _exit(INTERRUPTED_STATUS)
+    except Exception as error:
+        if not is_one_of_several():
+            raise
+        words = " ".join(str(error).split())
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(map(words.count, _LOST)):
+            print(
+                f"error: the processes lost each other ({words[:200]}); start all of them again "
+                "to go on from the last checkpoint",
+                file=sys.stderr,
+            )
+            _exit(PEER_LOST_STATUS)
+        traceback.print_exc()
+        _exit(CRASHED_STATUS)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -62,7 +90,16 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _leave(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR_STATUS)
+    _exit(USER_ERROR_STATUS)
+
+
+def _exit(status: int) -> NoReturn:
+    """Leaves; where there are other processes without waiting for them to do so too."""
+    if is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _without_orbax_warnings(record: logging.LogRecord) -> bool:

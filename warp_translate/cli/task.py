@@ -27,7 +27,7 @@ class Training(Protocol):
 
     @property
     def axes(self) -> PyTree:
-        """Which part of the state each device has for itself, see ``parallel.expand``."""
+        """Which part of the state each device has for itself, see `parallel.Replicas`."""
         ...
 
     def init(self, root: Array, size: int) -> PyTree:

@@ -1,74 +1,118 @@
 """``warp-translate train``: trains an experiment, or goes on from its last checkpoint."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
 from warp_translate.cli import build, program, tasks
 from warp_translate.cli.task import generator_params
 from warp_translate.errors import UserError
 from warp_translate.evaluation.sheet import render_sheet
-from warp_translate.training import loop, parallel
+from warp_translate.training import distributed, loop
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.training.health import BranchWatch
 from warp_translate.training.logging import Progress, open_logger
+from warp_translate.training.throughput import StepClock, StepProfiler
 from warp_translate.types import PyTree
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, for example experiments/paired.py.", lock_config=True
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, where no cluster tells it: see launch/README.md.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes that train together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout",
+    distributed.DEFAULT_HEARTBEAT_TIMEOUT,
+    "Seconds without a sign of life after which a process counts as lost and the others end.",
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "Folder to keep compiled programs in, for the next start."
+)
+_PROFILE_STEPS = flags.DEFINE_integer(
+    "profile_steps", 0, "Steps to profile into <workdir>/profile, after the first ten; 0 for none."
+)
 
 _SHEET_CELL = 128
+_STEPS_BEFORE_PROFILE = 10
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> PyTree:
+def train(config: ml_collections.ConfigDict, workdir: str, *, profile_steps: int = 0) -> PyTree:
     """Trains to the end of the schedule and leaves everything in the work directory.
+
+    Where several processes train together all of them call this, with the same arguments.
 
     Args:
       config: the experiment.
       workdir: folder of the run; with checkpoints in it the run goes on from the newest.
+      profile_steps: steps to profile into ``<workdir>/profile``.
 
     Returns:
-      The final state: what is shared as arrays of one device, and the parts of all devices.
+      The final state, arrays that span the devices of all processes; what each device has for
+      itself has a leading axis over them.
 
     Raises:
       UserError: a mistake in the configuration, the data or the work directory.
+      Preempted: SIGTERM came; the state is saved.
     """
+    with distributed.preemption_notice() as leave:
+        return _train(config, workdir, leave, profile_steps)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    leave: Callable[[int], bool],
+    profile_steps: int,
+) -> PyTree:
     schedule = build.schedule(config)
-    devices = jax.local_device_count()
-    if config.training.batch_size % devices:
-        raise UserError(
-            f"config.training.batch_size {config.training.batch_size} must be a multiple of the "
-            f"{devices} devices"
-        )
+    writes = distributed.is_writer()
+    say = _say if writes else lambda line: None
+    build.check_training(config)
+    build.check_batch(config, jax.device_count())
     task = tasks.open_task(config)
     training = task.training
-    state = build.initial_state(training, config, devices)
-    build.record(config, workdir)
+    replicas = build.replicas(training, config)
+    first = build.initial_state(training, config)
+    build.record(config, workdir, write=writes)
     checkpointer = Checkpointer(
         workdir,
         best_metric=config.evaluation.best_metric,
         keep_latest=config.training.keep_latest,
     )
-    start_step = checkpointer.latest_step() or 0
+    start_step = distributed.from_first_process(checkpointer.latest_step() or 0)
     if start_step:
-        state = checkpointer.restore(start_step, state)
-        _say(f"going on from the checkpoint of step {start_step} in {workdir}")
-    _say(f"{task.data}; {devices} {jax.default_backend()} device(s)")
+        restored = checkpointer.restore(start_step, replicas.abstract(first))
+        state = replicas.from_global(restored)
+        say(f"going on from the checkpoint of step {start_step} in {workdir}")
+    else:
+        state = replicas.initial(first)
+    say(f"{task.data}; {_devices_in_words(replicas.count)}")
 
     def evaluate(state: PyTree) -> loop.Evaluation:
-        params = parallel.unreplicate(generator_params(training, state))
+        params = replicas.one_copy(generator_params(training, state))
+        # Every process measures, so that none has to wait for another, and the first one's figures
+        # count for all.
         report = task.evaluate(params, config.evaluation.sheet_rows)
         sheets = {
             f"test/{name}": render_sheet(
                 sheet.rows, sheet.columns, cell=_SHEET_CELL, wheel_magnitude=sheet.wheel_magnitude
             )
             for name, sheet in report.sheets.items()
+            if writes
         }
-        scalars = {f"test/{name}": value for name, value in report.scalars.items()}
+        scalars = distributed.from_first_process(
+            {f"test/{name}": value for name, value in report.scalars.items()}
+        )
         if config.evaluation.best_metric not in scalars:
             raise UserError(
                 f"config.evaluation.best_metric {config.evaluation.best_metric} is none of the "
@@ -77,30 +121,50 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> PyTree:
         return loop.Evaluation(scalars, sheets)
 
     def save(step: int, state: PyTree, scalars: dict[str, float] | None) -> None:
-        checkpointer.save(step, parallel.unreplicate(state), scalars)
+        checkpointer.save(step, replicas.to_global(state), scalars)
 
-    mapped = parallel.pmap_step(training.step, training.axes)
+    clock = StepClock(
+        config.training.global_batch,
+        flops_per_step=build.step_flops(training, config, first),
+        devices=replicas.count,
+        device_kind=jax.devices()[0].device_kind,
+    )
+    profile_start = start_step + _STEPS_BEFORE_PROFILE
+    profiler = StepProfiler(
+        str(Path(workdir) / "profile"), profile_start, profile_steps if writes else 0
+    )
+    mapped = replicas.map(training.step, steps_per_call=schedule.steps_per_call)
     root = build.root_key(config)
     state = loop.run(
-        parallel.replicate(state, training.axes),
+        state,
         start_step=start_step,
         schedule=schedule,
-        step=lambda state, batch: mapped(state, parallel.shard_batch(batch, devices), root),
+        step=lambda state, batches: mapped(state, replicas.place_batches(batches), root),
         batches=task.batches(start_step),
         evaluate=evaluate,
         save=save,
-        logger=open_logger(workdir, enabled=True, start_step=start_step),
+        logger=open_logger(workdir, enabled=writes, start_step=start_step),
         progress=Progress(
             schedule.total_steps,
             start_step,
-            batch_size=config.training.batch_size,
+            batch_size=config.training.global_batch,
             metric_names=task.shown,
-            stream=sys.stderr,
+            stream=sys.stderr if writes else None,
         ),
+        clock=clock,
         watch=BranchWatch(config.method.mask_weights),
+        disagreements=replicas.disagreements,
+        leave=leave,
+        between=profiler,
     )
     checkpointer.close()
-    return parallel.unreplicate(state)
+    return replicas.to_global(state)
+
+
+def _devices_in_words(count: int) -> str:
+    words = f"{count} {jax.default_backend()} device(s)"
+    processes = jax.process_count()
+    return words if processes == 1 else f"{words} of {processes} processes"
 
 
 def _say(line: str) -> None:
@@ -121,8 +185,19 @@ def main(argv: Sequence[str]) -> None:
         config.lock()
     except OSError as error:  # What config_flags answers with when the file was not there.
         raise UserError(f"--config cannot be read: {str(error).split()[-1]}") from error
-    train(config, program.WORKDIR.value)
-    _say(f"trained; look at it with: warp-translate evaluate --workdir={program.WORKDIR.value}")
+    if _PROFILE_STEPS.value < 0:
+        raise UserError(f"--profile_steps={_PROFILE_STEPS.value} must be 0 or more")
+    distributed.connect(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        _HEARTBEAT_TIMEOUT.value,
+    )
+    if _COMPILATION_CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", _COMPILATION_CACHE.value)
+    train(config, program.WORKDIR.value, profile_steps=_PROFILE_STEPS.value)
+    if distributed.is_writer():
+        _say(f"trained; look at it with: warp-translate evaluate --workdir={program.WORKDIR.value}")
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -117,9 +118,11 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
             data.train_a,
             data.train_b,
             build.joint_augment(config),
-            global_batch=config.training.batch_size,
+            global_batch=config.training.global_batch,
             seed=config.seed,
             start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ),
         evaluate=evaluate,
     )

@@ -18,6 +18,7 @@ from warp_translate.losses.adversarial import (
 )
 from warp_translate.models import Discriminator, DiscriminatorOutput
 from warp_translate.ops.augment import NO_AUGMENTATION, Augmentation, augment
+from warp_translate.training.accumulation import mean_of_parts
 from warp_translate.training.parallel import device_index, mean_over_devices
 from warp_translate.training.priors import Metrics
 from warp_translate.training.rng import stream_key
@@ -37,6 +38,7 @@ class Adversary:
       r2: weight of the gradient penalty on translated images.
       penalty_every: steps from one gradient penalty to the next, which is scaled up accordingly.
       augmentation: what the images pass through before they are judged.
+      parts: how many parts of a device's batch gradients are taken of, one after the other.
     """
 
     discriminator: Discriminator
@@ -46,6 +48,7 @@ class Adversary:
     r2: float = 0.0
     penalty_every: int = 1
     augmentation: Augmentation = NO_AUGMENTATION
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(Adversarial):
@@ -98,9 +101,35 @@ class Adversary:
         Returns:
           The next state, and reports of this device.
         """
+        gradient, spectral, reports = mean_of_parts(
+            lambda part: self._gradient(state, *part, step=step),
+            (real, lax.stop_gradient(fake), condition, keys),
+            self.parts,
+        )
+        gradient = mean_over_devices(gradient, axis_name)
+        reports["gradient_norm"] = optax.tree.norm(gradient)
+        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+        next_state = DiscriminatorState(
+            params=optax.apply_updates(state.params, updates),
+            spectral=spectral,
+            opt_state=opt_state,
+        )
+        return next_state, reports
+
+    def _gradient(
+        self,
+        state: DiscriminatorState,
+        real: Array,
+        fake: Array,
+        condition: Array | None,
+        keys: Array,
+        *,
+        step: Array,
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Gradient, the next statistics of the spectral norms, and reports."""
         real_keys, fake_keys = example_streams(keys, 2)
         real, real_condition = self._augmented(real_keys, real, condition)
-        fake, fake_condition = self._augmented(fake_keys, lax.stop_gradient(fake), condition)
+        fake, fake_condition = self._augmented(fake_keys, fake, condition)
         images = jnp.concatenate([real, fake])
         conditions = None
         if real_condition is not None and fake_condition is not None:
@@ -129,15 +158,7 @@ class Adversary:
             return loss, (changed.get("spectral", {}), reports)
 
         gradient, (spectral, reports) = jax.grad(objective, has_aux=True)(state.params)
-        gradient = mean_over_devices(gradient, axis_name)
-        reports["gradient_norm"] = optax.tree.norm(gradient)
-        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
-        next_state = DiscriminatorState(
-            params=optax.apply_updates(state.params, updates),
-            spectral=spectral,
-            opt_state=opt_state,
-        )
-        return next_state, reports
+        return gradient, spectral, reports
 
     def judge(
         self,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 from orbax.checkpoint import checkpoint_managers
 
 from warp_translate.errors import UserError
@@ -22,7 +23,9 @@ class Checkpointer:
     """Saves and restores states; keeps the latest ones and the best one.
 
     Saving goes on in the background, and a save that was cut leaves nothing that a restore would
-    see. Saved are host copies, so the number of devices may differ when the run is taken up.
+    see. With several processes all of them must call the same methods, on a folder that all of them
+    see; each writes what only it has. The number of devices and of processes may differ when the
+    run is taken up.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Checkpointer:
 
         Args:
           step: steps done.
-          state: arrays of one device or of the host, not replicated ones.
+          state: arrays of the host, or of devices if they span those of all processes.
           metrics: the evaluation of this very state, if there was one.
 
         Raises:
@@ -97,7 +100,7 @@ class Checkpointer:
         try:
             self._manager.save(
                 step,
-                args=ocp.args.PyTreeSave(jax.device_get(state)),
+                args=ocp.args.PyTreeSave(state),
                 metrics=dict(metrics) if metrics is not None else None,
                 force=True,
             )
@@ -112,10 +115,12 @@ class Checkpointer:
 
         Args:
           step: a step that was saved.
-          target: a state of the same structure; only shapes and types are looked at.
+          target: a state of the same structure; only shapes, types and shardings are looked at. A
+            leaf whose first axis lies over devices may have been saved by another number of them:
+            of too many parts the last are left out, and missing ones are filled with zeros.
 
         Returns:
-          The state, host arrays.
+          The state: where the target has a sharding, arrays that lie so; elsewhere host arrays.
 
         Raises:
           UserError: a leaf that was saved has another shape than the target's, or is missing.
@@ -175,18 +180,17 @@ class Checkpointer:
             step,
             args=ocp.args.PyTreeRestore(
                 target,
-                restore_args=jax.tree.map(
-                    lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target
-                ),
+                restore_args=jax.tree.map(_restore_args, target),
                 partial_restore=partial,
             ),
         )
 
     def _check(self, step: int, target: PyTree) -> None:
         """Orbax fills a target of another shape without a word, so the shapes are compared here."""
-        saved = _shapes(self._manager.item_metadata(step))
-        for path, shape in _shapes(target).items():
-            if path not in saved or saved[path] != shape:
+        saved = {path: leaf.shape for path, leaf in _leaves(self._manager.item_metadata(step))}
+        for path, leaf in _leaves(target):
+            shape, common = leaf.shape, int(_lies_over_devices(leaf))
+            if path not in saved or saved[path][common:] != shape[common:]:
                 found = f"has {saved[path]}" if path in saved else "does not have it"
                 raise UserError(
                     f"the checkpoint of step {step} in {self._folder} does not fit the "
@@ -195,12 +199,28 @@ class Checkpointer:
                 )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by path, the same for attributes, keys and positions, as Orbax writes them."""
-    shapes = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        names = [
-            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
-        ]
-        shapes["/".join(names)] = tuple(leaf.shape)
-    return shapes
+def _restore_args(leaf: Any) -> ocp.RestoreArgs:
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+    return ocp.ArrayRestoreArgs(
+        restore_type=jax.Array,
+        dtype=leaf.dtype,
+        sharding=sharding,
+        global_shape=leaf.shape,
+        strict=not _lies_over_devices(leaf),
+    )
+
+
+def _lies_over_devices(leaf: Any) -> bool:
+    """Whether the first axis of a leaf is one of devices."""
+    sharding = getattr(leaf, "sharding", None)
+    return isinstance(sharding, NamedSharding) and any(sharding.spec[:1])
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves by path, the same for attributes, keys and positions, as Orbax writes them."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]

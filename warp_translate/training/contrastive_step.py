@@ -19,6 +19,7 @@ from warp_translate.models import Fusion, Generator, Translation, translate
 from warp_translate.models.generator import encode
 from warp_translate.models.projection import PatchProjection
 from warp_translate.ops import MaskWeights, box_downsample
+from warp_translate.training.accumulation import forward
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
 from warp_translate.training.image_pool import empty_pool, exchange
 from warp_translate.training.networks import check_size, init_params
@@ -82,6 +83,7 @@ class ContrastiveTraining:
       fusion: how the output is put together.
       ema_decay: decay of the generator's moving average.
       pool_size: earlier translations that each device keeps.
+      parts: how many parts of a device's batch gradients are taken of, one after the other.
     """
 
     generator: Generator
@@ -94,6 +96,7 @@ class ContrastiveTraining:
     fusion: Fusion = "full"
     ema_decay: float = 0.999
     pool_size: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
@@ -111,7 +114,7 @@ class ContrastiveTraining:
 
     @property
     def axes(self) -> ContrastiveState:
-        """Which part of the state each device has for itself, see ``parallel.expand``."""
+        """Which part of the state each device has for itself, see `parallel.Replicas`."""
         shared: Any = None
         own: Any = 0
         return ContrastiveState(
@@ -180,14 +183,23 @@ class ContrastiveTraining:
         d_b_keys, generator_keys, place_keys = example_streams(keys, 3)
         pool_key = stream_key(root, "image_pool", state.step, device_index(axis_name))
 
-        def forward(params: PyTree) -> tuple[Translation, Translation | None]:
+        def translate_both(
+            params: tuple[PyTree, PyTree], part: Mapping[str, Array]
+        ) -> tuple[Translation, Translation | None]:
+            a, b = part["a"], part["b"]
             if not self.losses.translates_target:
-                return self.translate(params, a), None
+                return self.translate(params[0], a), None
             # No example influences another, so the two may share a pass.
-            return split_translation(self.translate(params, jnp.concatenate([a, b])), len(a))
+            return split_translation(self.translate(params[0], jnp.concatenate([a, b])), len(a))
 
-        (forth, same), pull = jax.vjp(forward, state.a_to_b.params)
-        pool_b, shown = exchange(state.pool_b, forth.output, pool_key)
+        output, back = forward(
+            translate_both,
+            (state.a_to_b.params, state.projection.params),
+            {"a": a, "b": b, "keys": generator_keys, "place_keys": place_keys},
+            self.parts,
+            shown=lambda made: made[0].output,
+        )
+        pool_b, shown = exchange(state.pool_b, output, pool_key)
         d_b, d_b_reports = self.adversary.update(
             state.d_b,
             b,
@@ -199,22 +211,10 @@ class ContrastiveTraining:
 
         # The encoder is the generator's own: it learns through the images that it makes and
         # through the features that it reads from them.
-        cotangents, reports = jax.grad(self._generator_loss, (0, 1, 2, 3), has_aux=True)(
-            forth,
-            same,
-            state.a_to_b.params,
-            state.projection.params,
-            d_b,
-            a,
-            b,
-            generator_keys,
-            place_keys,
-            state.step,
+        gradients, reports = back(
+            lambda params, made, part: self._generator_loss(made, params, d_b, part, state.step)
         )
-        (through_images,) = pull(cotangents[:2])
-        gradient, projection_gradient = mean_over_devices(
-            (jax.tree.map(jnp.add, through_images, cotangents[2]), cotangents[3]), axis_name
-        )
+        gradient, projection_gradient = mean_over_devices(gradients, axis_name)
         updates, opt_state = self.generator_optimizer.update(
             projection_gradient, state.projection.opt_state, state.projection.params
         )
@@ -223,7 +223,6 @@ class ContrastiveTraining:
             for name, value in {
                 **reports,
                 "gradient_norm": optax.tree.norm(gradient),
-                **branch_reports(forth),
             }.items()
         }
         metrics |= {f"d_b/{name}": value for name, value in d_b_reports.items()}
@@ -246,18 +245,14 @@ class ContrastiveTraining:
 
     def _generator_loss(
         self,
-        forth: Translation,
-        same: Translation | None,
-        params: PyTree,
-        projection: PyTree,
+        made: tuple[Translation, Translation | None],
+        params: tuple[PyTree, PyTree],
         d_b: DiscriminatorState,
-        a: Array,
-        b: Array,
-        keys: Array,
-        place_keys: Array,
+        part: Mapping[str, Array],
         step: Array,
     ) -> tuple[Array, Metrics]:
         losses = self.losses
+        (forth, same), a, b = made, part["a"], part["b"]
         terms = direction_terms(
             losses,
             self.adversary,
@@ -266,18 +261,18 @@ class ContrastiveTraining:
             same,
             b,
             factor=self.factor,
-            keys=keys,
+            keys=part["keys"],
             step=step,
         )
 
         def contrast(translation: Translation, original: Array) -> Array:
-            return self._contrast(params, projection, translation.output, original, place_keys)
+            return self._contrast(*params, translation.output, original, part["place_keys"])
 
         terms["contrast"] = (losses.contrast, lambda: contrast(forth, a))
         if same is not None:
             terms["contrast_identity"] = (losses.contrast_identity, lambda: contrast(same, b))
         total, reports = weighted_sum(terms)
-        return total, {**reports, "loss": total}
+        return total, {**reports, "loss": total, **branch_reports(forth)}
 
     def _contrast(
         self, params: PyTree, projection: PyTree, output: Array, original: Array, keys: Array

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import flax
-import jax
 import jax.numpy as jnp
 import optax
 
 from warp_translate.losses import reconstruction
 from warp_translate.models import Fusion, Generator, Translation, translate
 from warp_translate.ops import MaskWeights, box_downsample
+from warp_translate.training.accumulation import forward
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
 from warp_translate.training.image_pool import empty_pool, exchange
 from warp_translate.training.networks import check_size, init_params
@@ -77,6 +77,7 @@ class CycleTraining:
       fusion: how the output is put together.
       ema_decay: decay of the generators' moving averages.
       pool_size: earlier translations that each device keeps of each domain.
+      parts: how many parts of a device's batch gradients are taken of, one after the other.
     """
 
     generator: Generator
@@ -88,6 +89,7 @@ class CycleTraining:
     fusion: Fusion = "full"
     ema_decay: float = 0.999
     pool_size: int = 50
+    parts: int = 1
 
     def __post_init__(self) -> None:
         for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
@@ -105,7 +107,7 @@ class CycleTraining:
 
     @property
     def axes(self) -> CycleState:
-        """Which part of the state each device has for itself, see ``parallel.expand``."""
+        """Which part of the state each device has for itself, see `parallel.Replicas`."""
         shared: Any = None
         own: Any = 0
         return CycleState(
@@ -184,14 +186,16 @@ class CycleTraining:
         keys = example_keys(root, "augmentation", state.step, len(a), axis_name)
         d_a_keys, d_b_keys, to_a_keys, to_b_keys = example_streams(keys, 4)
         pool_key = stream_key(root, "image_pool", state.step, device_index(axis_name))
-        (to_b, to_a), pull = jax.vjp(
-            lambda a_to_b, b_to_a: self._translate_all(a_to_b, b_to_a, a, b),
-            state.a_to_b.params,
-            state.b_to_a.params,
+        (made_a, made_b), back = forward(
+            lambda params, part: self._translate_all(params[0], params[1], part["a"], part["b"]),
+            (state.a_to_b.params, state.b_to_a.params),
+            {"a": a, "b": b, "to_a_keys": to_a_keys, "to_b_keys": to_b_keys},
+            self.parts,
+            shown=lambda made: (made[1].forth.output, made[0].forth.output),
         )
 
-        pool_a, shown_a = exchange(state.pool_a, to_a.forth.output, stream_key(pool_key, "a"))
-        pool_b, shown_b = exchange(state.pool_b, to_b.forth.output, stream_key(pool_key, "b"))
+        pool_a, shown_a = exchange(state.pool_a, made_a, stream_key(pool_key, "a"))
+        pool_b, shown_b = exchange(state.pool_b, made_b, stream_key(pool_key, "b"))
         d_a, d_a_reports = self.adversary.update(
             state.d_a,
             a,
@@ -210,16 +214,19 @@ class CycleTraining:
         )
 
         def objective(
-            to_b: _Translations, to_a: _Translations
-        ) -> tuple[Array, tuple[Metrics, ...]]:
-            loss_b, reports_b = self._generator_loss(to_b, to_a, a, b, d_b, to_b_keys, state.step)
-            loss_a, reports_a = self._generator_loss(to_a, to_b, b, a, d_a, to_a_keys, state.step)
+            _: PyTree, made: tuple[_Translations, _Translations], part: Mapping[str, Array]
+        ) -> tuple[Array, tuple[Metrics, Metrics]]:
+            (to_b, to_a), a, b = made, part["a"], part["b"]
+            loss_b, reports_b = self._generator_loss(
+                to_b, to_a, a, b, d_b, part["to_b_keys"], state.step
+            )
+            loss_a, reports_a = self._generator_loss(
+                to_a, to_b, b, a, d_a, part["to_a_keys"], state.step
+            )
             return loss_b + loss_a, (reports_b, reports_a)
 
-        cotangents, (to_b_reports, to_a_reports) = jax.grad(objective, (0, 1), has_aux=True)(
-            to_b, to_a
-        )
-        gradients = mean_over_devices(pull(cotangents), axis_name)
+        gradients, (to_b_reports, to_a_reports) = back(objective)
+        gradients = mean_over_devices(gradients, axis_name)
         generators = [
             update_generator(
                 generator,
@@ -231,13 +238,12 @@ class CycleTraining:
             for generator, gradient in zip((state.a_to_b, state.b_to_a), gradients, strict=True)
         ]
         metrics: Metrics = {}
-        for name, gradient, made, reports in (
-            ("a_to_b", gradients[0], to_b, to_b_reports),
-            ("b_to_a", gradients[1], to_a, to_a_reports),
+        for name, gradient, reports in (
+            ("a_to_b", gradients[0], to_b_reports),
+            ("b_to_a", gradients[1], to_a_reports),
         ):
             reports = {**reports, "gradient_norm": optax.tree.norm(gradient)}
             metrics |= {f"{name}/{key}": value for key, value in reports.items()}
-            metrics |= {f"{name}/{key}": value for key, value in branch_reports(made.forth).items()}
         for name, reports in (("d_a", d_a_reports), ("d_b", d_b_reports)):
             metrics |= {f"{name}/{key}": value for key, value in reports.items()}
         next_state = CycleState(
@@ -304,4 +310,4 @@ class CycleTraining:
             )
             terms["cycle_full"] = (losses.cycle_full, lambda: reconstruction.l1(returned, source))
         total, reports = weighted_sum(terms)
-        return total, {**reports, "loss": total}
+        return total, {**reports, "loss": total, **branch_reports(made.forth)}

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from warp_translate.errors import UserError
+from warp_translate.training.distributed import Preempted
 from warp_translate.training.logging import Logger, Progress
+from warp_translate.training.throughput import StepClock, memory_in_use
 from warp_translate.types import PyTree
 
 Scalars = dict[str, float]
@@ -17,6 +19,10 @@ Scalars = dict[str, float]
 
 class TrainingDiverged(UserError):
     """A metric became NaN or infinite, so the parameters are lost from that step on."""
+
+
+class ReplicasDisagree(UserError):
+    """Devices hold different values of what they share, so none of them can be trusted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +47,14 @@ class Schedule:
       log_every: steps between fetches of the metrics, which wait for the device.
       evaluate_every: steps between evaluations; the last step is always evaluated.
       save_every: steps between checkpoints; the last step is always saved.
+      steps_per_call: steps that the devices do before the host looks again; divides all of these.
     """
 
     total_steps: int
     log_every: int
     evaluate_every: int
     save_every: int
+    steps_per_call: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -54,6 +62,12 @@ class Schedule:
                 raise UserError(
                     f"config.training.{field.name} is {getattr(self, field.name)}; it must be at "
                     "least 1"
+                )
+        for name in ("total_steps", "log_every", "evaluate_every", "save_every"):
+            if getattr(self, name) % self.steps_per_call:
+                raise UserError(
+                    f"config.training.{name} {getattr(self, name)} must be a multiple of "
+                    f"config.training.steps_per_call {self.steps_per_call}"
                 )
 
     def due(self, step: int, every: int) -> bool:
@@ -66,13 +80,17 @@ def run(
     *,
     start_step: int,
     schedule: Schedule,
-    step: Callable[[PyTree, Mapping[str, Any]], tuple[PyTree, PyTree]],
+    step: Callable[[PyTree, list[Mapping[str, Any]]], tuple[PyTree, PyTree]],
     batches: Iterator[Mapping[str, Any]],
     evaluate: Callable[[PyTree], Evaluation],
     save: Callable[[int, PyTree, Scalars | None], None],
     logger: Logger,
     progress: Progress,
+    clock: StepClock,
     watch: Callable[[Scalars], Iterable[str]] = lambda scalars: (),
+    disagreements: Callable[[PyTree], list[str]] = lambda state: [],
+    leave: Callable[[int], bool] = lambda step: False,
+    between: Callable[[int], str | None] = lambda step: None,
 ) -> PyTree:
     """Trains from ``start_step`` to the end of the schedule.
 
@@ -80,44 +98,69 @@ def run(
       state: the state after ``start_step`` steps; it may be donated to ``step``.
       start_step: steps done already. What was due at this step was done by the run that made it.
       schedule: when things happen.
-      step: maps state and batch to the next state and metrics, scalars.
+      step: maps state and as many batches as ``schedule.steps_per_call`` to the next state and
+        metrics, scalars.
       batches: from the batch of step ``start_step`` on.
       evaluate: measures a state.
       save: keeps a state, with its evaluation if there was one at this step.
       logger: where scalars and pictures go.
       progress: what tells the user how far it is.
+      clock: takes the time of everything between evaluations and saves.
       watch: looks at the metrics of a step and returns warnings, which the user is told.
+      disagreements: names what the devices should share and do not; asked whenever metrics are
+        looked at.
+      leave: whether to save and leave; asked after every call of ``step``, with the calls done.
+      between: told the steps done before every call of ``step``; what it returns is told the user.
 
     Returns:
       The state after the last step.
 
     Raises:
       TrainingDiverged: a metric is not finite. The state is not saved.
+      ReplicasDisagree: see ``disagreements``. The state is not saved.
+      Preempted: ``leave`` said so. The state is saved.
     """
     saved = start_step if start_step else None
-    for done in range(start_step, schedule.total_steps + 1):
+    asked_to_leave = False
+    for done in range(start_step, schedule.total_steps + 1, schedule.steps_per_call):
         if done > start_step:
+            clock.pause()
             evaluation = None
-            if schedule.due(done, schedule.evaluate_every):
+            if schedule.due(done, schedule.evaluate_every) and not asked_to_leave:
                 evaluation = evaluate(state)
                 logger.write_scalars(done, evaluation.scalars)
                 logger.write_images(done, evaluation.images)
-            if schedule.due(done, schedule.save_every):
+            if schedule.due(done, schedule.save_every) or asked_to_leave:
                 save(done, state, evaluation.scalars if evaluation else None)
                 saved = done
+            if asked_to_leave:
+                progress.close()
+                logger.flush()
+                raise Preempted(done)
         if done == schedule.total_steps:
             break
-        state, device_metrics = step(state, next(batches))
-        now = done + 1
+        if line := between(done):
+            progress.say(line)
+        with clock.measure("data"):
+            fetched = [next(batches) for _ in range(schedule.steps_per_call)]
+        with clock.measure("dispatch"):
+            state, device_metrics = step(state, fetched)
+        clock.count(schedule.steps_per_call)
+        now = done + schedule.steps_per_call
+        # At the end there is nothing left to leave.
+        asked_to_leave = leave(now // schedule.steps_per_call) and now < schedule.total_steps
         reports = None
         # Before a save the metrics are looked at in any case: a lost state must not be kept.
-        if any(
+        if asked_to_leave or any(
             schedule.due(now, every)
             for every in (schedule.log_every, schedule.save_every, schedule.evaluate_every)
         ):
-            reports = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
+            with clock.measure("wait"):
+                host_metrics = jax.device_get(device_metrics)
+            reports = {name: float(value) for name, value in host_metrics.items()}
             _check_finite(reports, now, saved)
-            logger.write_scalars(now, reports)
+            _check_agreement(disagreements(state), now, saved)
+            logger.write_scalars(now, reports | clock.report() | memory_in_use())
             for warning in watch(reports):
                 progress.say(f"warning at step {now}: {warning}")
         progress.update(now, reports)
@@ -129,10 +172,20 @@ def run(
 def _check_finite(reports: Scalars, step: int, saved: int | None) -> None:
     lost = [f"{name} is {value}" for name, value in reports.items() if not math.isfinite(value)]
     if lost:
-        kept = (
-            "nothing was saved before" if saved is None else f"the last checkpoint is step {saved}"
-        )
         raise TrainingDiverged(
-            f"training diverged by step {step}: {', '.join(lost[:3])} ({kept}); lower "
+            f"training diverged by step {step}: {', '.join(lost[:3])} ({_kept(saved)}); lower "
             "config.optim.lr or the weight of the loss that grew, see metrics.jsonl"
         )
+
+
+def _check_agreement(differing: list[str], step: int, saved: int | None) -> None:
+    if differing:
+        raise ReplicasDisagree(
+            f"by step {step} the devices disagree in {len(differing)} arrays that they share, "
+            f"{differing[0]} first ({_kept(saved)}): start again to go on from there; if it comes "
+            "back, a device or the network between them is faulty"
+        )
+
+
+def _kept(saved: int | None) -> str:
+    return "nothing was saved before" if saved is None else f"the last checkpoint is step {saved}"

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import get_args
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
@@ -12,6 +11,7 @@ from jax import lax
 from warp_translate.losses import reconstruction
 from warp_translate.models import Fusion, Generator, Translation, translate
 from warp_translate.ops import MaskWeights
+from warp_translate.training.accumulation import forward
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
 from warp_translate.training.networks import check_size, init_params
 from warp_translate.training.optim import init_generator, update_generator
@@ -62,6 +62,7 @@ class PairedTraining:
       mask_weights: which image the mask multiplies.
       fusion: how the output is put together.
       ema_decay: decay of the generator's moving average.
+      parts: how many parts of a device's batch gradients are taken of, one after the other.
     """
 
     generator: Generator
@@ -72,6 +73,7 @@ class PairedTraining:
     mask_weights: MaskWeights = "pretranslated"
     fusion: Fusion = "full"
     ema_decay: float = 0.999
+    parts: int = 1
 
     def __post_init__(self) -> None:
         for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
@@ -89,7 +91,7 @@ class PairedTraining:
 
     @property
     def axes(self) -> None:
-        """Which part of the state each device has for itself, see ``parallel.expand``: none."""
+        """Which part of the state each device has for itself, see `parallel.Replicas`: none."""
         return None
 
     def init(self, root: Array, size: int) -> PairedState:
@@ -138,10 +140,9 @@ class PairedTraining:
     ) -> tuple[PairedState, Metrics]:
         """Updates the discriminator, then the generator under the new discriminator.
 
-        The generator runs once: its output is kept with the function that pulls cotangents back
-        through it, the discriminator learns from the output, and the gradient of the generator's
-        loss with respect to that output is pulled back. Gradients, not losses, are averaged over
-        devices, and every loss is a mean over examples: any split of a batch gives the same step.
+        The generator runs once, see `accumulation.forward`. Gradients, not losses, are averaged
+        over devices, and every loss is a mean over examples: any split of a batch gives the same
+        step.
 
         Args:
           state: the state.
@@ -155,8 +156,12 @@ class PairedTraining:
         source, target = to_float(batch["source"]), to_float(batch["target"])
         keys = example_keys(root, "augmentation", state.step, len(source), axis_name)
         discriminator_keys, generator_keys = example_streams(keys, 2)
-        translation, pull = jax.vjp(
-            lambda params: self.translate(params, source), state.generator.params
+        output, back = forward(
+            lambda params, part: self.translate(params, part["source"]),
+            state.generator.params,
+            {"source": source, "target": target, "keys": generator_keys},
+            self.parts,
+            shown=lambda translation: translation.output,
         )
         metrics: Metrics = {}
 
@@ -165,7 +170,7 @@ class PairedTraining:
             discriminator, reports = self.adversary.update(
                 discriminator,
                 target,
-                translation.output,
+                output,
                 source,
                 keys=discriminator_keys,
                 step=state.step,
@@ -173,13 +178,13 @@ class PairedTraining:
             )
             metrics |= {f"discriminator/{name}": value for name, value in reports.items()}
 
-        cotangent, reports = jax.grad(self._generator_loss, has_aux=True)(
-            translation, discriminator, source, target, generator_keys
+        gradient, (reports, branches) = back(
+            lambda _, translation, part: self._generator_loss(translation, discriminator, **part)
         )
-        (gradient,) = pull(cotangent)
         gradient = mean_over_devices(gradient, axis_name)
         reports["gradient_norm"] = optax.tree.norm(gradient)
         metrics |= {f"generator/{name}": value for name, value in reports.items()}
+        metrics |= branches
         generator = update_generator(
             state.generator,
             gradient,
@@ -187,7 +192,6 @@ class PairedTraining:
             step=state.step,
             ema_decay=self.ema_decay,
         )
-        metrics |= branch_reports(translation)
         next_state = PairedState(
             step=state.step + 1, generator=generator, discriminator=discriminator
         )
@@ -200,7 +204,7 @@ class PairedTraining:
         source: Array,
         target: Array,
         keys: Array,
-    ) -> tuple[Array, Metrics]:
+    ) -> tuple[Array, tuple[Metrics, Metrics]]:
         losses = self.losses
 
         def distance(images: Array) -> Array:
@@ -232,4 +236,4 @@ class PairedTraining:
                     lambda: reconstruction.feature_matching(fake.features, real.features),
                 )
         total, reports = weighted_sum(terms)
-        return total, {**reports, "loss": total}
+        return total, ({**reports, "loss": total}, branch_reports(translation))

@@ -1,8 +1,9 @@
-"""The one place that maps a step over devices."""
+"""The one place that maps a step over devices, those of one process or of many."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,14 @@ from warp_translate.types import Array, PyTree
 
 AXIS_NAME = "data"
 
+MappingKind = Literal["pmap", "shard_map"]
+"""How a step is mapped over the devices; the two give the same bits."""
+
+Step = Callable[..., tuple[PyTree, PyTree]]
+"""``step(state, batch, root, axis_name=...)``, which returns the next state and metrics."""
+
+_SHARED, _OWN = PartitionSpec(), PartitionSpec(AXIS_NAME)
+
 
 def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     """Averages every leaf over the mapped axis; as it is where there is none."""
@@ -26,122 +35,370 @@ def device_index(axis_name: str | None) -> Array | int:
     return 0 if axis_name is None else lax.axis_index(axis_name)
 
 
-def expand(state: PyTree, axes: PyTree, count: int) -> PyTree:
-    """Gives every device a part of its own of what each is to have for itself.
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes, those of a process side by side.
 
-    Args:
-      state: the state as the step sees it on one device.
-      axes: which part of the state each device has for itself: a prefix of the tree with 0 there
+    In this order the parts of a global batch lie one after the other: device ``d`` of process ``p``
+    of ``n`` local devices holds part ``p * n + d``.
+    """
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """The devices that train together, and what a training state is on them.
+
+    A step sees the state as if there were one device. Most of it is shared: every device holds a
+    copy, and the step keeps the copies equal by averaging its gradients over the axis. A part may
+    be a device's own, such as its pool of earlier translations.
+
+    A placed state is a tree of `jax.Array`. With "shard_map" the arrays span the devices of all
+    processes; what is a device's own has a leading axis over them. With "pmap" they span those of
+    this process. `to_global` and `from_global` go from one to the other without copying.
+
+    Attributes:
+      axes: which part of the state each device has for itself: a prefix of the state with 0 there
         and None where the devices share one value.
-      count: number of devices.
-
-    Returns:
-      The state with ``[count, ...]`` copies of the leaves at 0, host arrays or on one device.
+      devices: all of them, in the order of `all_devices`.
+      mapping: "pmap" or "shard_map".
     """
-    return _map_by_axes(
-        lambda leaf: jnp.broadcast_to(leaf[None], (count, *leaf.shape)),
-        lambda leaf: leaf,
-        axes,
-        state,
+
+    axes: PyTree
+    devices: tuple[jax.Device, ...] = dataclasses.field(
+        default_factory=lambda: tuple(all_devices())
     )
+    mapping: MappingKind = "pmap"
 
-
-def replicate(
-    tree: PyTree, axes: PyTree = None, devices: Sequence[jax.Device] | None = None
-) -> PyTree:
-    """Places the tree on the devices: a copy on each, without a leading device axis.
-
-    Args:
-      tree: host arrays or arrays of one device.
-      axes: see `expand`; what is 0 there has a leading device axis, and each device gets its part.
-      devices: where to; all local devices by default.
-
-    Returns:
-      The same tree of arrays that lie on all the devices.
-    """
-    devices = jax.local_devices() if devices is None else devices
-    mesh = Mesh(np.array(devices), (AXIS_NAME,))
-    shared, parted = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (AXIS_NAME,)))
-    return _map_by_axes(
-        lambda leaf: jax.device_put(leaf, parted),
-        lambda leaf: jax.device_put(leaf, shared),
-        axes,
-        tree,
-    )
-
-
-def unreplicate(tree: PyTree) -> PyTree:
-    """The first device's copy of what is shared, and all parts of what is not."""
-    # Indexing a replicated array with [0] would run a computation for every leaf.
-    return jax.tree.map(
-        lambda leaf: (
-            leaf.addressable_shards[0].data if leaf.is_fully_replicated else jax.device_get(leaf)
-        ),
-        tree,
-    )
-
-
-def _map_by_axes(
-    parted: Callable[[Any], Any], shared: Callable[[Any], Any], axes: PyTree, tree: PyTree
-) -> PyTree:
-    return jax.tree.map(
-        lambda axis, part: jax.tree.map(shared if axis is None else parted, part),
-        axes,
-        tree,
-        is_leaf=lambda axis: axis is None,
-    )
-
-
-def shard_batch(batch: Mapping[str, Any], devices: int) -> dict[str, np.ndarray]:
-    """Splits the examples of a batch over devices.
-
-    Args:
-      batch: arrays ``[B, ...]``.
-      devices: number of devices; divides ``B``.
-
-    Returns:
-      Views ``[devices, B / devices, ...]``.
-
-    Raises:
-      UserError: the devices do not divide the batch.
-    """
-    for name, array in batch.items():
-        if len(array) % devices:
-            raise UserError(
-                f"a batch of {len(array)} ({name}) cannot be split over {devices} devices: set "
-                "config.training.batch_size to a multiple of the number of devices"
+    def __post_init__(self) -> None:
+        if self.mapping not in get_args(MappingKind):
+            raise ValueError(
+                f"training.parallel must be one of {get_args(MappingKind)}, got {self.mapping!r}"
             )
-    return {
-        name: array.reshape(devices, len(array) // devices, *array.shape[1:])
-        for name, array in batch.items()
-    }
+
+    @property
+    def count(self) -> int:
+        """Number of devices of all processes."""
+        return len(self.devices)
+
+    @property
+    def local_count(self) -> int:
+        """Number of devices of this process."""
+        return len(self._local_devices)
+
+    def initial(self, state: PyTree) -> PyTree:
+        """Places a state: on each device a copy of what is shared and one of its own part.
+
+        Args:
+          state: as the step sees it on one device; all processes must hand in the same values.
+
+        Returns:
+          The placed state.
+        """
+
+        def place(leaf: Any, spec: PartitionSpec) -> Array:
+            value = np.asarray(leaf)
+            if spec == _OWN:
+                shape = (self.count, *value.shape)
+                return jax.make_array_from_callback(
+                    shape, self._sharding(spec), lambda index: value[None]
+                )
+            return jax.make_array_from_callback(
+                value.shape, self._sharding(spec), lambda index: value[index]
+            )
+
+        return self.from_global(self._map(place, state))
+
+    def abstract(self, state: PyTree) -> PyTree:
+        """Shapes, types and shardings of a placed state over the devices of all processes.
+
+        Args:
+          state: as the step sees it on one device, arrays or shapes.
+
+        Returns:
+          A tree of ``jax.ShapeDtypeStruct``.
+        """
+
+        def shape(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+            lead = (self.count,) if spec == _OWN else ()
+            return jax.ShapeDtypeStruct(
+                (*lead, *leaf.shape), leaf.dtype, sharding=self._sharding(spec)
+            )
+
+        return self._map(shape, state)
+
+    def from_global(self, state: PyTree) -> PyTree:
+        """Makes of arrays that span all processes what the mapped step takes."""
+        return self._respan(state, self._local_mesh) if self.mapping == "pmap" else state
+
+    def to_global(self, state: PyTree) -> PyTree:
+        """Makes of a placed state arrays that span all processes, for a checkpoint."""
+        return self._respan(state, self._mesh) if self.mapping == "pmap" else state
+
+    def place_batches(self, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Splits the examples of one batch, or of several for several steps, over the devices.
+
+        Args:
+          batches: this process's parts, arrays ``[B, ...]`` by name, of the same shapes in each.
+
+        Returns:
+          What the mapped step takes.
+
+        Raises:
+          UserError: the devices do not divide the batch.
+        """
+        local = self.local_count
+        placed = {}
+        for name, first in batches[0].items():
+            if len(first) % local:
+                raise UserError(
+                    f"a batch of {len(first)} ({name}) cannot be split over {local} devices: set "
+                    "config.training.global_batch to a multiple of the number of devices"
+                )
+            several = len(batches) > 1
+            array = np.stack([batch[name] for batch in batches]) if several else np.asarray(first)
+            lead, rest = array.shape[:several], array.shape[1 + several :]
+            array = array.reshape(*lead, local, len(first) // local, *rest)
+            array = array.swapaxes(0, 1) if several else array
+            if self.mapping == "shard_map":
+                array = jax.make_array_from_process_local_data(self._sharding(_OWN), array)
+            placed[name] = array
+        return placed
+
+    def map(
+        self, step: Step, *, steps_per_call: int = 1
+    ) -> Callable[[PyTree, Any, Array], tuple[PyTree, PyTree]]:
+        """Maps a step over the devices.
+
+        The state is donated: the one that was handed in must not be used again. The step itself
+        averages its gradients over ``axis_name``.
+
+        Args:
+          step: see `Step`.
+          steps_per_call: steps of one call, done in a scan on the device; the metrics are the last
+            step's.
+
+        Returns:
+          A function of the placed state, of what `place_batches` made of as many batches, and of
+          the run's root key. It has a ``lower``.
+        """
+        return _MappedStep(self, step, steps_per_call)
+
+    def one_copy(self, tree: PyTree) -> PyTree:
+        """Takes this process's first copy of what is shared: arrays of one device.
+
+        Args:
+          tree: a part of a placed state that the devices share.
+
+        Returns:
+          The same tree.
+        """
+        # Indexing a replicated array with [0] would run a computation for every leaf.
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+
+    def disagreements(self, state: PyTree) -> list[str]:
+        """Names the leaves of which the devices that should share them hold different bits.
+
+        One pass over the shared part and a maximum over one number a leaf: cheap enough to be done
+        whenever metrics are looked at. Where replicas drift apart, the mapping itself says nothing.
+
+        Args:
+          state: a placed state.
+
+        Returns:
+          Paths; empty where all agree.
+        """
+        shared, _ = self._split(state)
+        differ = jax.device_get(self._differ(shared))
+        paths = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for (path, _), spec in zip(
+                jax.tree_util.tree_leaves_with_path(state), self._specs(state), strict=True
+            )
+            if spec == _SHARED
+        ]
+        return [path for path, found in zip(paths, differ, strict=True) if found]
+
+    @functools.cached_property
+    def _differ(self) -> Callable[[tuple[Array, ...]], Array]:
+        def differ(shared: tuple[Array, ...]) -> Array:
+            digests = jnp.stack([_digest(leaf) for leaf in shared])
+            return lax.pmax(digests, AXIS_NAME) != lax.pmin(digests, AXIS_NAME)
+
+        if self.mapping == "pmap":
+            mapped = self._pmap(lambda shared, _: differ(shared), in_axes=(None, 0), out_axes=None)
+            # pmap refuses a call in which nothing lies over the devices.
+            return lambda shared: mapped(shared, np.zeros(self.local_count))
+        return jax.jit(self._shard_map(differ, in_specs=(_SHARED,), out_specs=_SHARED))
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self.devices), (AXIS_NAME,))
+
+    @functools.cached_property
+    def _local_devices(self) -> tuple[jax.Device, ...]:
+        mine = jax.process_index()
+        return tuple(device for device in self.devices if device.process_index == mine)
+
+    @functools.cached_property
+    def _local_mesh(self) -> Mesh:
+        return Mesh(np.array(self._local_devices), (AXIS_NAME,))
+
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self._mesh, spec)
+
+    def _pmap(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        everything = list(self.devices) == jax.devices()
+        return jax.pmap(
+            function,
+            axis_name=AXIS_NAME,
+            devices=None if everything else list(self.devices),
+            **options,
+        )
+
+    def _shard_map(
+        self, function: Callable[..., Any], in_specs: Any, out_specs: Any
+    ) -> Callable[..., Any]:
+        # With check_vma the gradients of replicated parameters would come summed already, and the
+        # step's own average would be too large by the number of devices.
+        return jax.shard_map(
+            function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
+    def _specs(self, state: PyTree) -> list[PartitionSpec]:
+        """How each leaf of a state is laid out."""
+        specs: list[PartitionSpec] = []
+        jax.tree.map(
+            lambda axis, part: specs.extend(
+                [_SHARED if axis is None else _OWN] * len(jax.tree.leaves(part))
+            ),
+            self.axes,
+            state,
+            is_leaf=lambda axis: axis is None,
+        )
+        return specs
+
+    def _map(self, function: Callable[[Any, PartitionSpec], Any], state: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(state)
+        return jax.tree.unflatten(structure, map(function, leaves, self._specs(state)))
+
+    def _split(self, state: PyTree) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Leaves that are shared, and leaves that are the devices' own."""
+        pairs = list(zip(jax.tree.leaves(state), self._specs(state), strict=True))
+        shared, own = (
+            tuple(leaf for leaf, spec in pairs if spec == wanted) for wanted in (_SHARED, _OWN)
+        )
+        return shared, own
+
+    def _respan(self, state: PyTree, mesh: Mesh) -> PyTree:
+        """The same buffers as arrays over the devices of another mesh."""
+        if jax.process_count() == 1:
+            return state
+
+        def respan(leaf: Array, spec: PartitionSpec) -> Array:
+            shape = (mesh.size, *leaf.shape[1:]) if spec == _OWN else leaf.shape
+            return jax.make_array_from_single_device_arrays(
+                shape, NamedSharding(mesh, spec), [shard.data for shard in leaf.addressable_shards]
+            )
+
+        return self._map(respan, state)
 
 
-def pmap_step(
-    step: Callable[..., tuple[PyTree, PyTree]],
-    axes: PyTree = None,
-    devices: Sequence[jax.Device] | None = None,
-) -> Callable[[PyTree, Any, Array], tuple[PyTree, PyTree]]:
-    """Maps ``step(state, batch, root, axis_name=...)`` over devices with ``jax.pmap``.
+class _MappedStep:
+    """A step on the devices. The state goes in as leaves, which every jax takes as a key."""
 
-    The state goes in and out as `replicate` places it and is donated: the one that was handed in
-    must not be used again. The step itself averages its gradients over ``axis_name``; replicas that
-    it lets diverge are not noticed here.
+    def __init__(self, replicas: Replicas, step: Step, steps_per_call: int) -> None:
+        self._replicas = replicas
+        self._step = _repeated(functools.partial(step, axis_name=AXIS_NAME), steps_per_call)
+        self._structure: Any = None
+        self._shared_places: list[int] = []
+        self._own_places: list[int] = []
+        self._mapped: Any = None
 
-    Args:
-      step: returns ``(state, metrics)``.
-      axes: which part of the state each device has for itself, see `expand`.
-      devices: all local devices by default.
+    def __call__(self, state: PyTree, batch: Any, root: Array) -> tuple[PyTree, PyTree]:
+        """One call: as many steps as were asked for."""
+        shared, own, metrics = self._prepared(state)(*self._parted(state), batch, root)
+        return self._joined(shared, own), metrics
 
-    Returns:
-      A function of the placed state, of a batch ``[devices, B / devices, ...]`` and of the run's
-      root key.
-    """
-    return jax.pmap(
-        functools.partial(step, axis_name=AXIS_NAME),
-        axis_name=AXIS_NAME,
-        in_axes=(axes, 0, None),
-        out_axes=(axes, None),
-        donate_argnums=0,
-        devices=devices,
-    )
+    def lower(self, state: PyTree, batch: Any, root: Any) -> Any:
+        """Lowers the call for arrays or shapes as `Replicas` places them."""
+        return self._prepared(state).lower(*self._parted(state), batch, root)
+
+    def _prepared(self, state: PyTree) -> Any:
+        if self._mapped is None:
+            self._structure = jax.tree.structure(state)
+            specs = self._replicas._specs(state)
+            self._shared_places = [i for i, spec in enumerate(specs) if spec == _SHARED]
+            self._own_places = [i for i, spec in enumerate(specs) if spec == _OWN]
+            self._mapped = self._map()
+        return self._mapped
+
+    def _map(self) -> Any:
+        replicas = self._replicas
+        if replicas.mapping == "pmap":
+            return replicas._pmap(
+                self._on_leaves,
+                in_axes=(None, 0, 0, None),
+                out_axes=(None, 0, None),
+                donate_argnums=(0, 1),
+            )
+
+        def on_parts(
+            shared: tuple[Array, ...], own: tuple[Array, ...], batch: Any, root: Array
+        ) -> tuple[tuple[Array, ...], tuple[Array, ...], PyTree]:
+            # This device's part has a leading axis of one, which pmap takes away by itself.
+            own, batch = jax.tree.map(lambda leaf: leaf[0], (own, batch))
+            next_shared, next_own, metrics = self._on_leaves(shared, own, batch, root)
+            return next_shared, tuple(leaf[None] for leaf in next_own), metrics
+
+        return jax.jit(
+            replicas._shard_map(
+                on_parts,
+                in_specs=(_SHARED, _OWN, _OWN, _SHARED),
+                out_specs=(_SHARED, _OWN, _SHARED),
+            ),
+            donate_argnums=(0, 1),
+        )
+
+    def _on_leaves(
+        self, shared: tuple[Array, ...], own: tuple[Array, ...], batch: Any, root: Array
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...], PyTree]:
+        state, metrics = self._step(self._joined(shared, own), batch, root)
+        return *self._parted(state), metrics
+
+    def _parted(self, state: PyTree) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        leaves = self._structure.flatten_up_to(state)
+        return (
+            tuple(leaves[place] for place in self._shared_places),
+            tuple(leaves[place] for place in self._own_places),
+        )
+
+    def _joined(self, shared: Sequence[Any], own: Sequence[Any]) -> PyTree:
+        leaves: list[Any] = [None] * (len(shared) + len(own))
+        for places, part in ((self._shared_places, shared), (self._own_places, own)):
+            for place, leaf in zip(places, part, strict=True):
+                leaves[place] = leaf
+        return jax.tree.unflatten(self._structure, leaves)
+
+
+def _repeated(step: Step, count: int) -> Step:
+    """``count`` steps in one: takes stacked batches, and reports the last step's metrics."""
+    if count == 1:
+        return step
+
+    def several(state: PyTree, batches: Any, root: Array) -> tuple[PyTree, PyTree]:
+        state, metrics = lax.scan(lambda state, batch: step(state, batch, root), state, batches)
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    return several
+
+
+def _digest(leaf: Array) -> Array:
+    """A uint32 that changes with any single bit of the array and with the order of its elements."""
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    width = jnp.dtype(leaf.dtype).itemsize * 8
+    bits = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{min(width, 32)}"))
+    bits = bits.astype(jnp.uint32).reshape(-1)
+    # Odd weights have an inverse modulo 2**32, so a change of one element never vanishes.
+    weights = 2 * lax.iota(jnp.uint32, bits.size) + 1
+    return (bits * weights).sum(dtype=jnp.uint32)

@@ -1,0 +1,197 @@
+"""Several processes that train together: how they find and hear of each other.
+
+Nothing here restarts or places anything: that is the cluster's. A process that goes missing ends
+the others, and the same command started again goes on from the last checkpoint.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from warp_translate.errors import UserError
+
+DEFAULT_HEARTBEAT_TIMEOUT = 100
+"""Seconds without a sign of life after which a process counts as lost."""
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+
+
+def connect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat_timeout: int = DEFAULT_HEARTBEAT_TIMEOUT,
+) -> None:
+    """Joins the other processes of the job, if there are any.
+
+    To be called before anything else is asked of jax. Without arguments the environment decides:
+    the variables of SLURM's srun and of Open MPI, where they tell of more than one process, and
+    those of a Cloud TPU. Where none of them is there, this process is the only one.
+
+    Args:
+      coordinator: host and port of process 0, which listens there; the same for all.
+      num_processes: number of processes; with a coordinator only, what the environment says.
+      process_id: which one this is, from 0; with a coordinator only, what the environment says.
+      heartbeat_timeout: seconds without a sign of life after which a process counts as lost, and
+        the others end.
+
+    Raises:
+      UserError: the arguments do not fit together, or the others cannot be reached.
+    """
+    if heartbeat_timeout < 1:
+        raise UserError(f"--heartbeat_timeout={heartbeat_timeout} must be at least 1 second")
+    if coordinator is None:
+        for flag, value in (("num_processes", num_processes), ("process_id", process_id)):
+            if value is not None:
+                raise UserError(f"--{flag}={value} needs --coordinator=HOST:PORT, process 0's")
+        if _is_launched(os.environ):
+            _initialize(heartbeat_timeout)
+        return
+
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(
+            f"--coordinator={coordinator} must be HOST:PORT, 10.0.0.1:1234 for instance"
+        )
+    known_count, known_id = _count_and_id(os.environ)
+    count = known_count if num_processes is None else num_processes
+    identity = known_id if process_id is None else process_id
+    if count is None or identity is None:
+        missing = "num_processes" if count is None else "process_id"
+        raise UserError(f"--coordinator={coordinator} needs --{missing} as well")
+    if count < 1:
+        raise UserError(f"--num_processes={count} must be at least 1")
+    if not 0 <= identity < count:
+        raise UserError(f"--process_id={identity} must be within 0 and {count - 1}")
+    _initialize(
+        heartbeat_timeout,
+        coordinator_address=coordinator,
+        num_processes=count,
+        process_id=identity,
+        # Each process sees the devices that its launcher left visible.
+        cluster_detection_method="deactivate",
+    )
+
+
+def _initialize(heartbeat_timeout: int, **arguments: Any) -> None:
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout, **arguments)
+    except (RuntimeError, ValueError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the processes do not find each other ({words}): see that process 0 is reached under "
+            "--coordinator=HOST:PORT, that nobody else listens there, and that all were started"
+        ) from error
+
+
+def _is_launched(environment: Mapping[str, str]) -> bool:
+    """Whether the environment is that of one process of several, as far as jax can use it."""
+    count, _ = _count_and_id(environment)
+    if count is not None:
+        if (
+            count > 1
+            and "OMPI_COMM_WORLD_SIZE" in environment
+            and "OMPI_MCA_orte_hnp_uri" not in (environment)
+        ):
+            raise UserError(
+                f"Open MPI started {count} processes and, from version 5 on, does not say where "
+                "process 0 is: give --coordinator=HOST:PORT"
+            )
+        return count > 1
+    # As jax itself tells a Cloud TPU from a machine that merely has libtpu installed.
+    has_tpu = any(Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0"))
+    return (
+        has_tpu
+        and importlib.util.find_spec("libtpu") is not None
+        and "TPU_SKIP_MDS_QUERY" not in environment
+    )
+
+
+def _count_and_id(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Number of processes and this one's place, where SLURM or Open MPI tell them."""
+    for names, count, place in (
+        (_SLURM, "SLURM_NTASKS", "SLURM_PROCID"),
+        (_OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ):
+        if all(name in environment for name in names):
+            return int(environment[count]), int(environment[place])
+    return None, None
+
+
+def is_one_of_several() -> bool:
+    """Whether there are other processes; asks no device, so that it may be called at any time."""
+    return jax.distributed.is_initialized()
+
+
+def is_writer() -> bool:
+    """Whether this process writes what is written once: logs, pictures, the configuration."""
+    return jax.process_index() == 0
+
+
+def from_first_process(value: Any) -> Any:
+    """Gives every process what process 0 has, so that all decide alike.
+
+    Args:
+      value: what JSON can hold; of the other processes it is not looked at.
+
+    Returns:
+      The value of process 0, as JSON gives it back.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
+    buffer = np.zeros(int(size), np.uint8)
+    if is_writer():
+        buffer[:] = text
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))).decode())
+
+
+class Preempted(Exception):
+    """The job was asked to leave; the step is saved.
+
+    Attributes:
+      step: steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"preempted after step {step}")
+        self.step = step
+
+
+@contextmanager
+def preemption_notice() -> Iterator[Any]:
+    """Listens for SIGTERM, with which clusters say that a job has to leave.
+
+    With several processes a signal to any of them is passed on by jax's coordination service, and
+    all of them hear of it at the same step.
+
+    Yields:
+      A function of a number that grows by one from call to call and is the same in all processes,
+      to be called between steps; it returns whether to save now and leave.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    asked = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, remember)
+    try:
+        yield lambda number: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

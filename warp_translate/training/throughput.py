@@ -1,0 +1,179 @@
+"""Where the time of training goes, and how much of the devices' arithmetic is used."""
+
+import contextlib
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+_GIB = 2**30
+
+# Peak of dense bfloat16 arithmetic of one device in FLOP/s, by the beginning of its kind; the
+# makers' data sheets.
+_PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12,
+}
+
+
+def peak_flops(kind: str) -> float | None:
+    """Peak FLOP/s of one device in dense bfloat16, or None for a kind that is not listed.
+
+    Args:
+      kind: as ``jax.Device.device_kind`` says it.
+    """
+    for name in sorted(_PEAK_FLOPS, key=len, reverse=True):
+        if kind.startswith(name):
+            return _PEAK_FLOPS[name]
+    return None
+
+
+@dataclasses.dataclass
+class StepClock:
+    """Splits the time between two reports into what it was spent on.
+
+    - ``time/data_ms``: waiting for the next batch;
+    - ``time/dispatch_ms``: handing a step to the devices. Where jax runs steps on the side this is
+      the host's overhead; on CPUs the step itself may run in here;
+    - ``time/wait_ms``: waiting for the devices to finish, once for each report;
+    - ``time/host_ms``: everything else that happens between steps, such as logging.
+
+    The four add up to ``time/step_ms``.
+
+    Attributes:
+      batch_size: images in a step, over all devices and processes.
+      flops_per_step: floating point operations of a step over all devices, for the rate and, where
+        the peak is known, the model flops utilisation (MFU: the rate over the peak in bfloat16);
+        None leaves them out.
+      devices: number of devices of all processes.
+      device_kind: see `peak_flops`.
+      clock: seconds from any origin.
+    """
+
+    batch_size: int
+    flops_per_step: float | None = None
+    devices: int = 1
+    device_kind: str = ""
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._spent = {"data": 0.0, "dispatch": 0.0, "wait": 0.0}
+        self._steps = 0
+        self._since: float | None = None
+        self._active = 0.0
+
+    @contextlib.contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Counts the time inside as ``part``: "data", "dispatch" or "wait"."""
+        begin = self.clock()
+        if self._since is None:
+            self._since = begin
+        try:
+            yield
+        finally:
+            self._spent[part] += self.clock() - begin
+
+    def pause(self) -> None:
+        """Stops the clock until something is measured again: what goes on now is no training."""
+        if self._since is not None:
+            self._active += self.clock() - self._since
+            self._since = None
+
+    def count(self, steps: int) -> None:
+        """Says that steps were done."""
+        self._steps += steps
+
+    def report(self) -> dict[str, float]:
+        """The means per step since the last report, and rates; empty where no step was done.
+
+        Call it when the devices have finished, or their time is missing.
+        """
+        running = self._since is not None
+        self.pause()
+        steps, total, spent = self._steps, self._active, dict(self._spent)
+        self._reset()
+        if running:
+            self._since = self.clock()
+        if not steps or total <= 0:
+            return {}
+        spent["host"] = max(total - sum(spent.values()), 0.0)
+        scalars = {f"time/{name}_ms": 1000 * value / steps for name, value in spent.items()}
+        scalars["time/step_ms"] = 1000 * total / steps
+        scalars["rate/steps_per_second"] = steps / total
+        scalars["rate/images_per_second"] = steps * self.batch_size / total
+        if self.flops_per_step is not None:
+            rate = self.flops_per_step * steps / total / self.devices
+            scalars["rate/gflops_per_device"] = rate / 1e9
+            peak = peak_flops(self.device_kind)
+            if peak is not None:
+                scalars["rate/mfu"] = rate / peak
+        return scalars
+
+
+def memory_in_use() -> dict[str, float]:
+    """Peak memory in GiB: of this process, and of its fullest device where it tells."""
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    scalars = {
+        "memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _GIB
+    }
+    statistics = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [found["peak_bytes_in_use"] for found in statistics if "peak_bytes_in_use" in found]
+    if peaks:
+        scalars["memory/device_peak_gib"] = max(peaks) / _GIB
+    return scalars
+
+
+class StepProfiler:
+    """Records a profile of some steps, for TensorBoard or Perfetto, in a folder."""
+
+    def __init__(self, folder: str, start: int, count: int) -> None:
+        """Waits for its step.
+
+        Args:
+          folder: where the profile goes.
+          start: the first step to record, as steps done before it.
+          count: steps to record.
+        """
+        self._folder, self._start, self._end = folder, start, start + count
+        self._running = False
+
+    def __call__(self, done: int) -> str | None:
+        """Begins or ends the record; called between steps, when the devices may still be busy.
+
+        Args:
+          done: steps done.
+
+        Returns:
+          A line for the user when the record is complete.
+        """
+        if not self._running and self._start <= done < self._end:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        elif self._running and done >= self._end:
+            return self.close()
+        return None
+
+    def close(self) -> str | None:
+        """Ends the record if it is running."""
+        if not self._running:
+            return None
+        self._running = False
+        jax.profiler.stop_trace()
+        return f"profile of steps {self._start} to {self._end} in {self._folder}"
