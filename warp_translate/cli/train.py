@@ -135,28 +135,35 @@ def _train(
     )
     mapped = replicas.map(training.step, steps_per_call=schedule.steps_per_call)
     root = build.root_key(config)
-    state = loop.run(
-        state,
-        start_step=start_step,
-        schedule=schedule,
-        step=lambda state, batches: mapped(state, replicas.place_batches(batches), root),
-        batches=task.batches(start_step),
-        evaluate=evaluate,
-        save=save,
-        logger=open_logger(workdir, enabled=writes, start_step=start_step),
-        progress=Progress(
-            schedule.total_steps,
-            start_step,
-            batch_size=config.training.global_batch,
-            metric_names=task.shown,
-            stream=sys.stderr if writes else None,
-        ),
-        clock=clock,
-        watch=BranchWatch(config.method.mask_weights),
-        disagreements=replicas.disagreements,
-        leave=leave,
-        between=profiler,
-    )
+    try:
+        state = loop.run(
+            state,
+            start_step=start_step,
+            schedule=schedule,
+            step=lambda state, batches: mapped(state, replicas.place_batches(batches), root),
+            batches=task.batches(start_step),
+            evaluate=evaluate,
+            save=save,
+            logger=open_logger(workdir, enabled=writes, start_step=start_step),
+            progress=Progress(
+                schedule.total_steps,
+                start_step,
+                batch_size=config.training.global_batch,
+                metric_names=task.shown,
+                stream=sys.stderr if writes else None,
+            ),
+            clock=clock,
+            watch=BranchWatch(config.method.mask_weights),
+            disagreements=replicas.disagreements,
+            leave=leave,
+            between=profiler,
+        )
+    except (distributed.Preempted, loop.TrainingDiverged, loop.ReplicasDisagree):
+        # All processes leave at this step, and the last save may still be under way.
+        checkpointer.close()
+        raise
+    if line := profiler.close():
+        say(line)
     checkpointer.close()
     return replicas.to_global(state)
 

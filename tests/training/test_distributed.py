@@ -1,0 +1,131 @@
+"""How processes find each other; what they then do together is in tests/cli/test_processes.py."""
+
+import os
+import signal
+
+import pytest
+
+from warp_translate.errors import UserError
+from warp_translate.training import distributed
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
+URI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+    """Calls of jax's own function, which is not called, in an environment without a launcher."""
+    calls = []
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **kw: calls.append(kw))
+    for name in [*SLURM, *OPEN_MPI, *URI]:
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def set_all(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_alone_nothing_is_initialized(initialized):
+    distributed.connect()
+    assert initialized == []
+
+
+def test_flags_are_handed_on_and_nothing_else_is_looked_for(initialized):
+    distributed.connect("10.0.0.1:1234", 2, 1, 30)
+    assert initialized == [
+        {
+            "heartbeat_timeout_seconds": 30,
+            "coordinator_address": "10.0.0.1:1234",
+            "num_processes": 2,
+            "process_id": 1,
+            "cluster_detection_method": "deactivate",
+        }
+    ]
+
+
+@pytest.mark.parametrize("variables", [SLURM, OPEN_MPI | URI])
+def test_a_launcher_of_several_processes_is_left_to_jax(initialized, monkeypatch, variables):
+    set_all(monkeypatch, variables)
+    distributed.connect(heartbeat_timeout=50)
+    assert initialized == [{"heartbeat_timeout_seconds": 50}]
+
+
+def test_a_launcher_of_one_process_is_none(initialized, monkeypatch):
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "1"})
+    distributed.connect()
+    assert initialized == []
+
+
+def test_an_allocation_without_a_step_is_none(initialized, monkeypatch):
+    """The shell of salloc knows of tasks, but is none of them."""
+    set_all(monkeypatch, SLURM)
+    monkeypatch.delenv("SLURM_STEP_NODELIST")
+    distributed.connect()
+    assert initialized == []
+
+
+def test_the_environment_fills_in_what_the_flags_leave_out(initialized, monkeypatch):
+    set_all(monkeypatch, OPEN_MPI)
+    with pytest.raises(UserError, match=r"from version 5 on.*--coordinator"):
+        distributed.connect()
+    distributed.connect("node1:99")
+    assert (initialized[0]["num_processes"], initialized[0]["process_id"]) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_processes": 2}, r"--num_processes=2 needs --coordinator"),
+        ({"process_id": 0}, r"--process_id=0 needs --coordinator"),
+        ({"coordinator": "node1"}, r"--coordinator=node1 must be HOST:PORT"),
+        ({"coordinator": "node1:70000"}, r"--coordinator=node1:70000 must be HOST:PORT"),
+        ({"coordinator": "node1:1", "process_id": 0}, r"needs --num_processes"),
+        ({"coordinator": "node1:1", "num_processes": 2}, r"needs --process_id"),
+        (
+            {"coordinator": "node1:1", "num_processes": 2, "process_id": 2},
+            r"--process_id=2 must be within 0 and 1",
+        ),
+        (
+            {"coordinator": "node1:1", "num_processes": 0, "process_id": 0},
+            r"--num_processes=0 must be at least 1",
+        ),
+        ({"heartbeat_timeout": 0}, r"--heartbeat_timeout=0 must be at least 1"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(initialized, arguments, message):
+    with pytest.raises(UserError, match=message):
+        distributed.connect(**arguments)
+    assert initialized == []
+
+
+def test_what_jax_cannot_do_is_the_users_error(initialized, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("DEADLINE_EXCEEDED:\n barrier timed out")
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match=r"DEADLINE_EXCEEDED: barrier .* see that process 0"):
+        distributed.connect("node1:1", 2, 0)
+
+
+def test_a_signal_is_noticed_and_the_handler_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with distributed.preemption_notice() as leave:
+        assert not leave(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert leave(2) and leave(3)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_alone_the_value_of_the_first_process_is_ones_own():
+    value = object()
+    assert distributed.from_first_process(value) is value
+    assert distributed.is_writer() and not distributed.is_one_of_several()
