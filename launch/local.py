@@ -19,13 +19,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import BinaryIO
 
 from launch import command_line
 from launch.command_line import PREEMPTED_STATUS
 from warp_translate.errors import UserError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What is passed on as what: a lost terminal is a reason to save.
+_SIGNALS = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGHUP: signal.SIGTERM,
+}
 _LINGER = 5.0  # Seconds to wait for the last lines of a process that has left.
 
 
@@ -83,8 +89,8 @@ def children(
 def supervise(to_start: Sequence[Child], *, grace: float) -> int:
     """Starts all, passes on their output and the signals, and waits until all have left.
 
-    SIGTERM and SIGINT reach every process. When one leaves with a failing status, the others have
-    ``grace`` seconds before they are killed: they cannot finish without it.
+    SIGTERM and SIGINT reach every process, SIGHUP as SIGTERM. When one leaves with a failing
+    status, the others have ``grace`` seconds before they are killed: they cannot finish without it.
 
     Args:
       to_start: the processes, in the order of their ids.
@@ -97,9 +103,14 @@ def supervise(to_start: Sequence[Child], *, grace: float) -> int:
     # Signals and exits come through one queue, so that none can fall between two looks at it;
     # SimpleQueue may be put to from a signal handler.
     events: SimpleQueue[signal.Signals | tuple[int, int]] = SimpleQueue()
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        events.put(_SIGNALS[signal.Signals(number)])
+
     before = {
-        number: signal.signal(number, lambda number, _: events.put(signal.Signals(number)))
+        number: signal.signal(number, pass_on)
         for number in _SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN  # As nohup asks for.
     }
     running: dict[int, subprocess.Popen[bytes]] = {}
     readers: list[threading.Thread] = []
@@ -196,8 +207,13 @@ def _pass_on_output(index: int, process: subprocess.Popen[bytes]) -> list[thread
 def _prefix_lines(prefix: bytes, source: BinaryIO, target: BinaryIO) -> None:
     for line in source:
         # One write a line: the buffer's lock keeps the lines of two processes apart.
-        target.write(prefix + line.removesuffix(b"\n") + b"\n")
-        target.flush()
+        try:
+            target.write(prefix + line.removesuffix(b"\n") + b"\n")
+            target.flush()
+        except (
+            OSError
+        ):  # Nobody reads any more, but a process whose pipe is full would stand still.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
 
 
 def _fake_devices(devices: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -86,9 +86,11 @@ def test_no_time_runs_when_one_left_well(status):
     assert "[0] saved" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_every_process_once(number):
-    name = number.name.removeprefix("SIG")
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "TERM"), (signal.SIGINT, "INT"), (signal.SIGHUP, "TERM")],
+)
+def test_signals_reach_every_process_once(number, name):
     script = f"trap 'echo told; sleep 0.2; exit 42' {name}; {READY_LOOP}"
     launcher = subprocess.Popen(
         driver([script, script], 30.0), cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -123,6 +125,45 @@ def test_control_c_in_the_terminal_reaches_them_once():
     finally:
         launcher.kill()
     assert (launcher.returncode, rest) == (42, "")
+
+
+def test_an_ignored_hangup_stays_ignored():
+    script = f"trap 'echo told; exit 42' TERM; {READY_LOOP}"
+    launcher = subprocess.Popen(
+        ["nohup", *driver([script], 30.0)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert launcher.stdout.readline() == "[0] ready\n"
+        launcher.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert launcher.poll() is None
+        launcher.send_signal(signal.SIGTERM)
+        launcher.communicate(timeout=30)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 42
+
+
+def test_the_training_goes_on_when_nobody_reads():
+    script = "for i in $(seq 3000); do printf '%0100d\\n' $i; done; exit 42"
+    launcher = subprocess.Popen(
+        driver([script, script], 30.0),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert launcher.stdout.readline()
+        launcher.stdout.close()
+        assert launcher.wait(30) == 42
+        assert launcher.stderr.read() == ""
+    finally:
+        launcher.kill()
 
 
 def test_lines_carry_their_process_and_are_not_mixed():
