@@ -37,7 +37,7 @@ def experiment(tmp_path):
 
 
 def test_the_quickstarts_sweep(capsys, parse_train):
-    assert sweep.main([f"--config={QUICKSTART}:runlocal", "--workdir=runs/sweep/"]) == 0
+    assert sweep.main([f"--config={QUICKSTART}:runlocal", "--workdir=two words/"]) == 0
     lines = capsys.readouterr().out.splitlines()
     expected = quickstart.get_sweep()
     assert len(lines) == len(expected) == 6
@@ -51,7 +51,7 @@ def test_the_quickstarts_sweep(capsys, parse_train):
         assert parsed.config.training.total_steps == 4, "the argument of the experiment is lost"
         workdirs.add(parsed.workdir)
     assert len(workdirs) == 6
-    assert "runs/sweep/method.fusion=full,seed=0" in workdirs
+    assert "two words/method.fusion=full,seed=0" in workdirs
 
 
 def test_values_of_every_kind_arrive_as_they_are(experiment, parse_train):
