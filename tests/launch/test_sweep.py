@@ -101,7 +101,7 @@ def test_names_are_stable():
         ([{"data.name": "a\nb"}], "no line breaks"),
         ([{"seed": 1}, {"seed": 1}], "both be the run 'seed=1'"),
         ([{"data.name": "a b"}, {"data.name": "a/b"}], "both be the run 'data.name=a_b'"),
-        ([{"data.name": "A"}, {"data.name": "a"}], "both be the run 'data.name=a'"),
+        ([{"data.name": "a"}, {"data.name": "A"}], "both be the run 'data.name=A'"),
         ([], "get_sweep returns []"),
         (["seed"], "get_sweep returns ['seed'], it must return a dictionary"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
