@@ -151,11 +151,12 @@ def test_a_task_of_the_array_trains_with_its_line(slurm, tmp_path):
     tasks = tmp_path / "tasks.txt"
     lines = ["--config=a.py --workdir=b", "'--config=a b.py' '--workdir=it'\"'\"'s $(x) `y` \\z'"]
     tasks.write_text("\n".join(lines) + "\n")
-    call = {"script": "array.sbatch", "SLURM_ARRAY_TASK_ID": "1"}
+    call = {"script": "array.sbatch", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "1"}
     assert sbatch(slurm, str(tasks), **call).returncode == 42
     expected = ["train", "--config=a b.py", "--workdir=it's $(x) `y` \\z"]
     assert slurm.calls("warp-translate") == [expected]
-    assert slurm.calls("scontrol") == [["requeue", "77"]]
+    # Not by its own number: that of the last task is the whole array's.
+    assert slurm.calls("scontrol") == [["requeue", "70_1"]]
     call["SLURM_ARRAY_TASK_ID"] = "0"
     assert sbatch(slurm, str(tasks), **call).returncode == 42
     assert slurm.calls("warp-translate")[1] == ["train", "--config=a.py", "--workdir=b"]
