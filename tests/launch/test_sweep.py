@@ -152,7 +152,9 @@ def test_a_jobset_for_each_run(capsys, parse_train):
     for jobset, overrides in zip(jobsets, quickstart.get_sweep(), strict=True):
         job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
         assert job["completions"] == 2
-        parsed = parse_train(job["template"]["spec"]["containers"][0]["args"])
+        arguments = job["template"]["spec"]["containers"][0]["args"]
+        numbered = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in arguments]
+        parsed = parse_train(numbered)
         assert parsed.config.seed == overrides["seed"]
         assert parsed.config.training.keep_latest == 3
         assert os.path.dirname(parsed.workdir) == "/mnt/s"
