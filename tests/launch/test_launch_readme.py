@@ -1,0 +1,114 @@
+"""Every command of launch/README.md is given to what it names, without starting anything."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch import local, sweep
+from launch.kubernetes import render
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands():
+    """Every command as a list of words, up to a pipe."""
+    text = (ROOT / "launch/README.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line)
+            yield words[: words.index("|")] if "|" in words else words
+
+
+def commands_of(*beginning):
+    found = [words for words in commands() if words[: len(beginning)] == list(beginning)]
+    assert found, beginning
+    return [words[len(beginning) :] for words in found]
+
+
+def test_every_command_is_of_a_known_kind():
+    known = {"warp-translate", "python", "sbatch", "docker", "sky", "launch/tpu_vm/tpu_vm.sh"}
+    for words in commands():
+        program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
+        assert program in known, words
+        if program == "python":
+            assert words[1] == "-m"
+            assert words[2] in ("launch.local", "launch.sweep", "launch.kubernetes.render")
+
+
+def test_train(parse_train):
+    for words in commands():
+        if "warp-translate" in words:
+            parse_train(words[words.index("warp-translate") + 1 :])
+
+
+def test_local(monkeypatch, parse_train):
+    started = []
+    monkeypatch.setattr(local, "supervise", lambda children, grace: started.extend(children) or 0)
+    for words in commands_of("python", "-m", "launch.local"):
+        assert local.main(words) == 0
+    for child in started:
+        parse_train(["train", *child.command[3:]])
+    assert len(started) == 2
+
+
+def test_kubernetes(capsys, parse_train):
+    accelerators = set()
+    for words in commands_of("python", "-m", "launch.kubernetes.render"):
+        assert render.main(words) == 0
+        jobset = yaml.safe_load(capsys.readouterr().out)
+        pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        accelerators |= set(container["resources"]["limits"])
+        numbered = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]]
+        parse_train(numbered)
+    assert accelerators == {"nvidia.com/gpu", "google.com/tpu"}
+
+
+def test_slurm(parse_train):
+    for words in commands_of("sbatch"):
+        script = next(index for index, word in enumerate(words) if not word.startswith("--"))
+        assert (ROOT / words[script]).is_file()
+        parse_train(["train", *words[script + 1 :]])
+
+
+def test_tpu_vm(parse_train):
+    ran = set()
+    for words in commands_of("launch/tpu_vm/tpu_vm.sh"):
+        ran.add(words[0])
+        done = subprocess.run(
+            ["launch/tpu_vm/tpu_vm.sh", words[0], "--dry-run", *words[1:]],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "gcloud compute tpus" in done.stdout
+        if "--" in words:
+            parse_train(words[words.index("--") + 1 :])
+    assert ran == {"create", "status", "install", "run", "stop", "delete"}
+
+
+def test_skypilot(parse_train):
+    (words,) = commands_of("sky", "jobs", "launch")
+    task = yaml.safe_load((ROOT / words[0]).read_text())
+    given = [word for word in words[1:] if word != "--env"]
+    assert {word.partition("=")[0] for word in given} <= set(task["envs"])
+
+
+def test_docker():
+    for words in commands_of("docker", "build"):
+        assert (ROOT / words[0].removeprefix("--file=")).is_file()
+        assert words[-1] == "."
+
+
+@pytest.mark.parametrize("words", commands_of("python", "-m", "launch.sweep"), ids=" ".join)
+def test_sweep(words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # Where the file of tasks is written.
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    assert sweep.main(words) == 0
+    assert capsys.readouterr().out

@@ -1,0 +1,161 @@
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "launch/tpu_vm/tpu_vm.sh"
+PLACE = ["--name=pod", "--zone=us-west4-a"]
+TRAIN = ["train", "--config=experiments/paired.py", "--workdir=/mnt/runs/two words"]
+# Runs what it is to run on the workers, in the fake home.
+WORKER = """
+for word in "$@"; do
+  if [[ $word == --command=* ]]; then cd "$HOME"; exec bash -c "${word#--command=}"; fi
+done
+"""
+
+
+def tpu_vm(*words, environment=None):
+    return subprocess.run(
+        [f"./{SCRIPT}", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["create", "--type=v5litepod-16", "--runtime=v2-alpha-tpuv5-lite", "--spot"],
+            "queued-resources create pod --zone=us-west4-a --node-id=pod "
+            "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot",
+        ),
+        (
+            ["create", "--type=a", "--runtime=b", "--project=p"],
+            "queued-resources create pod --zone=us-west4-a --project=p --node-id=pod "
+            "--accelerator-type=a --runtime-version=b",
+        ),
+        (
+            ["status"],
+            "queued-resources describe pod --zone=us-west4-a '--format=value(state)'",
+        ),
+        (
+            ["stop"],
+            "tpu-vm ssh pod --zone=us-west4-a --worker=all "
+            "'--command=kill -TERM $(cat warp_translate/train.pid)'",
+        ),
+        (
+            ["delete"],
+            "queued-resources delete pod --zone=us-west4-a --force --quiet",
+        ),
+    ],
+)
+def test_what_gcloud_is_called_with(fake, words, expected):
+    fake.add("gcloud")
+    expected = ["compute", "tpus", *shlex.split(expected)]
+    done = tpu_vm(words[0], *PLACE, *words[1:], environment=fake.environment)
+    assert done.returncode == 0, done.stderr
+    assert fake.calls("gcloud") == [expected]
+    dry = tpu_vm(words[0], *PLACE, *words[1:], "--dry-run", environment=fake.environment)
+    assert shlex.split(dry.stdout) == ["gcloud", *expected]
+    assert len(fake.calls("gcloud")) == 1, "a dry run must call nothing"
+
+
+def test_install_copies_the_committed_state_and_installs_it(fake):
+    fake.add("gcloud")
+    fake.add("git")
+    done = tpu_vm("install", *PLACE, environment=fake.environment)
+    assert done.returncode == 0, done.stderr
+    (archive,) = fake.calls("git")
+    file = archive[2].removeprefix("--output=")
+    assert archive == ["archive", "--format=tar.gz", f"--output={file}", "HEAD"]
+    assert not Path(file).exists(), "the archive stays behind"
+    copied, installed = fake.calls("gcloud")
+    assert copied[2:] == [
+        *("tpu-vm", "scp", file, "pod:warp_translate.tar.gz", "--zone=us-west4-a"),
+        "--worker=all",
+    ]
+    command = installed[-1].removeprefix("--command=")
+    subprocess.run(["bash", "-n", "-c", command], check=True)
+    for extra in re.search(r"'\.\[(.*)\]'", command)[1].split(","):
+        assert f'"{extra}":' in (ROOT / "setup.py").read_text()
+
+
+def test_run_trains_on_the_workers_and_shows_what_they_say(fake, parse_train):
+    fake.add("gcloud", WORKER)
+    program = fake.folder.parent / "warp_translate/.venv/bin/warp-translate"
+    fake.add("warp-translate", "echo trained; exit 42", path=program)
+    done = tpu_vm("run", *PLACE, "--", *TRAIN, environment=fake.environment)
+    assert done.returncode == 42, done.stderr
+    assert done.stdout.splitlines() == ["trained", "left with status 42"]
+    (words,) = fake.calls("warp-translate")
+    assert words == TRAIN
+    assert parse_train(words).workdir == "/mnt/runs/two words"
+    assert "--worker=all" in fake.calls("gcloud")[0]
+
+
+def test_stop_ends_what_run_started(fake):
+    fake.add("gcloud", WORKER)
+    program = fake.folder.parent / "warp_translate/.venv/bin/warp-translate"
+    loop = "trap 'exit 42' TERM; while :; do sleep 0.02; done"
+    fake.add("warp-translate", loop, path=program)
+    running = subprocess.Popen(
+        [f"./{SCRIPT}", "run", *PLACE, "--", *TRAIN],
+        cwd=ROOT,
+        env=fake.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not fake.calls("warp-translate"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.2)
+        assert tpu_vm("stop", *PLACE, environment=fake.environment).returncode == 0
+        assert running.communicate(timeout=20)[0].splitlines() == ["left with status 42"]
+    finally:
+        running.kill()
+    assert running.returncode == 42
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command"),
+        (["begin"], "unknown command begin"),
+        (["status", "--zone=z"], "--name is missing"),
+        (["status", "--name=n"], "--zone is missing"),
+        (["status", *PLACE, "--type", "a"], "unknown flag --type"),
+        (["create", *PLACE, "--type=a"], "create needs --type and --runtime"),
+        (["run", *PLACE], "run needs -- train"),
+        (["run", *PLACE, "--", "evaluate"], "run needs -- train"),
+        (["stop", *PLACE, "--", "train"], "stop takes nothing behind --"),
+    ],
+)
+def test_mistakes(fake, words, message):
+    fake.add("gcloud")
+    done = tpu_vm(*words, environment=fake.environment)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {done.stderr[7:].partition(';')[0]}; see --help\n"
+    assert message in done.stderr
+    assert not fake.calls("gcloud")
+
+
+def test_usage_names_every_command_and_flag():
+    done = tpu_vm("--help")
+    assert done.returncode == 0
+    source = (ROOT / SCRIPT).read_text()
+    commands = re.search(r"^  ([a-z| ]+)\) ;;$", source, re.M)[1].split(" | ")
+    flags = re.findall(r"^    (--[a-z-]+)=?\*?\) ", source, re.M)
+    assert len(commands) == 6 and len(flags) == 7
+    for word in (*commands, *flags):
+        assert re.search(rf"^  {word}\b", done.stdout, re.M), word
