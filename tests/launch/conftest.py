@@ -14,12 +14,6 @@ from warp_translate.cli import train
 
 ROOT = Path(__file__).parents[2]
 
-# Flags of the training core that are not merged yet. Afterwards this and its one use go.
-PENDING_FLAGS = (
-    *("coordinator", "num_processes", "process_id", "heartbeat_timeout"),
-    *("compilation_cache", "profile_steps"),
-)
-
 
 @pytest.fixture
 def parse_train(monkeypatch):
@@ -33,9 +27,6 @@ def parse_train(monkeypatch):
             # Not the short names, which come with the long ones.
             if name == flags.FLAGS[name].name and name.partition(".")[0] != "config":
                 values[name] = copy.deepcopy(flags.FLAGS[name])
-        for name in PENDING_FLAGS:
-            if name not in values:
-                flags.DEFINE_string(name, None, "Pending.", flag_values=values)
         config_flags.DEFINE_config_file("config", None, flag_values=values, lock_config=True)
         monkeypatch.chdir(ROOT)
         # Where config_flags looks for the fields that are to be flags.

@@ -1,0 +1,190 @@
+"""Several processes train as one: what they compute, how they leave, and how they go on."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from warp_translate.cli import build, program
+from warp_translate.training.checkpoint import Checkpointer
+
+pytestmark = pytest.mark.long
+
+ROOT = Path(__file__).parents[2]
+HEARTBEAT = 10
+SETTINGS = {
+    "paired": ["generator.width=4", "discriminator.width=4"],
+    # One example a device, so that the pool of each is full soon.
+    "cycle": [
+        *["generator.width=4", "discriminator.width=4", "method.pool_size=2"],
+        *["evaluation.extractor=", "evaluation.best_metric=test/a_to_b/cycle/l1"],
+    ],
+}
+
+
+class Job:
+    """The processes of one training, each with its devices and its log."""
+
+    def __init__(self, kind, workdir, data_dir, *, processes, devices, steps, settings=()):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        fields = [f"data.dir={data_dir}", f"training.total_steps={steps}", *SETTINGS[kind]]
+        fields += [f"training.evaluate_every={steps}", *settings]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        self.logs = [Path(f"{workdir}.{number}.log") for number in range(processes)]
+        self.processes = []
+        for number, log in enumerate(self.logs):
+            several = [
+                f"--coordinator=127.0.0.1:{port}",
+                f"--num_processes={processes}",
+                f"--process_id={number}",
+                f"--heartbeat_timeout={HEARTBEAT}",
+            ]
+            with log.open("w") as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        [
+                            *[sys.executable, "-m", "warp_translate.cli.train"],
+                            f"--config=experiments/{kind}.py:runlocal",
+                            f"--workdir={workdir}",
+                            *(several if processes > 1 else []),
+                            *(f"--config.{field}" for field in fields),
+                        ],
+                        cwd=ROOT,
+                        env=environment,
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def wait(self, timeout=400):
+        """The statuses of all; none may outlive the time."""
+        try:
+            return [process.wait(timeout=timeout) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def said(self):
+        return "\n".join(log.read_text() for log in self.logs)
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 400
+        while not condition():
+            assert all(process.poll() is None for process in self.processes), self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+
+def complete_steps(workdir):
+    folder = Path(workdir) / "checkpoints"
+    return {int(path.name) for path in folder.glob("*") if path.name.isdigit()}
+
+
+def losses(workdir):
+    """Every number of training by step and name; of a step told twice, the later."""
+    found = {}
+    for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for name, value in record["scalars"].items():
+            if not name.startswith(("time/", "rate/", "memory/", "test/")):
+                found[record["step"], name] = float(value)
+    return found
+
+
+def final_state(workdir, step):
+    config = build.load(workdir)
+    training = build.training(config)
+    shapes = jax.eval_shape(lambda: build.initial_state(training, config))
+    reader = Checkpointer(workdir, best_metric=config.evaluation.best_metric, read_only=True)
+    target = build.replicas(training, config).abstract(shapes)
+    # The parts of as many devices as the run had, not of those of this process.
+    saved = reader.restore(step, target)
+    reader.close()
+    return saved
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_two_processes_of_two_devices_are_one_of_four(kind, tmp_path, data_dir):
+    """Up to the order of sums over devices, which grows with every step."""
+    steps, found = 4, {}
+    for processes, devices in ((1, 4), (2, 2)):
+        workdir = tmp_path / str(processes)
+        job = Job(kind, workdir, data_dir, processes=processes, devices=devices, steps=steps)
+        assert job.wait() == [0] * processes, job.said()
+        found[processes] = losses(workdir)
+        assert f"4 cpu device(s){' of 2 processes' * (processes > 1)}" in job.said()
+        # One writer: the other process has left no file of its own.
+        assert len(list(workdir.glob("events*"))) == 1
+    assert found[1].keys() == found[2].keys() and len(found[1]) > 4 * steps
+    for (step, name), value in found[1].items():
+        np.testing.assert_allclose(
+            found[2][step, name], value, rtol=2e-4, atol=2e-6, err_msg=f"{name} of step {step}"
+        )
+
+
+def test_told_to_stop_or_killed_two_processes_end_with_the_bits_of_an_uncut_run(tmp_path, data_dir):
+    steps = 300
+    settings = ["training.save_every=20", "training.log_every=20", "training.parallel=shard_map"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def start(workdir):
+        return Job(
+            "cycle", workdir, data_dir, processes=2, devices=2, steps=steps, settings=settings
+        )
+
+    job = start(whole)
+    assert job.wait() == [0, 0], job.said()
+
+    # SIGTERM to one of them: both save the same step and leave.
+    job = start(cut)
+    job.wait_for(lambda: complete_steps(cut))
+    job.processes[1].send_signal(signal.SIGTERM)
+    assert job.wait() == [program.PREEMPTED_STATUS] * 2, job.said()
+    saved = max(complete_steps(cut))
+    assert job.said().count(f"step {saved} is saved") == 2 and saved < steps
+
+    # kill -9 of one of them: the other ends by itself, and nothing but a checkpoint is there.
+    job = start(cut)
+    job.wait_for(lambda: max(complete_steps(cut)) > saved)
+    time.sleep(random.uniform(0.0, 0.3))
+    job.processes[0].kill()
+    begin = time.monotonic()
+    assert job.processes[1].wait(timeout=HEARTBEAT + 10) not in (0, 2, 42), job.said()
+    assert time.monotonic() - begin < HEARTBEAT + 10
+    assert f"going on from the checkpoint of step {saved} " in job.said()
+    assert steps not in complete_steps(cut), "killed too late to show anything"
+
+    job = start(cut)
+    assert job.wait() == [0, 0], job.said()
+    expected, resumed = final_state(whole, steps), final_state(cut, steps)
+    assert list(expected.pool_a.count)[:4] == [2] * 4
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(resumed), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_mistake_that_only_one_process_makes_ends_them_all(tmp_path, data_dir):
+    """The second process is told another configuration than the first has written."""
+    workdir = tmp_path / "run"
+    job = Job("paired", workdir, data_dir, processes=1, devices=4, steps=1)
+    assert job.wait() == [0], job.said()
+    job = Job("paired", workdir, data_dir, processes=2, devices=2, steps=2)
+    assert job.wait() == [program.USER_ERROR_STATUS] * 2
+    assert job.said().count("total_steps was 1 and is now 2") == 2
+    assert "Traceback" not in job.said()
