@@ -7,6 +7,7 @@ import pytest
 from warp_translate.errors import UserError
 from warp_translate.models import Generator
 from warp_translate.training.checkpoint import Checkpointer
+from warp_translate.training.parallel import Replicas
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,31 @@ def test_a_save_that_was_cut_is_not_seen(tmp_path, state):
 def test_a_folder_without_checkpoints_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         Checkpointer(tmp_path, best_metric="l1").resolve("best")
+
+
+def test_another_number_of_devices_takes_the_parts_there_are_and_empty_ones(tmp_path):
+    """Eight parts on three devices, and three parts on eight."""
+    axes = {"w": None, "own": 0}
+    eight, three = (Replicas(axes, tuple(jax.devices()[:count])) for count in (8, 3))
+    first = {"w": np.arange(4, dtype=np.float32), "own": np.full(2, 7, np.uint8)}
+
+    def numbered(replicas):
+        """Every device's part holds its number, from 1 on."""
+        placed = replicas.initial(first)
+        parts = np.arange(1, replicas.count + 1, dtype=np.uint8)[:, None] * np.ones(2, np.uint8)
+        return placed | {"own": jax.device_put(parts, placed["own"].sharding)}
+
+    for name, writer, reader in (("fewer", eight, three), ("more", three, eight)):
+        checkpointer = Checkpointer(tmp_path / name, best_metric="l1")
+        checkpointer.save(1, writer.to_global(numbered(writer)))
+        checkpointer.wait()
+        restored = checkpointer.restore(1, reader.abstract(first))
+        np.testing.assert_array_equal(restored["w"], first["w"])
+        kept = min(writer.count, reader.count)
+        expected = [*range(1, kept + 1), *[0] * (reader.count - kept)]
+        np.testing.assert_array_equal(np.asarray(restored["own"])[:, 0], expected)
+        assert len(restored["own"].sharding.device_set) == reader.count
+        # What each device has must fit nevertheless.
+        larger = first | {"own": np.zeros(3, np.uint8)}
+        with pytest.raises(UserError, match=r"own should be \(\d, 3\), the checkpoint has \(\d, 2"):
+            checkpointer.restore(1, reader.abstract(larger))
