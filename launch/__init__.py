@@ -1,0 +1,1 @@
+"""What runs before and around a training: plans of its cost, and how it is started elsewhere."""
