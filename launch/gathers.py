@@ -16,7 +16,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 from jax.sharding import SingleDeviceSharding
 
-_GATHER, _SCATTERS = "gather", ("scatter", "scatter-add", "scatter_add", "scatter-mul")
+_GATHER, _SCATTER = "gather", "scatter"  # And "scatter-add" and the like.
 _TILE_ROWS, _TILE_BYTES = 8, 8 * 128 * 4
 SMALL_BYTES = 2**20  # Operations on less than this cannot matter and are left out.
 
@@ -76,7 +76,7 @@ def moved_by_gathers(
     """
     found: dict[tuple[str, str, str], tuple[Any, int]] = {}
     for equation, count in _equations(_without_dead(jaxpr.jaxpr), device.platform):
-        if equation.primitive.name != _GATHER and equation.primitive.name not in _SCATTERS:
+        if not equation.primitive.name.startswith((_GATHER, _SCATTER)):
             continue
         shapes = ", ".join(str(variable.aval) for variable in equation.invars)
         key = (equation.primitive.name, shapes, str(equation.params))

@@ -39,8 +39,8 @@ CHIPS = {
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, _CUBES),
     "v6e": Chip(32 * 2**30, 918e12, 1640e9, _FLAT),
 }
-# These have two cores that programs see as one device, which has to be asked for.
-_MEGACORE = ("v4", "v5p")
+# A v4 has two cores. That programs see one device, as in training, has to be asked for.
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
 # So that the library asks nobody which machine this is; what is compiled for follows from the name.
 _ENVIRONMENT = {
@@ -92,9 +92,8 @@ def open_topology(name: str) -> Topology:
         raise UserError(f"--topology={name} does not exist; there are {LOCAL}; {known}")
     os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
-    options = {"chip_config_name": "megachip_tccontrol"} if kind in _MEGACORE else {}
     try:
-        devices = topologies.get_topology_desc(name, "tpu", **options).devices
+        devices = topologies.get_topology_desc(name, "tpu", **_OPTIONS.get(kind, {})).devices
     except RuntimeError as error:
         words = str(error)
         if "lockfile" in words:
