@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import partial_eval
 from jax.sharding import SingleDeviceSharding
@@ -74,15 +75,15 @@ def moved_by_gathers(
     Returns:
       Those of more than `SMALL_BYTES`, the most bytes first.
     """
-    found: dict[tuple[str, str, str], tuple[Any, int]] = {}
-    for equation, count in _equations(_without_dead(jaxpr.jaxpr), device.platform):
+    found: dict[tuple[str, str, str, bool], tuple[Any, int]] = {}
+    for equation, count, filled in _equations(_without_dead(jaxpr.jaxpr), device.platform):
         if not equation.primitive.name.startswith((_GATHER, _SCATTER)):
             continue
         shapes = ", ".join(str(variable.aval) for variable in equation.invars)
-        key = (equation.primitive.name, shapes, str(equation.params))
+        key = (equation.primitive.name, shapes, str(equation.params), filled)
         found[key] = (equation, found.get(key, (None, 0))[1] + count)
     moved = []
-    for (name, shapes, _), (equation, count) in found.items():
+    for (name, shapes, _, filled), (equation, count) in found.items():
         floor = sum(_bytes(variable) for variable in (*equation.invars, *equation.outvars))
         if floor < SMALL_BYTES:
             continue
@@ -90,11 +91,11 @@ def moved_by_gathers(
         places, slice_size = _places(equation)
         moved.append(
             Moved(
-                name=f"{name} {shapes}",
+                name=f"{name} {shapes}{' from a constant' if filled else ''}",
                 count=count,
                 floor=floor,
                 bound=bound_bytes(floor, places, slice_size, scatter=name != _GATHER),
-                moved=_counted(equation, device),
+                moved=_counted(equation, device, filled=filled),
             )
         )
     return sorted(moved, key=lambda each: -each.moved * each.count)
@@ -105,14 +106,21 @@ def _without_dead(jaxpr: core.Jaxpr) -> core.Jaxpr:
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _equations(jaxpr: core.Jaxpr, platform: str) -> Iterator[tuple[Any, int]]:
-    """Every equation with how often it runs; of a choice by platform, the branch of this one."""
+def _equations(jaxpr: core.Jaxpr, platform: str) -> Iterator[tuple[Any, int, bool]]:
+    """Every equation, how often it runs, and whether its first operand is filled with a constant.
+
+    Of a choice by platform only the branch of this one.
+    """
+    filled = set()
     for equation in jaxpr.eqns:
-        yield equation, 1
+        first = equation.invars[0] if equation.invars else None
+        if equation.primitive.name == "broadcast_in_dim" and isinstance(first, core.Literal):
+            filled.update(equation.outvars)
+        yield equation, 1, not isinstance(first, core.Literal) and first in filled
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         for inner in _inner(equation.params, platform):
-            for each, count in _equations(inner, platform):
-                yield each, count * repeats
+            for each, count, is_filled in _equations(inner, platform):
+                yield each, count * repeats, is_filled
 
 
 def _inner(params: Mapping[str, Any], platform: str) -> Iterator[core.Jaxpr]:
@@ -141,15 +149,17 @@ def _places(equation: Any) -> tuple[int, int]:
     return places, moved.size // places
 
 
-def _counted(equation: Any, device: jax.Device) -> int:
+def _counted(equation: Any, device: jax.Device, *, filled: bool) -> int:
     place = SingleDeviceSharding(device)
     inputs = [
         jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype, sharding=place)
         for variable in equation.invars
     ]
 
-    def alone(*values: jax.Array) -> Any:
-        return equation.primitive.bind(*values, **equation.params)
+    def alone(first: jax.Array, *others: jax.Array) -> Any:
+        # What is added to zeros is compiled to something else than what is added to an array.
+        first = jnp.zeros_like(first) if filled else first
+        return equation.primitive.bind(first, *others, **equation.params)
 
     cost = jax.jit(alone).lower(*inputs).compile().cost_analysis()
     return int(cost["bytes accessed"]) if cost else 0
