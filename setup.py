@@ -49,6 +49,7 @@ setup(
         "eval": _EVAL,
         "cuda": [_JAX.format(extra="[cuda12]")],
         "tpu": [_JAX.format(extra="[tpu]")],
+        "plan": [_JAX.format(extra="[tpu]")],  # Brings the libtpu that fits; no TPU is needed.
         "test": [
             *_DEMO,
             *_EVAL,

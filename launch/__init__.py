@@ -1,1 +1,1 @@
-"""Ways to start a training: one machine, SLURM, Kubernetes, TPU VMs, SkyPilot; and sweeps."""
+"""What runs before and around a training: plans of its cost, sweeps, and ways to start it."""

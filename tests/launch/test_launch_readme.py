@@ -30,13 +30,15 @@ def commands_of(*beginning):
 
 
 def test_every_command_is_of_a_known_kind():
-    known = {"warp-translate", "python", "sbatch", "docker", "sky", "launch/tpu_vm/tpu_vm.sh"}
+    known = {"warp-translate", "python", "pip", "sbatch", "docker", "sky", "launch/tpu_vm/tpu_vm.sh"}
     for words in commands():
         program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
         assert program in known, words
         if program == "python":
             assert words[1] == "-m"
-            assert words[2] in ("launch.local", "launch.sweep", "launch.kubernetes.render")
+            assert words[2] in (
+                *("launch.local", "launch.sweep", "launch.kubernetes.render", "launch.plan"),
+            )
 
 
 def test_train(parse_train):

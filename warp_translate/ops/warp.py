@@ -10,6 +10,7 @@ displacement is exactly zero there, and a field that starts at zero never learns
 """
 
 import functools
+import math
 import operator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,11 @@ class _Samples(NamedTuple):
     weight_y: Array
     inside_x: Array
     inside_y: Array
+
+    @property
+    def rows(self) -> tuple[Array, Array, Array, Array]:
+        """Where the four neighbours are."""
+        return self.top_left, self.top_right, self.bottom_left, self.bottom_right
 
 
 def _axis_samples(grid: Array, offset: Array, size: int) -> tuple[Array, Array, Array, Array]:
@@ -70,14 +76,89 @@ def _samples(displacement: Array) -> _Samples:
 
 def _read(image: Array, samples: _Samples) -> tuple[Array, Array, Array, Array]:
     """The four neighbours of every output pixel, ``[B, H, W, C]`` each, in float32."""
+    # Chosen where the program is compiled for. The two give the same values.
+    return lax.platform_dependent(image, samples, tpu=_read_planes, default=_read_pixels)
+
+
+def _read_pixels(image: Array, samples: _Samples) -> tuple[Array, Array, Array, Array]:
     # One gather of whole pixels each, from the flattened image: XLA fuses the four with the blend.
     # All rows were clamped above, so the bounds need no second check.
     pixels = image.reshape(-1, image.shape[-1])
-    rows = (samples.top_left, samples.top_right, samples.bottom_left, samples.bottom_right)
     top_left, top_right, bottom_left, bottom_right = (
-        pixels.at[row].get(mode="promise_in_bounds").astype(jnp.float32) for row in rows
+        pixels.at[row].get(mode="promise_in_bounds").astype(jnp.float32) for row in samples.rows
     )
     return top_left, top_right, bottom_left, bottom_right
+
+
+def _read_planes(image: Array, samples: _Samples) -> tuple[Array, Array, Array, Array]:
+    # A TPU holds the last two axes in tiles of 8 x 128, so three channels at the end take the room
+    # of 128, and its time goes with the number of places that are read. Hence channels first, and
+    # the four neighbours beside each other, so that one gather brings all of them.
+    batch, height, width, channels = image.shape
+    planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
+    planes = jnp.concatenate([planes, _next_pixel(planes, 3)])
+    planes = jnp.concatenate([planes, _next_pixel(planes, 2)]).reshape(4 * channels, -1)
+    read = planes.at[:, samples.top_left].get(mode="promise_in_bounds")
+    read = read.reshape(4, channels, batch, height, width)
+    top_left, top_right, bottom_left, bottom_right = jnp.moveaxis(read, 1, -1)
+    return top_left, top_right, bottom_left, bottom_right
+
+
+def _add(shares: tuple[Array, Array, Array, Array], samples: _Samples) -> Array:
+    """The adjoint of `_read`: adds ``[B, H, W, C]`` float32 to each of the four neighbours."""
+    return lax.platform_dependent(shares, samples, tpu=_add_planes, default=_add_pixels)
+
+
+def _add_pixels(shares: tuple[Array, Array, Array, Array], samples: _Samples) -> Array:
+    shape = shares[0].shape
+    pixels = jnp.zeros((math.prod(shape[:3]), shape[3]), jnp.float32)
+    for row, share in zip(samples.rows, shares, strict=True):
+        pixels = pixels.at[row].add(share, mode="promise_in_bounds")
+    return pixels.reshape(shape)
+
+
+def _add_planes(shares: tuple[Array, Array, Array, Array], samples: _Samples) -> Array:
+    # All four at the place of the first, then the other three moved on to where they belong. Plane
+    # by plane and each from zeros: slices of several planes are moved tile by tile, by the
+    # compiler's count a hundred times the bytes (experiments/benchmarks/warp_tpu.py).
+    batch, height, width, channels = shares[0].shape
+    row = samples.top_left.reshape(-1)
+    planes = [
+        jnp.zeros(row.shape, jnp.float32)
+        .at[row]
+        .add(share[..., channel].reshape(-1), mode="promise_in_bounds")
+        for share in shares
+        for channel in range(channels)
+    ]
+    added = jnp.stack(planes).reshape(2, 2, channels, batch, height, width)
+    rows = added[:, 0] + _onto_next_pixel(added[:, 1], 4)
+    return jnp.moveaxis(rows[0] + _onto_next_pixel(rows[1], 2), 0, -1)
+
+
+def _next_pixel(planes: Array, axis: int) -> Array:
+    """Each pixel's neighbour further along an axis; the last pixel's is itself."""
+    last = planes.shape[axis] - 1
+    return lax.concatenate(
+        [
+            lax.slice_in_dim(planes, 1, None, axis=axis),
+            lax.slice_in_dim(planes, last, None, axis=axis),
+        ],
+        axis,
+    )
+
+
+def _onto_next_pixel(planes: Array, axis: int) -> Array:
+    """The adjoint of `_next_pixel`."""
+    last = planes.shape[axis] - 1
+
+    def put(part: Array, before: int) -> Array:
+        edges = [(0, 0, 0)] * planes.ndim
+        edges[axis] = (before, 0, 0)
+        return lax.pad(part, jnp.float32(0), edges)
+
+    return put(lax.slice_in_dim(planes, 0, last, axis=axis), 1) + put(
+        lax.slice_in_dim(planes, last, None, axis=axis), last
+    )
 
 
 def _lerp(low: Array, high: Array, weight: Array) -> Array:
@@ -133,15 +214,13 @@ def _warp_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Ar
     )
 
     upper, lower = cotangent * (1.0 - weight_y), cotangent * weight_y
-    pixels = jnp.zeros((image.size // image.shape[-1], image.shape[-1]), jnp.float32)
-    for row, share in (
-        (samples.top_left, upper * (1.0 - weight_x)),
-        (samples.top_right, upper * weight_x),
-        (samples.bottom_left, lower * (1.0 - weight_x)),
-        (samples.bottom_right, lower * weight_x),
-    ):
-        pixels = pixels.at[row].add(share, mode="promise_in_bounds")
-    return pixels.reshape(image.shape).astype(image.dtype), displacement_gradient
+    shares = (
+        upper * (1.0 - weight_x),
+        upper * weight_x,
+        lower * (1.0 - weight_x),
+        lower * weight_x,
+    )
+    return _add(shares, samples).astype(image.dtype), displacement_gradient
 
 
 _differentiable_warp.defvjp(_warp_forward, _warp_backward)

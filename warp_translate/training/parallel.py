@@ -164,9 +164,26 @@ class Replicas:
             placed[name] = array
         return placed
 
-    def map(
-        self, step: Step, *, steps_per_call: int = 1
-    ) -> Callable[[PyTree, Any, Array], tuple[PyTree, PyTree]]:
+    def abstract_batches(
+        self, batch: Mapping[str, Any], count: int
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and shardings of what `place_batches` makes for "shard_map".
+
+        Args:
+          batch: shapes ``[B, ...]`` of the batch of all processes; the devices divide ``B``.
+          count: how many batches.
+        """
+        lead = (count,) if count > 1 else ()
+        return {
+            name: jax.ShapeDtypeStruct(
+                (self.count, *lead, leaf.shape[0] // self.count, *leaf.shape[1:]),
+                leaf.dtype,
+                sharding=self._sharding(_OWN),
+            )
+            for name, leaf in batch.items()
+        }
+
+    def map(self, step: Step, *, steps_per_call: int = 1) -> "MappedStep":
         """Maps a step over the devices.
 
         The state is donated: the one that was handed in must not be used again. The step itself
@@ -179,9 +196,9 @@ class Replicas:
 
         Returns:
           A function of the placed state, of what `place_batches` made of as many batches, and of
-          the run's root key. It has a ``lower``.
+          the run's root key.
         """
-        return _MappedStep(self, step, steps_per_call)
+        return MappedStep(self, step, steps_per_call)
 
     def one_copy(self, tree: PyTree) -> PyTree:
         """Takes this process's first copy of what is shared: arrays of one device.
@@ -303,8 +320,10 @@ class Replicas:
         return self._map(respan, state)
 
 
-class _MappedStep:
-    """A step on the devices. The state goes in as leaves, which every jax takes as a key."""
+class MappedStep:
+    """A step on the devices, made by `Replicas.map`."""
+
+    # The state is handed over as leaves: pmap of several processes cannot take axes by name.
 
     def __init__(self, replicas: Replicas, step: Step, steps_per_call: int) -> None:
         self._replicas = replicas
@@ -319,9 +338,9 @@ class _MappedStep:
         shared, own, metrics = self._prepared(state)(*self._parted(state), batch, root)
         return self._joined(shared, own), metrics
 
-    def lower(self, state: PyTree, batch: Any, root: Any) -> Any:
-        """Lowers the call for arrays or shapes as `Replicas` places them."""
-        return self._prepared(state).lower(*self._parted(state), batch, root)
+    def trace(self, state: PyTree, batch: Any, root: Any) -> Any:
+        """Traces the call for shapes as `Replicas` gives them, to be lowered; "shard_map" only."""
+        return self._prepared(state).trace(*self._parted(state), batch, root)
 
     def _prepared(self, state: PyTree) -> Any:
         if self._mapped is None:

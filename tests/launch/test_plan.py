@@ -1,0 +1,304 @@
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cycle
+from launch import compiled, gathers, plan, topology
+from warp_translate.cli import build
+from warp_translate.errors import UserError
+from warp_translate.ops import bilinear_warp
+
+ROOT = Path(__file__).parents[2]
+FLOAT = 4
+
+
+def tiny_config():
+    config = cycle.get_config("runlocal")
+    config.adversary.r1 = 0.0  # The penalty would double what there is to compile.
+    config.losses.update(identity=0.0, identity_pretranslated=0.0)
+    return config
+
+
+@pytest.fixture(scope="module")
+def local_plan():
+    return plan.make_plan(tiny_config(), topology.open_topology("local"), global_batch=16)
+
+
+def nbytes(*trees):
+    return sum(np.asarray(leaf).nbytes for tree in trees for leaf in jax.tree.leaves(tree))
+
+
+def test_the_parts_are_those_of_the_state_that_training_starts_from(local_plan):
+    config = tiny_config()
+    state = build.initial_state(build.training(config), config)
+    networks = (state.a_to_b, state.b_to_a, state.d_a, state.d_b)
+    assert local_plan.chips == 8
+    assert local_plan.parts == {
+        "parameters": nbytes(*(network.params for network in networks)),
+        "optimiser": nbytes(*(network.opt_state for network in networks)),
+        "moving average": nbytes(state.a_to_b.ema, state.b_to_a.ema),
+        "image pool": nbytes(state.pool_a, state.pool_b),
+        "other state": nbytes(state.step, state.d_a.spectral, state.d_b.spectral),
+        "batch": 2 * 2 * 32 * 32 * 3,
+    }
+    key_bytes = 8
+    assert local_plan.memory["arguments"] == sum(local_plan.parts.values()) + key_bytes
+
+
+def test_every_gradient_is_reduced_over_the_devices_and_little_else(local_plan):
+    (reduced,) = local_plan.collectives
+    assert reduced.kind == "all-reduce"
+    parameters = local_plan.parts["parameters"]
+    assert parameters <= reduced.bytes <= parameters + 100 * FLOAT  # and the metrics
+
+
+def test_nothing_is_said_about_the_memory_and_the_tiles_of_a_cpu(local_plan):
+    assert local_plan.fits is None
+    assert local_plan.gathers is None
+    assert local_plan.passes
+    text = plan.table(local_plan)
+    assert "8 x cpu, global batch 16 (2 a chip)" in text
+    assert "fits: unknown" in text
+    assert "not checked" in text
+
+
+def test_a_step_that_does_not_fit_or_blows_up_does_not_pass(local_plan):
+    total = local_plan.memory["total"]
+    assert dataclasses.replace(local_plan, hbm_bytes=total).passes
+    short = dataclasses.replace(local_plan, hbm_bytes=total - 1)
+    assert not short.passes
+    assert "fits: NO" in plan.table(short)
+    good = gathers.Moved("gather a", count=2, floor=1, bound=10, moved=10)
+    bad = dataclasses.replace(good, moved=11)
+    assert dataclasses.replace(local_plan, gathers=(good,)).passes
+    blown = dataclasses.replace(local_plan, gathers=(good, bad))
+    assert not blown.passes
+    assert "BLOW-UP: 1 of them" in plan.table(blown)
+    assert json.loads(plan.to_json(blown))["blown_up"] == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "chips", "parts", "remedy"),
+    [(8, 256, 1, 256), (1000, 256, 1, 768), (6, 4, 1, 4), (8, 4, 3, 12)],
+)
+def test_a_batch_that_does_not_divide_is_answered_with_one_that_does(batch, chips, parts, remedy):
+    with pytest.raises(
+        UserError, match=f"batch {batch} .* {chips} chips.*--global_batch={remedy},"
+    ):
+        plan._check_batch(batch, chips, parts)
+    plan._check_batch(remedy, chips, parts)
+
+
+def plan_command(*flags, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.plan", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "needs --config=experiments/FILE.py and --topology"),
+        (
+            ["--topology=v5e:3x5"],
+            r"--topology=v5e:3x5 does not exist; there are local; .*v5e:\{2x2,",
+        ),
+        (["--topology=local", "--global_batch=6"], "6 does not divide over 4 chips"),
+        (["--topology=local", "--global_batch=8", "--batch_per_chip=2"], "exclude each other"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(flags, expected):
+    done = plan_command(
+        "--config=experiments/paired.py:runlocal",
+        *flags,
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert re.match(f"error: .*{expected}", line)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("JAX TPU support not installed; cannot generate", r"pip install 'warp-translate\[plan\]'"),
+        ("ABORTED: Internal error when accessing libtpu multi-process lockfile.", "only one can"),
+        (
+            "INVALID_ARGUMENT: no such chip\nmore",
+            "cannot be opened: INVALID_ARGUMENT: no such chip$",
+        ),
+    ],
+)
+def test_what_the_library_of_tpus_complains_of_becomes_one_line(monkeypatch, words, expected):
+    for name, value in topology._ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)  # open_topology sets them; so they are put back.
+
+    def refuse(*arguments, **options):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", refuse)
+    with pytest.raises(UserError, match=expected) as raised:
+        topology.open_topology("v5e:2x2")
+    assert "\n" not in str(raised.value)
+
+
+PROGRAM = """
+%body (p.1: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p.1 = (s32[], f32[4]{0}) parameter(0)
+}
+
+ENTRY %main (a.1: f32[16,3], b.1: bf16[8]) -> f32[16,3] {
+  %a.1 = f32[16,3]{1,0:T(8,128)} parameter(0)
+  %b.1 = bf16[8]{0:T(256)(128)(2,1)S(1)} parameter(1)
+  %start.1 = (f32[16,3]{1,0:T(8,128)}, bf16[8]{0}) all-reduce-start(%a.1, %b.1), to_apply=%sum
+  %done.1 = (f32[16,3]{1,0}, bf16[8]{0}) all-reduce-done(%start.1)
+  %all.2 = f32[16,3]{1,0} all-reduce(%a.1), replica_groups={}, metadata={op_name="step/psum"}
+  %all.3 = bf16[32]{0} all-gather(%b.1), dimensions={0}
+  %while.1 = (s32[], f32[4]{0}) while(%t.1), body=%body, c={"known_trip_count":{"n":"5"}}
+  %while.2 = (s32[], f32[4]{0}) while(%t.1), body=%body
+  %cond.1 = f32[4]{0} conditional(%i.1, %a.1), branch_computations={%x, %y}
+  %fusion.1 = f32[16,3]{1,0} fusion(%a.1), m={op_name="step/conv"}, c={"estimated_cycles":"70"}
+  ROOT %fusion.2 = f32[16,3]{1,0} fusion(%a.1), c={"estimated_cycles":"900"}
+}
+"""
+
+
+def test_a_compiled_program_is_read():
+    read = compiled.read_program(PROGRAM)
+    a, b = 16 * 3 * 4, 8 * 2
+    assert read.collectives == (
+        compiled.Collective("all-reduce", 2, a + b + a),
+        compiled.Collective("all-gather", 1, b),
+    )
+    assert read.loops == (5, None)
+    assert read.conditionals == 1
+    assert read.operations == (
+        compiled.Operation("fusion.2", "", 900),
+        compiled.Operation("fusion.1", "step/conv", 70),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("f32[]", 4),
+        ("pred[3,5]{1,0}", 15),
+        ("(f32[2,2]{1,0:T(8,128)S(1)}, u8[7]{0}, u32[]{:S(2)})", 16 + 7 + 4),
+        ("f8e4m3fn[6]{0}", 6),
+        ("token[]", 0),
+    ],
+)
+def test_bytes_of_shapes_in_the_notation_of_xla(shape, expected):
+    assert compiled.array_bytes(shape) == expected
+
+
+def warp_jaxpr(argument, size):
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    displacement = jax.ShapeDtypeStruct((1, size, size, 2), jnp.float32)
+    slope = jax.grad(lambda *inputs: bilinear_warp(*inputs).sum(), argument)
+    return jax.jit(slope).trace(image, displacement).jaxpr
+
+
+@pytest.mark.parametrize(
+    ("platform", "argument", "expected"),
+    [
+        ("cpu", 0, {"scatter-add": 4}),
+        ("cpu", 1, {"gather": 4}),
+        ("tpu", 0, {"scatter-add": 12}),
+        ("tpu", 1, {"gather": 1}),
+    ],
+)
+def test_the_gathers_of_the_platform_are_found_and_dead_ones_are_not(platform, argument, expected):
+    found = {}
+    jaxpr = gathers._without_dead(warp_jaxpr(argument, 8).jaxpr)
+    for equation, count, _ in gathers._equations(jaxpr, platform):
+        name = equation.primitive.name
+        if name in ("gather", "scatter-add"):
+            found[name] = found.get(name, 0) + count
+    assert found == expected
+
+
+def test_a_gather_in_a_loop_counts_as_often_as_the_loop_runs():
+    def loop(image, rows):
+        return jax.lax.scan(lambda total, row: (total + image[row], None), image[0], rows)[0]
+
+    jaxpr = jax.make_jaxpr(loop)(jnp.zeros((9, 4)), jnp.zeros((5,), jnp.int32)).jaxpr
+    reads = ("gather", "dynamic_slice")
+    counts = [
+        count
+        for equation, count, _ in gathers._equations(jaxpr, "cpu")
+        if equation.primitive.name in reads
+    ]
+    assert max(counts) == 5
+
+
+def test_each_large_gather_is_compiled_alone_and_small_ones_are_left_out():
+    size, told = 256, []
+    device = jax.devices()[0]
+    found = gathers.moved_by_gathers(warp_jaxpr(0, size), device, told.append)
+    # The first is added to zeros, the others to what the first made.
+    assert {"from a constant" in each.name: each.count for each in found} == {True: 1, False: 3}
+    assert len(told) == 2
+    pixels = size * size
+    for each in found:
+        assert each.name.startswith("scatter-add float32[65536,3]")
+        assert each.floor == pixels * (3 + 1 + 3 + 3) * 4
+        assert each.bound == each.floor + pixels * 3 * 4096
+        assert pixels * 3 * 4 < each.moved <= each.bound
+    assert gathers.moved_by_gathers(warp_jaxpr(0, 8), device, told.append) == []
+
+
+@pytest.mark.parametrize(
+    ("scatter", "slice_size", "gigabytes", "blows_up"),
+    [
+        # What the compiler counts at 1024 px, see experiments/benchmarks/warp_tpu.py.
+        (False, 3, 69.4, True),  # rows of the flattened image
+        (False, 12, 7.4, False),  # four neighbours as planes
+        (True, 3, 138.1, True),
+        (True, 1, 0.1, False),
+    ],
+)
+def test_the_bound_tells_the_forms_of_the_warp_apart(scatter, slice_size, gigabytes, blows_up):
+    pixels = 1024 * 1024
+    floor = pixels * (2 * slice_size + 1) * 4
+    bound = gathers.bound_bytes(floor, pixels, slice_size, scatter=scatter)
+    moved = gathers.Moved("warp", 1, floor, bound, round(gigabytes * 1e9))
+    assert moved.blows_up is blows_up
+
+
+@pytest.mark.long
+def test_a_step_is_compiled_for_four_chips_that_are_not_there(tmp_path):
+    pytest.importorskip("libtpu")
+    file = tmp_path / "plan.json"
+    done = plan_command(
+        "--config=experiments/paired.py:runlocal",
+        "--config.data.size=160",
+        "--config.data.load_size=160",
+        "--topology=v5e:2x2",
+        f"--json={file}",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["chips"] == 4
+    assert found["chip"] == "TPU v5 lite"
+    assert found["fits"] and found["passes"]
+    assert found["parts"]["batch"] == 2 * 2 * 160 * 160 * 3
+    reduced = {each["kind"]: each["bytes"] for each in found["collectives"]}
+    assert reduced["all-reduce"] >= found["parts"]["parameters"]
+    (read,) = (each for each in found["gathers"] if "[12," in each["name"])
+    assert read["moved"] > read["floor"]
