@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch import local, sweep
+from launch import local, sweep, topology
 from launch.kubernetes import render
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,15 @@ def commands_of(*beginning):
 
 
 def test_every_command_is_of_a_known_kind():
-    known = {"warp-translate", "python", "pip", "sbatch", "docker", "sky", "launch/tpu_vm/tpu_vm.sh"}
+    known = {
+        "warp-translate",
+        "python",
+        "pip",
+        "sbatch",
+        "docker",
+        "sky",
+        "launch/tpu_vm/tpu_vm.sh",
+    }
     for words in commands():
         program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
         assert program in known, words
@@ -100,6 +108,15 @@ def test_skypilot(parse_train):
     task = yaml.safe_load((ROOT / words[0]).read_text())
     given = [word for word in words[1:] if word != "--env"]
     assert {word.partition("=")[0] for word in given} <= set(task["envs"])
+
+
+def test_plan(parse_train):
+    for words in commands_of("python", "-m", "launch.plan"):
+        flags = dict(word.removeprefix("--").split("=", 1) for word in words)
+        kind, _, shape = flags["topology"].partition(":")
+        assert kind == topology.LOCAL or shape in topology.CHIPS[kind].slices
+        assert flags.keys() <= {"config", "topology", "batch_per_chip", "json"}
+        parse_train(["train", f"--config={flags['config']}", "--workdir=runs/x"])
 
 
 def test_docker():

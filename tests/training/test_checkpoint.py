@@ -58,6 +58,20 @@ def test_a_state_comes_back_bit_for_bit_from_another_process_view(tmp_path, stat
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_state_without_pools_comes_back(tmp_path, tiny_cycle, start):
+    training = tiny_cycle(pool_size=0)
+    before = start(training)
+    saved(tmp_path, before, {1: None}).close()
+    reader = Checkpointer(tmp_path, best_metric="l1", read_only=True)
+    replicas = Replicas(training.axes)
+    for target in (before, replicas.abstract(before)):
+        restored = reader.restore(1, target)
+        assert restored.pool_a is None and restored.pool_b is None
+        np.testing.assert_array_equal(
+            jax.tree.leaves(restored.d_b.params)[0], jax.tree.leaves(before.d_b.params)[0]
+        )
+
+
 def test_bfloat16_leaves_come_back(tmp_path):
     tree = {"w": jnp.linspace(-3, 3, 7, dtype=jnp.bfloat16), "n": jnp.int32(5)}
     checkpointer = Checkpointer(tmp_path, best_metric="l1")

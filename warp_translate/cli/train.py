@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -135,6 +136,13 @@ def _train(
     )
     mapped = replicas.map(training.step, steps_per_call=schedule.steps_per_call)
     root = build.root_key(config)
+    if jax.process_count() > 1:
+        # Everyone compiles before anyone waits for the others in a sum over devices.
+        size = (config.training.global_batch // jax.process_count(), *[config.data.size] * 2, 3)
+        images = np.zeros(size, np.uint8)
+        sample = [{"source": images, "target": images}] * schedule.steps_per_call
+        mapped.compile(state, replicas.place_batches(sample), root)
+        distributed.meet("compiled")
     try:
         state = loop.run(
             state,

@@ -5,6 +5,7 @@ the others, and the same command started again goes on from the last checkpoint.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -17,11 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost as ocp_multihost
 
 from warp_translate.errors import UserError
 
 DEFAULT_HEARTBEAT_TIMEOUT = 100
 """Seconds without a sign of life after which a process counts as lost."""
+
+_exchanges = itertools.count()  # The same in all processes, since all of them take part in each.
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
@@ -139,6 +143,20 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+def meet(name: str, timeout: int = 3600) -> None:
+    """Waits until all processes are here.
+
+    Before the first sum over devices: the libraries that add over a network give up when one of
+    the processes comes half a minute later than another, as happens when it compiles more slowly.
+
+    Args:
+      name: of the place; each may be used once.
+      timeout: seconds.
+    """
+    if jax.process_count() > 1:
+        ocp_multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * timeout)
+
+
 def from_first_process(value: Any) -> Any:
     """Gives every process what process 0 has, so that all decide alike.
 
@@ -150,6 +168,7 @@ def from_first_process(value: Any) -> Any:
     """
     if jax.process_count() == 1:
         return value
+    meet(f"from_first_process/{next(_exchanges)}")
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
     buffer = np.zeros(int(size), np.uint8)

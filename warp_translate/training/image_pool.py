@@ -25,20 +25,24 @@ class ImagePool:
     count: Array
 
 
-def empty_pool(size: int, height: int, width: int) -> ImagePool:
-    """Returns a pool that has room for ``size`` RGB images of ``height`` x ``width``, or for none.
+def empty_pool(size: int, height: int, width: int) -> ImagePool | None:
+    """Returns a pool that has room for ``size`` RGB images of ``height`` x ``width``.
+
+    Without room there is no pool, None: a checkpoint cannot hold arrays of no size.
 
     Raises:
       ValueError: a negative size.
     """
     if size < 0:
         raise ValueError(f"the image pool cannot hold {size} images; 0 switches it off")
+    if not size:
+        return None
     return ImagePool(
         images=jnp.zeros((size, height, width, 3), jnp.uint8), count=jnp.zeros((), jnp.int32)
     )
 
 
-def exchange(pool: ImagePool, images: Array, key: Array) -> tuple[ImagePool, Array]:
+def exchange(pool: ImagePool | None, images: Array, key: Array) -> tuple[ImagePool | None, Array]:
     """Gives images to the pool and takes as many back.
 
     While there is room every image is kept and comes back itself. In a full pool one of two images
@@ -47,7 +51,7 @@ def exchange(pool: ImagePool, images: Array, key: Array) -> tuple[ImagePool, Arr
     earlier calls, rounded to 8 bits.
 
     Args:
-      pool: the pool; of no room, it hands back the images as they are.
+      pool: the pool; without one the images come back as they are.
       images: ``[B, H, W, 3]`` floating point in [-1, 1].
       key: random key.
 
@@ -55,9 +59,9 @@ def exchange(pool: ImagePool, images: Array, key: Array) -> tuple[ImagePool, Arr
       The pool afterwards, and ``[B, H, W, 3]`` of the images' type, without gradient.
     """
     images = jax.lax.stop_gradient(images)
+    if pool is None:
+        return None, images
     size, batch = len(pool.images), len(images)
-    if not size:
-        return pool, images
     place_key, swap_key = jax.random.split(key)
     index = jnp.arange(batch)
     fills = pool.count + index < size

@@ -338,6 +338,10 @@ class MappedStep:
         shared, own, metrics = self._prepared(state)(*self._parted(state), batch, root)
         return self._joined(shared, own), metrics
 
+    def compile(self, state: PyTree, batch: Any, root: Array) -> None:
+        """Compiles for such arguments, which stay as they are; a call then starts at once."""
+        self._prepared(state).lower(*self._parted(state), batch, root).compile()
+
     def trace(self, state: PyTree, batch: Any, root: Any) -> Any:
         """Traces the call for shapes as `Replicas` gives them, to be lowered; "shard_map" only."""
         return self._prepared(state).trace(*self._parted(state), batch, root)

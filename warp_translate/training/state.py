@@ -61,8 +61,8 @@ class CycleState:
       b_to_a: the generator from B to A.
       d_a: the discriminator of domain A.
       d_b: the discriminator of domain B.
-      pool_a: earlier translations to A; each device has its own.
-      pool_b: earlier translations to B; each device has its own.
+      pool_a: earlier translations to A; each device has its own. None without a pool.
+      pool_b: the same of translations to B.
     """
 
     step: Array
@@ -70,8 +70,8 @@ class CycleState:
     b_to_a: GeneratorState
     d_a: DiscriminatorState
     d_b: DiscriminatorState
-    pool_a: ImagePool
-    pool_b: ImagePool
+    pool_a: ImagePool | None
+    pool_b: ImagePool | None
 
 
 @flax.struct.dataclass
@@ -96,11 +96,11 @@ class ContrastiveState:
       a_to_b: the generator from A to B.
       projection: the embedding of its features.
       d_b: the discriminator of domain B.
-      pool_b: earlier translations to B; each device has its own.
+      pool_b: earlier translations to B; each device has its own. None without a pool.
     """
 
     step: Array
     a_to_b: GeneratorState
     projection: ProjectionState
     d_b: DiscriminatorState
-    pool_b: ImagePool
+    pool_b: ImagePool | None
