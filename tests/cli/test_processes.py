@@ -111,8 +111,8 @@ def final_state(workdir, step):
     training = build.training(config)
     shapes = jax.eval_shape(lambda: build.initial_state(training, config))
     reader = Checkpointer(workdir, best_metric=config.evaluation.best_metric, read_only=True)
+    # For the devices of this process: beyond those that the run had, empty parts.
     target = build.replicas(training, config).abstract(shapes)
-    # The parts of as many devices as the run had, not of those of this process.
     saved = reader.restore(step, target)
     reader.close()
     return saved
@@ -138,13 +138,13 @@ def test_two_processes_of_two_devices_are_one_of_four(kind, tmp_path, data_dir):
 
 
 def test_told_to_stop_or_killed_two_processes_end_with_the_bits_of_an_uncut_run(tmp_path, data_dir):
-    steps = 300
-    settings = ["training.save_every=20", "training.log_every=20", "training.parallel=shard_map"]
+    steps = 60
+    settings = ["training.save_every=6", "training.log_every=6", "training.parallel=shard_map"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
 
     def start(workdir):
         return Job(
-            "cycle", workdir, data_dir, processes=2, devices=2, steps=steps, settings=settings
+            "cycle", workdir, data_dir, processes=2, devices=1, steps=steps, settings=settings
         )
 
     job = start(whole)
@@ -172,7 +172,7 @@ def test_told_to_stop_or_killed_two_processes_end_with_the_bits_of_an_uncut_run(
     job = start(cut)
     assert job.wait() == [0, 0], job.said()
     expected, resumed = final_state(whole, steps), final_state(cut, steps)
-    assert list(expected.pool_a.count)[:4] == [2] * 4
+    assert list(expected.pool_a.count)[:2] == [2] * 2
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(resumed), strict=True
     ):
