@@ -51,7 +51,7 @@ _DIRECTIONS = ("a_to_b", "b_to_a")
 
 _STEPS = flags.DEFINE_integer("steps", 1500, "Steps of each run.")
 _ARG = flags.DEFINE_string("arg", "", "Argument of the experiment file, runlocal for instance.")
-_ONLY = flags.DEFINE_list("only", [], "Rows to run, all by default; the table has what is complete.")
+_ONLY = flags.DEFINE_list("only", [], "Rows to run; all by default.")
 
 
 def main(argv: Sequence[str]) -> None:
