@@ -19,6 +19,10 @@ host=$(hostname -s)
 daemons=()
 
 stop() {
+  if [[ -n ${job:-} ]]; then
+    scancel --full --signal=KILL "$job" 2>/dev/null || true
+    sleep 1
+  fi
   if ((${#daemons[@]})); then kill "${daemons[@]}" 2>/dev/null || true; fi
   wait
 }
@@ -79,8 +83,8 @@ export JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=2
 work=$folder/run
 job=$(sbatch --parsable --ntasks-per-node=2 --output="$folder/job.log" launch/slurm/train.sbatch \
   --config=experiments/paired.py:runlocal --workdir="$work" --heartbeat_timeout=30 \
-  --config.training.total_steps=4000 --config.training.log_every=100 \
-  --config.training.save_every=100 --config.training.evaluate_every=4000)
+  --config.training.total_steps=600 --config.training.log_every=50 \
+  --config.training.save_every=50 --config.training.evaluate_every=600)
 echo "job $job"
 
 # The steps of the checkpoints there are, oldest first.
@@ -101,6 +105,7 @@ await() {
 
 await '4 cpu device(s) of 2 processes'
 await 'steps/s'
+echo "trains; it is told to stop"
 # What a cluster does before it takes the node away: it signals the job's steps.
 scancel --signal=TERM "$job"
 await 'is queued again'
