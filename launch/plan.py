@@ -25,20 +25,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from launch.compiled import Collective, Operation, read_program
 from launch.gathers import Moved, moved_by_gathers
 from launch.topology import LOCAL, Topology, open_topology
 from warp_translate.cli import build, program
+from warp_translate.cli.config_flag import CONFIG
 from warp_translate.cli.task import Training
 from warp_translate.errors import UserError
 from warp_translate.training.parallel import Replicas
 from warp_translate.types import PyTree
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, for example experiments/paired.py.", lock_config=True
-)
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"What to compile for: {LOCAL}, or a slice of TPUs such as v5e:2x2."
 )
@@ -388,12 +385,12 @@ def main(argv: Sequence[str]) -> None:
     """Checks the command line, plans and prints."""
     if len(argv) > 1:
         raise UserError(f"plan takes flags only, got {' '.join(argv[1:])!r}")
-    if _CONFIG.value is None or _TOPOLOGY.value is None:
+    if CONFIG.value is None or _TOPOLOGY.value is None:
         raise UserError(
             "plan needs --config=experiments/FILE.py and --topology, for example "
             "--config=experiments/paired.py --topology=v5e:2x2"
         )
-    config = _CONFIG.value
+    config = CONFIG.value
     try:
         config.lock()
     except OSError as error:  # What config_flags answers with when the file was not there.

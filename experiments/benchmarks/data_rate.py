@@ -13,12 +13,11 @@ import time
 from collections.abc import Sequence
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from experiments.benchmarks import measure
 from warp_translate.cli import tasks
+from warp_translate.cli.config_flag import CONFIG
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)
 _BATCHES = flags.DEFINE_integer("batches", 20, "Batches of a turn.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Turns that are timed.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
@@ -26,9 +25,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
 
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
-    if len(argv) > 1 or _CONFIG.value is None:
+    if len(argv) > 1 or CONFIG.value is None:
         raise app.UsageError("give --config=experiments/FILE.py and flags only")
-    config = _CONFIG.value
+    config = CONFIG.value
     batches = tasks.open_task(config).batches(0)
     images = 0
     rates = []

@@ -98,6 +98,8 @@ await() {
     if ! squeue --noheader --job="$job" 2>/dev/null | grep -q .; then break; fi
     sleep 0.5
   done
+  # It may have come with the job's end.
+  if grep -q -- "$1" "$folder/job.log" 2>/dev/null; then return; fi
   echo "error: \"$1\" did not come:" >&2
   tail -40 "$folder/job.log" >&2
   exit 1
@@ -117,3 +119,6 @@ for _ in {1..100}; do
   sleep 0.2
 done
 await "going on from the checkpoint of step $saved "
+await 'trained; look at it'
+[[ $(steps | tail -1) == 600 ]]
+echo "went on and finished"

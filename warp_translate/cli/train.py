@@ -8,9 +8,9 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from warp_translate.cli import build, program, tasks
+from warp_translate.cli.config_flag import CONFIG
 from warp_translate.cli.task import generator_params
 from warp_translate.errors import UserError
 from warp_translate.evaluation.sheet import render_sheet
@@ -21,9 +21,6 @@ from warp_translate.training.logging import Progress, open_logger
 from warp_translate.training.throughput import StepClock, StepProfiler
 from warp_translate.types import PyTree
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, for example experiments/paired.py.", lock_config=True
-)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -190,12 +187,12 @@ def main(argv: Sequence[str]) -> None:
     """Checks the command line and trains."""
     if len(argv) > 1:
         raise UserError(f"train takes flags only, got {' '.join(argv[1:])!r}")
-    if _CONFIG.value is None or program.WORKDIR.value is None:
+    if CONFIG.value is None or program.WORKDIR.value is None:
         raise UserError(
             "train needs --config=experiments/FILE.py and --workdir=FOLDER, for example "
             "--config=experiments/quickstart.py --workdir=runs/quickstart"
         )
-    config = _CONFIG.value
+    config = CONFIG.value
     try:
         config.lock()
     except OSError as error:  # What config_flags answers with when the file was not there.
