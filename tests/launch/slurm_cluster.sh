@@ -23,7 +23,12 @@ stop() {
     scancel --full --signal=KILL "$job" 2>/dev/null || true
     sleep 1
   fi
-  if ((${#daemons[@]})); then kill "${daemons[@]}" 2>/dev/null || true; fi
+  if ((${#daemons[@]})); then
+    kill "${daemons[@]}" 2>/dev/null || true
+    sleep 2
+    # Some of them wait for others that are gone already.
+    kill -KILL "${daemons[@]}" 2>/dev/null || true
+  fi
   wait
 }
 trap stop EXIT
