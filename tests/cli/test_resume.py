@@ -91,7 +91,8 @@ def test_kill_9_at_a_random_moment_changes_no_bit(kind, tmp_path, data_dir):
     assert start(kind, cut, data_dir).wait(timeout=300) == 0
     expected, resumed = final_state(whole), final_state(cut)
     if kind == "cycle":
-        assert expected.pool_a.count == expected.pool_b.count == 3
+        # Of the one device that the run had; this process has more, whose parts are empty.
+        assert expected.pool_a.count[0] == expected.pool_b.count[0] == 3
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, a), b in zip(leaves, jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
