@@ -30,7 +30,7 @@ from launch.compiled import Collective, Operation, read_program
 from launch.gathers import Moved, moved_by_gathers
 from launch.topology import LOCAL, Topology, open_topology
 from warp_translate.cli import build, program
-from warp_translate.cli.config_flag import CONFIG
+from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.cli.task import Training
 from warp_translate.errors import UserError
 from warp_translate.training.parallel import Replicas
@@ -390,11 +390,7 @@ def main(argv: Sequence[str]) -> None:
             "plan needs --config=experiments/FILE.py and --topology, for example "
             "--config=experiments/paired.py --topology=v5e:2x2"
         )
-    config = CONFIG.value
-    try:
-        config.lock()
-    except OSError as error:  # What config_flags answers with when the file was not there.
-        raise UserError(f"--config cannot be read: {str(error).split()[-1]}") from error
+    config = experiment()
     topology = open_topology(_TOPOLOGY.value)
     plan = make_plan(config, topology, _global_batch(len(topology.devices)))
     print(table(plan))

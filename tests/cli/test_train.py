@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from warp_translate.cli import build
 from warp_translate.cli import train as train_command
 from warp_translate.cli.task import Report, Task
 from warp_translate.errors import UserError
@@ -220,3 +221,22 @@ def test_own_pairs_train(tmp_path, tiny_config, rng):
     config.training.total_steps = 1
     state = train_command.train(config, str(tmp_path / "run"))
     assert int(state.step) == 1
+
+
+def test_a_configuration_of_before_a_field_was_there_is_answered_in_one_line(tiny_config):
+    config = tiny_config.copy_and_resolve_references()
+    del config.training.accumulate
+    with pytest.raises(UserError, match=r"cannot be built: .*accumulate") as caught:
+        build.training(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_operations_of_a_step_do_not_depend_on_how_it_is_split(tiny_config):
+    """XLA counts the body of a scan once, and the parts of a batch are a scan."""
+    config = tiny_config.copy_and_resolve_references()
+    first = build.initial_state(build.training(config), config)
+    whole = build.step_flops(config, first)
+    config.training.update(accumulate=4, steps_per_call=2)
+    assert build.step_flops(config, first) == whole
+    config.training.global_batch *= 2
+    assert 1.8 * whole < build.step_flops(config, first) < 2.0 * whole

@@ -84,7 +84,8 @@ def training(
         if method.training == "cycle":
             return CycleTraining(losses=CycleLosses(**config.losses), **parts)
         return ContrastiveTraining(losses=ContrastiveLosses(**config.losses), **parts)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
+        # A field that is missing was not there yet when the run was started.
         raise UserError(f"the configuration cannot be built: {error}") from error
 
 
@@ -105,14 +106,12 @@ def replicas(training: Training, config: ml_collections.ConfigDict) -> Replicas:
     """All devices of all processes, and what the state is on them.
 
     Raises:
-      UserError: they do not divide the batch, or the way to map the step is unknown.
+      UserError: the way to map the step is unknown.
     """
     try:
-        found = Replicas(training.axes, mapping=config.training.parallel)
+        return Replicas(training.axes, mapping=config.training.parallel)
     except ValueError as error:
         raise UserError(f"the configuration cannot be built: {error}") from error
-    check_batch(config, found.count)
-    return found
 
 
 def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -152,24 +151,24 @@ def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTr
         raise UserError(f"config.data.size does not fit: {error}") from error
 
 
-def step_flops(training: Training, config: ml_collections.ConfigDict, state: PyTree) -> float:
+def step_flops(config: ml_collections.ConfigDict, state: PyTree) -> float:
     """Floating point operations of one step on the whole global batch, before optimisation.
 
     Counted by XLA in the lowered step without any loop, since it would count a loop's body once.
     Every branch of a condition counts, so the lazy gradient penalty does at every step.
 
     Args:
-      training: the training.
-      config: its configuration.
+      config: the configuration.
       state: as the step sees it on one device.
+
+    Returns:
+      The number of operations over all devices.
     """
     size = config.data.size
     images = jax.ShapeDtypeStruct((config.training.global_batch, size, size, 3), jnp.uint8)
-    parts: Any = training
-    whole = dataclasses.replace(
-        parts, parts=1, adversary=dataclasses.replace(parts.adversary, parts=1)
-    )
-    lowered: Any = jax.jit(whole.step).lower(
+    whole = config.copy_and_resolve_references()
+    whole.training.accumulate = 1
+    lowered: Any = jax.jit(training(whole).step).lower(
         state, {"source": images, "target": images}, root_key(config)
     )
     return float(lowered.cost_analysis()["flops"])

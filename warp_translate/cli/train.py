@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from warp_translate.cli import build, program, tasks
-from warp_translate.cli.config_flag import CONFIG
+from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.cli.task import generator_params
 from warp_translate.errors import UserError
 from warp_translate.evaluation.sheet import render_sheet
@@ -123,7 +123,7 @@ def _train(
 
     clock = StepClock(
         config.training.global_batch,
-        flops_per_step=build.step_flops(training, config, first),
+        flops_per_step=build.step_flops(config, first),
         devices=replicas.count,
         device_kind=jax.devices()[0].device_kind,
     )
@@ -192,11 +192,7 @@ def main(argv: Sequence[str]) -> None:
             "train needs --config=experiments/FILE.py and --workdir=FOLDER, for example "
             "--config=experiments/quickstart.py --workdir=runs/quickstart"
         )
-    config = CONFIG.value
-    try:
-        config.lock()
-    except OSError as error:  # What config_flags answers with when the file was not there.
-        raise UserError(f"--config cannot be read: {str(error).split()[-1]}") from error
+    config = experiment()
     if _PROFILE_STEPS.value < 0:
         raise UserError(f"--profile_steps={_PROFILE_STEPS.value} must be 0 or more")
     distributed.connect(
