@@ -9,11 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from warp_translate.cli import status
 from warp_translate.errors import UserError
-
-USER_ERROR_STATUS = 2
-PREEMPTED_STATUS = 42
-"""What ``warp-translate train`` leaves with when it was told to stop and has saved."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,10 +35,10 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
       main: takes the command line without the program's name, returns the exit status.
     """
     try:
-        status = main(sys.argv[1:])
+        code = main(sys.argv[1:])
     except UserError as error:
         _leave(str(error))
-    sys.exit(status)
+    sys.exit(code)
 
 
 def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -99,4 +96,4 @@ def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
 
 def _leave(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR_STATUS)
+    sys.exit(status.USER_ERROR)

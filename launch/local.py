@@ -23,7 +23,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from launch import command_line
-from launch.command_line import PREEMPTED_STATUS
+from warp_translate.cli.status import PREEMPTED
 from warp_translate.errors import UserError
 
 # What is passed on as what: a lost terminal is a reason to save.
@@ -169,13 +169,13 @@ def _wait(
             continue
         index, status = event
         _kill_group(running.pop(index))  # Its data workers, if it left any.
-        if status == PREEMPTED_STATUS:
+        if status == PREEMPTED:
             preempted = True
         elif status and not first_failure:
             first_failure = status
             deadline = time.monotonic() + grace
             print(f"process {index} left with status {status}", file=sys.stderr, flush=True)
-    return first_failure or (PREEMPTED_STATUS if preempted else 0)
+    return first_failure or (PREEMPTED if preempted else 0)
 
 
 def _report_exit(

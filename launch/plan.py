@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
@@ -34,6 +33,7 @@ from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.cli.task import Training
 from warp_translate.errors import UserError
 from warp_translate.training.parallel import Replicas
+from warp_translate.training.throughput import peak_flops
 from warp_translate.types import PyTree
 
 _TOPOLOGY = flags.DEFINE_string(
@@ -134,12 +134,15 @@ def make_plan(
         the compiler finds that the step does not fit.
     """
     chips = len(topology.devices)
-    global_batch = config.training.global_batch if global_batch is None else global_batch
-    _check_batch(global_batch, chips, config.training.accumulate)
+    config = config.copy_and_resolve_references()
+    if global_batch is not None:
+        config.training.global_batch = global_batch
+    global_batch = config.training.global_batch
+    build.check_batch(config, chips)
     training = build.training(config)
     replicas = Replicas(training.axes, tuple(topology.devices), "shard_map")
     step = replicas.map(training.step, steps_per_call=config.training.steps_per_call)
-    state, batch, root = _abstract_inputs(replicas, training, config, global_batch)
+    state, batch, root = _abstract_inputs(replicas, training, config)
     say = functools.partial(print, file=sys.stderr, flush=True)
     about = f"the {config.method.training} step for {chips} x {topology.devices[0].device_kind}"
     begin = time.perf_counter()
@@ -159,10 +162,11 @@ def make_plan(
     read = read_program(compiled.as_text())
     cost, memory = compiled.cost_analysis(), _memory(compiled.memory_analysis())
     flops, accessed = cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
-    chip = topology.chip
-    times = (
-        {"arithmetic": flops / chip.flops, "memory": accessed / chip.hbm_bandwidth} if chip else {}
-    )
+    chip, times = topology.chip, {}
+    if peak := peak_flops(topology.devices[0].device_kind):
+        times["arithmetic"] = flops / peak
+    if chip:
+        times["memory"] = accessed / chip.hbm_bandwidth
     moved = None
     if topology.platform == "tpu":
         with _progress("checking the gathers"):
@@ -190,23 +194,8 @@ def make_plan(
     )
 
 
-def _check_batch(global_batch: int, chips: int, parts: int) -> None:
-    multiple = chips * parts
-    if global_batch % multiple:
-        fitting = max(global_batch // multiple, 1) * parts
-        accumulated = f" times config.training.accumulate {parts}" if parts > 1 else ""
-        raise UserError(
-            f"the global batch {global_batch} does not divide over {chips} chips{accumulated}: "
-            f"give a multiple of {multiple}, --global_batch={fitting * chips}, that is "
-            f"--batch_per_chip={fitting}"
-        )
-
-
 def _abstract_inputs(
-    replicas: Replicas,
-    training: Training,
-    config: ml_collections.ConfigDict,
-    global_batch: int,
+    replicas: Replicas, training: Training, config: ml_collections.ConfigDict
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Shapes, types and places of state, batch and root key; nothing is drawn."""
     try:
@@ -214,9 +203,8 @@ def _abstract_inputs(
         state = jax.eval_shape(lambda root: training.init(root, config.data.size), root)
     except ValueError as error:
         raise UserError(f"config.data.size does not fit: {error}") from error
-    images = jax.ShapeDtypeStruct((global_batch, config.data.size, config.data.size, 3), jnp.uint8)
     batch = replicas.abstract_batches(
-        {"source": images, "target": images}, config.training.steps_per_call
+        build.batch_shapes(config, config.training.global_batch), config.training.steps_per_call
     )
     return replicas.abstract(state), batch, root
 

@@ -18,13 +18,11 @@ class Chip:
 
     Attributes:
       hbm_bytes: its memory.
-      flops: peak bfloat16 operations per second.
       hbm_bandwidth: bytes per second.
       slices: the shapes that are offered.
     """
 
     hbm_bytes: int
-    flops: float
     hbm_bandwidth: float
     slices: tuple[str, ...]
 
@@ -34,10 +32,10 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 # "Key chip specifications" and the slice shapes of cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}.
 # A GB of memory there is 2**30 bytes, a GB/s of bandwidth 10**9. v4 and v5p come larger than here.
 CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1228e9, _CUBES),
-    "v5e": Chip(16 * 2**30, 197e12, 819e9, _FLAT),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, _CUBES),
-    "v6e": Chip(32 * 2**30, 918e12, 1640e9, _FLAT),
+    "v4": Chip(32 * 2**30, 1228e9, _CUBES),
+    "v5e": Chip(16 * 2**30, 819e9, _FLAT),
+    "v5p": Chip(95 * 2**30, 2765e9, _CUBES),
+    "v6e": Chip(32 * 2**30, 1640e9, _FLAT),
 }
 # A v4 has two cores. That programs see one device, as in training, has to be asked for.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}

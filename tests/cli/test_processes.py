@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from warp_translate.cli import build, program
+from warp_translate.cli import build, status
 from warp_translate.training.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.long
@@ -154,7 +154,7 @@ def test_told_to_stop_or_killed_two_processes_end_with_the_bits_of_an_uncut_run(
     job = start(cut)
     job.wait_for(lambda: complete_steps(cut))
     job.processes[1].send_signal(signal.SIGTERM)
-    assert job.wait() == [program.PREEMPTED_STATUS] * 2, job.said()
+    assert job.wait() == [status.PREEMPTED] * 2, job.said()
     saved = max(complete_steps(cut))
     assert job.said().count(f"step {saved} is saved") == 2 and saved < steps
 
@@ -185,6 +185,6 @@ def test_a_mistake_that_only_one_process_makes_ends_them_all(tmp_path, data_dir)
     job = Job("paired", workdir, data_dir, processes=1, devices=4, steps=1)
     assert job.wait() == [0], job.said()
     job = Job("paired", workdir, data_dir, processes=2, devices=2, steps=2)
-    assert job.wait() == [program.USER_ERROR_STATUS] * 2
+    assert job.wait() == [status.USER_ERROR] * 2
     assert job.said().count("total_steps was 1 and is now 2") == 2
     assert "Traceback" not in job.said()

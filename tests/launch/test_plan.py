@@ -87,15 +87,18 @@ def test_a_step_that_does_not_fit_or_blows_up_does_not_pass(local_plan):
 
 
 @pytest.mark.parametrize(
-    ("batch", "chips", "parts", "remedy"),
-    [(8, 256, 1, 256), (1000, 256, 1, 768), (6, 4, 1, 4), (8, 4, 3, 12)],
+    ("batch", "chips", "accumulate", "remedy"),
+    [(8, 256, 1, "256"), (1000, 256, 1, "768 or 1024"), (6, 4, 1, "4 or 8"), (8, 4, 3, "12")],
 )
-def test_a_batch_that_does_not_divide_is_answered_with_one_that_does(batch, chips, parts, remedy):
-    with pytest.raises(
-        UserError, match=f"batch {batch} .* {chips} chips.*--global_batch={remedy},"
-    ):
-        plan._check_batch(batch, chips, parts)
-    plan._check_batch(remedy, chips, parts)
+def test_a_batch_that_does_not_divide_is_answered_with_one_that_does(
+    batch, chips, accumulate, remedy
+):
+    config = tiny_config()
+    config.training.update(global_batch=batch, accumulate=accumulate)
+    with pytest.raises(UserError, match=f"global_batch {batch} .* {chips} .*: {remedy} would do"):
+        build.check_batch(config, chips)
+    config.training.global_batch = int(remedy.split()[-1])
+    build.check_batch(config, chips)
 
 
 def plan_command(*flags, **environment):
@@ -117,7 +120,10 @@ def plan_command(*flags, **environment):
             ["--topology=v5e:3x5"],
             r"--topology=v5e:3x5 does not exist; there are local; .*v5e:\{2x2,",
         ),
-        (["--topology=local", "--global_batch=6"], "6 does not divide over 4 chips"),
+        (
+            ["--topology=local", "--global_batch=6"],
+            "config.training.global_batch 6 must be a multiple of the 4 devices: 4 or 8",
+        ),
         (["--topology=local", "--global_batch=8", "--batch_per_chip=2"], "exclude each other"),
     ],
 )

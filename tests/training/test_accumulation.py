@@ -12,7 +12,7 @@ from warp_translate.types import to_float
 ROOT = jax.random.key(0)
 
 
-def test_the_mean_of_parts_is_the_mean(rng):
+def test_the_mean_over_microbatches_is_the_mean(rng):
     inputs = {"x": rng.normal(size=(12, 3)).astype(np.float32), "keys": jax.random.split(ROOT, 12)}
 
     def mean(part):
@@ -21,7 +21,7 @@ def test_the_mean_of_parts_is_the_mean(rng):
 
     whole = mean(inputs)
     for count in (1, 3, 12):
-        parts = accumulation.mean_of_parts(mean, inputs, count)
+        parts = accumulation.mean_over_microbatches(mean, inputs, count)
         np.testing.assert_allclose(parts["mean"], whole["mean"], atol=1e-6)
         np.testing.assert_allclose(parts["noise"], whole["noise"], atol=1e-6)
 
@@ -70,7 +70,7 @@ def test_a_step_in_parts_is_the_step_in_one(kind, tiny, tiny_cycle, start, shake
             return tiny_cycle(losses, adversary, pool_size=6, **fields)
 
     one = build(losses, ADVERSARY)
-    four = build(losses, ADVERSARY | {"parts": 4}, parts=4)
+    four = build(losses, ADVERSARY | {"microbatches": 4}, microbatches=4)
     state = start(one)
     moved = {
         name: getattr(state, name).replace(params=shake(getattr(state, name).params))

@@ -148,7 +148,7 @@ def test_parts_of_the_state_go_to_their_devices_and_come_back(count, mapping):
     np.testing.assert_array_equal(back["own"]["n"], [7] * count)
     added = 2 * numbers.reshape(count, 2).sum(1)
     np.testing.assert_array_equal(back["own"]["x"], np.arange(2) + added[:, None])
-    copy = replicas.one_copy(placed["shared"])
+    copy = replicas.first_replica(placed["shared"])
     assert copy.devices() == {replicas.devices[0]}
     np.testing.assert_array_equal(copy, back["shared"])
 

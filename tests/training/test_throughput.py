@@ -5,8 +5,8 @@ import pytest
 from warp_translate.training.throughput import (
     StepClock,
     StepProfiler,
-    memory_in_use,
     peak_flops,
+    peak_memory,
 )
 
 
@@ -97,7 +97,7 @@ def test_peaks_go_by_the_longest_name(kind, flops):
 
 
 def test_memory_of_the_process_is_plausible():
-    found = memory_in_use()["memory/host_peak_gib"]
+    found = peak_memory()["memory/host_peak_gib"]
     assert 0.05 < found < 1000
 
 

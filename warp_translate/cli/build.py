@@ -67,14 +67,14 @@ def training(
                 discriminator=Discriminator(**_with_types(config.discriminator)),
                 optimizer=adam(optim.discriminator_lr, optim.discriminator_b1),
                 augmentation=augmentation,
-                parts=config.training.accumulate,
+                microbatches=config.training.accumulate,
                 **adversary,
             ),
             "factor": method.factor if factor is None else factor,
             "mask_weights": method.mask_weights,
             "fusion": method.fusion,
             "ema_decay": optim.ema_decay,
-            "parts": config.training.accumulate,
+            "microbatches": config.training.accumulate,
         }
         if method.training == "paired":
             return PairedTraining(losses=PairedLosses(**config.losses), **parts)
@@ -151,6 +151,14 @@ def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTr
         raise UserError(f"config.data.size does not fit: {error}") from error
 
 
+def batch_shapes(
+    config: ml_collections.ConfigDict, examples: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch of so many examples of each domain, uint8 ``[B, H, W, 3]``."""
+    images = jax.ShapeDtypeStruct((examples, config.data.size, config.data.size, 3), jnp.uint8)
+    return {"source": images, "target": images}
+
+
 def step_flops(config: ml_collections.ConfigDict, state: PyTree) -> float:
     """Floating point operations of one step on the whole global batch, before optimisation.
 
@@ -164,12 +172,10 @@ def step_flops(config: ml_collections.ConfigDict, state: PyTree) -> float:
     Returns:
       The number of operations over all devices.
     """
-    size = config.data.size
-    images = jax.ShapeDtypeStruct((config.training.global_batch, size, size, 3), jnp.uint8)
     whole = config.copy_and_resolve_references()
     whole.training.accumulate = 1
     lowered: Any = jax.jit(training(whole).step).lower(
-        state, {"source": images, "target": images}, root_key(config)
+        state, batch_shapes(config, config.training.global_batch), root_key(config)
     )
     return float(lowered.cost_analysis()["flops"])
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,17 +10,12 @@ from typing import NoReturn
 import jax
 from absl import app, flags
 
+from warp_translate.cli import status
 from warp_translate.errors import UserError
 from warp_translate.training.distributed import Preempted, is_one_of_several
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
-
-USER_ERROR_STATUS = 2
-PREEMPTED_STATUS = 42  # Saved and to be started again: launchers requeue on this one.
-CRASHED_STATUS = 1
-PEER_LOST_STATUS = 75  # Start again; the last checkpoint is whole.
-INTERRUPTED_STATUS = 128 + signal.SIGINT
 
 # What is said when another process dies in the middle of a sum over devices.
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection", "barrier")
@@ -51,10 +45,10 @@ def _guard(action: Callable[[], None]) -> None:
             f"asked to leave: step {notice.step} is saved, and the same command goes on from it",
             file=sys.stderr,
         )
-        sys.exit(PREEMPTED_STATUS)
+        sys.exit(status.PREEMPTED)
     except KeyboardInterrupt:
         print("\ninterrupted; what was saved is kept", file=sys.stderr)
-        _exit(INTERRUPTED_STATUS)
+        _exit(status.INTERRUPTED)
     except Exception as error:
         if not is_one_of_several():
             raise
@@ -65,9 +59,9 @@ def _guard(action: Callable[[], None]) -> None:
                 "to go on from the last checkpoint",
                 file=sys.stderr,
             )
-            _exit(PEER_LOST_STATUS)
+            _exit(status.PEER_LOST)
         traceback.print_exc()
-        _exit(CRASHED_STATUS)
+        _exit(status.CRASHED)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -90,16 +84,16 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _leave(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    _exit(USER_ERROR_STATUS)
+    _exit(status.USER_ERROR)
 
 
-def _exit(status: int) -> NoReturn:
+def _exit(code: int) -> NoReturn:
     """Leaves; where there are other processes without waiting for them to do so too."""
     if is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+        os._exit(code)
+    sys.exit(code)
 
 
 def _without_orbax_warnings(record: logging.LogRecord) -> bool:

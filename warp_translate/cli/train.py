@@ -97,7 +97,7 @@ def _train(
     say(f"{task.data}; {_devices_in_words(replicas.count)}")
 
     def evaluate(state: PyTree) -> loop.Evaluation:
-        params = replicas.one_copy(generator_params(training, state))
+        params = replicas.first_replica(generator_params(training, state))
         # Every process measures, so that none has to wait for another, and the first one's figures
         # count for all.
         report = task.evaluate(params, config.evaluation.sheet_rows)
@@ -135,11 +135,10 @@ def _train(
     root = build.root_key(config)
     if jax.process_count() > 1:
         # Everyone compiles before anyone waits for the others in a sum over devices.
-        size = (config.training.global_batch // jax.process_count(), *[config.data.size] * 2, 3)
-        images = np.zeros(size, np.uint8)
-        sample = [{"source": images, "target": images}] * schedule.steps_per_call
-        mapped.compile(state, replicas.place_batches(sample), root)
-        distributed.meet("compiled")
+        shapes = build.batch_shapes(config, config.training.global_batch // jax.process_count())
+        sample = {name: np.zeros(each.shape, each.dtype) for name, each in shapes.items()}
+        mapped.compile(state, replicas.place_batches([sample] * schedule.steps_per_call), root)
+        distributed.barrier("compiled")
     try:
         state = loop.run(
             state,

@@ -1,4 +1,4 @@
-"""Gradients of a batch taken in parts, one after the other, so that less memory is needed.
+"""Gradient accumulation: a batch in microbatches, one after the other, for less memory.
 
 Every loss of this package is a mean over examples, and no example influences another, so the mean
 over equal parts is the batch's, up to rounding.
@@ -17,7 +17,9 @@ Objective = Callable[[PyTree, PyTree, PyTree], tuple[Array, PyTree]]
 """Maps parameters, what was made with them and the inputs to a loss and reports."""
 
 
-def mean_of_parts(function: Callable[[PyTree], PyTree], inputs: PyTree, count: int) -> PyTree:
+def mean_over_microbatches(
+    function: Callable[[PyTree], PyTree], inputs: PyTree, count: int
+) -> PyTree:
     """Averages a function over the parts of a batch.
 
     Args:
@@ -85,7 +87,7 @@ def forward(
             made, pull = jax.vjp(lambda params: function(params, part), params)
             return back_through(objective, made, pull, part)
 
-        return mean_of_parts(one, inputs, count)
+        return mean_over_microbatches(one, inputs, count)
 
     return whole, back
 

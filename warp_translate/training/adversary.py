@@ -18,7 +18,7 @@ from warp_translate.losses.adversarial import (
 )
 from warp_translate.models import Discriminator, DiscriminatorOutput
 from warp_translate.ops.augment import NO_AUGMENTATION, Augmentation, augment
-from warp_translate.training.accumulation import mean_of_parts
+from warp_translate.training.accumulation import mean_over_microbatches
 from warp_translate.training.parallel import device_index, mean_over_devices
 from warp_translate.training.priors import Metrics
 from warp_translate.training.rng import stream_key
@@ -38,7 +38,7 @@ class Adversary:
       r2: weight of the gradient penalty on translated images.
       penalty_every: steps from one gradient penalty to the next, which is scaled up accordingly.
       augmentation: what the images pass through before they are judged.
-      parts: how many parts of a device's batch gradients are taken of, one after the other.
+      microbatches: parts of a device's batch whose gradients are taken one after the other.
     """
 
     discriminator: Discriminator
@@ -48,7 +48,7 @@ class Adversary:
     r2: float = 0.0
     penalty_every: int = 1
     augmentation: Augmentation = NO_AUGMENTATION
-    parts: int = 1
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(Adversarial):
@@ -101,10 +101,10 @@ class Adversary:
         Returns:
           The next state, and reports of this device.
         """
-        gradient, spectral, reports = mean_of_parts(
+        gradient, spectral, reports = mean_over_microbatches(
             lambda part: self._gradient(state, *part, step=step),
             (real, lax.stop_gradient(fake), condition, keys),
-            self.parts,
+            self.microbatches,
         )
         gradient = mean_over_devices(gradient, axis_name)
         reports["gradient_norm"] = optax.tree.norm(gradient)

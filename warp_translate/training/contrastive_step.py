@@ -83,7 +83,7 @@ class ContrastiveTraining:
       fusion: how the output is put together.
       ema_decay: decay of the generator's moving average.
       pool_size: earlier translations that each device keeps.
-      parts: how many parts of a device's batch gradients are taken of, one after the other.
+      microbatches: parts of a device's batch whose gradients are taken one after the other.
     """
 
     generator: Generator
@@ -96,7 +96,7 @@ class ContrastiveTraining:
     fusion: Fusion = "full"
     ema_decay: float = 0.999
     pool_size: int = 0
-    parts: int = 1
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
         for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
@@ -196,7 +196,7 @@ class ContrastiveTraining:
             translate_both,
             (state.a_to_b.params, state.projection.params),
             {"a": a, "b": b, "keys": generator_keys, "place_keys": place_keys},
-            self.parts,
+            self.microbatches,
             shown=lambda made: made[0].output,
         )
         pool_b, shown = exchange(state.pool_b, output, pool_key)

@@ -77,7 +77,7 @@ class CycleTraining:
       fusion: how the output is put together.
       ema_decay: decay of the generators' moving averages.
       pool_size: earlier translations that each device keeps of each domain.
-      parts: how many parts of a device's batch gradients are taken of, one after the other.
+      microbatches: parts of a device's batch whose gradients are taken one after the other.
     """
 
     generator: Generator
@@ -89,7 +89,7 @@ class CycleTraining:
     fusion: Fusion = "full"
     ema_decay: float = 0.999
     pool_size: int = 50
-    parts: int = 1
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
         for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
@@ -190,7 +190,7 @@ class CycleTraining:
             lambda params, part: self._translate_all(params[0], params[1], part["a"], part["b"]),
             (state.a_to_b.params, state.b_to_a.params),
             {"a": a, "b": b, "to_a_keys": to_a_keys, "to_b_keys": to_b_keys},
-            self.parts,
+            self.microbatches,
             shown=lambda made: (made[1].forth.output, made[0].forth.output),
         )
 

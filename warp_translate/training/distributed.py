@@ -143,7 +143,7 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def meet(name: str, timeout: int = 3600) -> None:
+def barrier(name: str, timeout: int = 3600) -> None:
     """Waits until all processes are here.
 
     Before the first sum over devices: the libraries that add over a network give up when one of
@@ -168,7 +168,7 @@ def from_first_process(value: Any) -> Any:
     """
     if jax.process_count() == 1:
         return value
-    meet(f"from_first_process/{next(_exchanges)}")
+    barrier(f"from_first_process/{next(_exchanges)}")
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
     buffer = np.zeros(int(size), np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 from warp_translate.errors import UserError
 from warp_translate.training.distributed import Preempted
 from warp_translate.training.logging import Logger, Progress
-from warp_translate.training.throughput import StepClock, memory_in_use
+from warp_translate.training.throughput import StepClock, peak_memory
 from warp_translate.types import PyTree
 
 Scalars = dict[str, float]
@@ -160,7 +160,7 @@ def run(
             reports = {name: float(value) for name, value in host_metrics.items()}
             _check_finite(reports, now, saved)
             _check_agreement(disagreements(state), now, saved)
-            logger.write_scalars(now, reports | clock.report() | memory_in_use())
+            logger.write_scalars(now, reports | clock.report() | peak_memory())
             for warning in watch(reports):
                 progress.say(f"warning at step {now}: {warning}")
         progress.update(now, reports)

@@ -62,7 +62,7 @@ class PairedTraining:
       mask_weights: which image the mask multiplies.
       fusion: how the output is put together.
       ema_decay: decay of the generator's moving average.
-      parts: how many parts of a device's batch gradients are taken of, one after the other.
+      microbatches: parts of a device's batch whose gradients are taken one after the other.
     """
 
     generator: Generator
@@ -73,7 +73,7 @@ class PairedTraining:
     mask_weights: MaskWeights = "pretranslated"
     fusion: Fusion = "full"
     ema_decay: float = 0.999
-    parts: int = 1
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
         for name, kinds in (("mask_weights", MaskWeights), ("fusion", Fusion)):
@@ -160,7 +160,7 @@ class PairedTraining:
             lambda params, part: self.translate(params, part["source"]),
             state.generator.params,
             {"source": source, "target": target, "keys": generator_keys},
-            self.parts,
+            self.microbatches,
             shown=lambda translation: translation.output,
         )
         metrics: Metrics = {}

@@ -200,7 +200,7 @@ class Replicas:
         """
         return MappedStep(self, step, steps_per_call)
 
-    def one_copy(self, tree: PyTree) -> PyTree:
+    def first_replica(self, tree: PyTree) -> PyTree:
         """Takes this process's first copy of what is shared: arrays of one device.
 
         Args:

@@ -126,7 +126,7 @@ class StepClock:
         return scalars
 
 
-def memory_in_use() -> dict[str, float]:
+def peak_memory() -> dict[str, float]:
     """Peak memory in GiB: of this process, and of its fullest device where it tells."""
     # ru_maxrss counts kilobytes on Linux and bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
