@@ -116,8 +116,8 @@ def test_the_shells_survive_sigterm(slurm, tmp_path, whole_group):
     ready, told = tmp_path / "ready", tmp_path / "told"
     slurm.add(
         "warp-translate",
-        f"trap 'exit 42' TERM; touch {ready}; while [[ ! -e {told} ]]; do /bin/sleep 0.02; done; "
-        "exit 42",
+        f"trap 'touch {told}' TERM; touch {ready}; "
+        f"while [[ ! -e {told} ]]; do /bin/sleep 0.02; done; exit 42",
     )
     # The real one outlives the signal and goes on to wait for its tasks.
     slurm.add("srun", 'trap : TERM; while [[ $1 == --* ]]; do shift; done; "$@"')
