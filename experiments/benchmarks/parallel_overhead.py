@@ -8,7 +8,9 @@ devices are done, per step over a run of steps. Both mappings take turns, and ar
 median of the ratios in the same turn.
 
 With ``--part=loop`` the training loop is compared with the bare steps that it runs, at the
-quickstart's size: what the loop adds to a step, batches that are ready assumed and not.
+quickstart's size: alone, around steps that take no time; around the real steps with batches that
+are ready; and with batches that are read, whose readers take part of the cores where those are the
+device as well.
 """
 
 import json
@@ -17,9 +19,11 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +34,7 @@ from experiments import base, quickstart
 from experiments.benchmarks import measure
 from warp_translate.cli import build, tasks
 from warp_translate.training import distributed, loop
-from warp_translate.training.logging import NullLogger, Progress
+from warp_translate.training.logging import JsonLinesLogger, Progress
 from warp_translate.training.parallel import MappingKind, Replicas, mean_over_devices
 from warp_translate.training.throughput import StepClock
 from warp_translate.types import Array, PyTree
@@ -166,7 +170,9 @@ def _in_two_processes() -> list[dict[str, Any]]:
     texts = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
         raise RuntimeError(f"a process failed: {[child.returncode for child in children]}")
-    return json.loads(texts[0].splitlines()[-1])
+    rows = json.loads(texts[0].splitlines()[-1])
+    # JSON knows no tuples.
+    return [{**row, "step / pmap": tuple(row["step / pmap"])} for row in rows]
 
 
 def _loop() -> list[dict[str, Any]]:
@@ -185,49 +191,64 @@ def _loop() -> list[dict[str, Any]]:
         while True:
             yield from ready
 
-    def bare() -> None:
+    def run_step(state: PyTree, fetched: list[Mapping[str, Any]]) -> tuple[PyTree, PyTree]:
+        return step(state, replicas.place_batches(fetched), root)
+
+    _, known = run_step(replicas.initial(build.initial_state(training, config)), [ready[0]])
+
+    def skip_step(state: PyTree, fetched: list[Mapping[str, Any]]) -> tuple[PyTree, PyTree]:
+        replicas.place_batches(fetched)
+        return state, known
+
+    def bare() -> float:
         placed = [replicas.place_batches([batch]) for batch in ready]
         begin = time.perf_counter()
         metrics: PyTree = None
         for number in range(_STEPS.value):
             holder[0], metrics = step(holder[0], placed[number % len(placed)], root)
         jax.block_until_ready((holder[0], metrics))
-        seconds["bare steps"].append((time.perf_counter() - begin) / _STEPS.value)
+        return (time.perf_counter() - begin) / _STEPS.value
 
-    def looped(name: str, source: Iterator[Mapping[str, Any]], nowhere: TextIO) -> None:
+    def looped(
+        step: Callable[..., tuple[PyTree, PyTree]], source: Iterator[Mapping[str, Any]]
+    ) -> float:
         begin = time.perf_counter()
-        holder[0] = loop.run(
-            holder[0],
-            start_step=0,
-            schedule=loop.Schedule(
-                _STEPS.value, config.training.log_every, _STEPS.value, _STEPS.value
-            ),
-            step=lambda state, fetched: step(state, replicas.place_batches(fetched), root),
-            batches=source,
-            evaluate=lambda state: loop.Evaluation({}, {}),
-            save=lambda *_: None,
-            logger=NullLogger(),
-            progress=Progress(_STEPS.value, batch_size=1, stream=nowhere),
-            clock=StepClock(config.training.global_batch),
-            disagreements=replicas.disagreements,
-        )
-        jax.block_until_ready(holder[0])
-        seconds[name].append((time.perf_counter() - begin) / _STEPS.value)
+        with open(os.devnull, "w") as nowhere, tempfile.TemporaryDirectory() as folder:
+            holder[0] = loop.run(
+                holder[0],
+                start_step=0,
+                schedule=loop.Schedule(
+                    _STEPS.value, config.training.log_every, _STEPS.value, _STEPS.value
+                ),
+                step=step,
+                batches=source,
+                evaluate=lambda state: loop.Evaluation({}, {}),
+                save=lambda *_: None,
+                logger=JsonLinesLogger(Path(folder) / "metrics.jsonl"),
+                progress=Progress(_STEPS.value, batch_size=1, stream=nowhere),
+                clock=StepClock(config.training.global_batch),
+                disagreements=replicas.disagreements,
+            )
+            jax.block_until_ready(holder[0])
+        return (time.perf_counter() - begin) / _STEPS.value
 
-    names = ("bare steps", "in the loop, batches ready", "in the loop, batches read")
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    with open(os.devnull, "w") as nowhere:
-        for _ in range(_REPEATS.value + 1):
-            bare()
-            looped(names[1], again(), nowhere)
-            looped(names[2], batches, nowhere)
-    # The first turn compiles.
-    seconds = {name: values[1:] for name, values in seconds.items()}
+    runs: dict[str, Callable[[], float]] = {
+        "bare steps": bare,
+        "the loop alone": lambda: looped(skip_step, again()),
+        "in the loop, batches ready": lambda: looped(run_step, again()),
+        "in the loop, batches read": lambda: looped(run_step, batches),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(_REPEATS.value + 1):
+        for name, run in runs.items():
+            spent = run()
+            if repeat:  # The first turn compiles.
+                seconds[name].append(spent)
     return [
         {
             "steps": name,
             "step ms here": 1000 * statistics.median(values),
-            "step / bare": measure.ratio(values, seconds[names[0]]),
+            "step / bare": measure.ratio(values, seconds["bare steps"]),
         }
         for name, values in seconds.items()
     ]
