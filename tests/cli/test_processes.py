@@ -95,6 +95,10 @@ def complete_steps(workdir):
     return {int(path.name) for path in folder.glob("*") if path.name.isdigit()}
 
 
+def unfinished_saves(workdir):
+    return list((Path(workdir) / "checkpoints").glob("*tmp*"))
+
+
 def losses(workdir):
     """Every number of training by step and name; of a step told twice, the later."""
     found = {}
@@ -116,6 +120,14 @@ def final_state(workdir, step):
     saved = reader.restore(step, target)
     reader.close()
     return saved
+
+
+def assert_same_bits(workdir, other, step):
+    expected, found = final_state(workdir, step), final_state(other, step)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -171,12 +183,53 @@ def test_told_to_stop_or_killed_two_processes_end_with_the_bits_of_an_uncut_run(
 
     job = start(cut)
     assert job.wait() == [0, 0], job.said()
-    expected, resumed = final_state(whole, steps), final_state(cut, steps)
-    assert list(expected.pool_a.count)[:2] == [2] * 2
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(resumed), strict=True
-    ):
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert list(final_state(whole, steps).pool_a.count)[:2] == [2] * 2
+    assert_same_bits(whole, cut, steps)
+
+
+def test_ten_random_kills_lose_nothing_beyond_the_last_checkpoint(tmp_path, data_dir):
+    """Of one process or both, in the midst of steps and of saves, every save being near."""
+    steps, kills = 1200, 10
+    settings = ["training.save_every=4", "training.log_every=4", "training.parallel=shard_map"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    seed = random.randrange(2**32)
+    print(f"seed of the kills: {seed}")
+    chance = random.Random(seed)
+
+    def start(workdir):
+        return Job(
+            "paired", workdir, data_dir, processes=2, devices=1, steps=steps, settings=settings
+        )
+
+    begun = 0
+    in_a_save = 0
+    for kill in range(kills):
+        job = start(cut)
+        job.wait_for(lambda known=begun: max(complete_steps(cut), default=0) > known)
+        time.sleep(chance.uniform(0.0, 2.0))
+        if kill % 2:
+            job.wait_for(lambda: unfinished_saves(cut))
+        victims = chance.choice([[0], [1], [0, 1]])
+        before = complete_steps(cut)
+        for victim in victims:
+            job.processes[victim].kill()
+        in_a_save += bool(unfinished_saves(cut))
+        begin = time.monotonic()
+        statuses = job.wait(timeout=HEARTBEAT + 10)
+        assert time.monotonic() - begin < HEARTBEAT + 10
+        assert not {0, status.USER_ERROR, status.PREEMPTED} & set(statuses), job.said()
+        if begun:
+            assert f"going on from the checkpoint of step {begun} " in job.said()
+        begun = max(complete_steps(cut))
+        assert begun >= max(before) and begun < steps
+    assert in_a_save >= kills // 4
+
+    job = start(cut)
+    assert job.wait() == [0, 0], job.said()
+    assert f"going on from the checkpoint of step {begun} " in job.said()
+    job = start(whole)
+    assert job.wait() == [0, 0], job.said()
+    assert_same_bits(whole, cut, steps)
 
 
 def test_a_mistake_that_only_one_process_makes_ends_them_all(tmp_path, data_dir):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from warp_translate.data.images import encode_png
@@ -14,7 +15,10 @@ from warp_translate.data.paired_layout import (
     fingerprint,
     load_pair,
 )
+from warp_translate.data.stored_image import encode
 from warp_translate.errors import UserError
+
+_NAMES = ("source", "target")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -56,16 +60,16 @@ class PairedFolder(tfds.core.GeneratorBasedBuilder):
     examples of a split lie in the order of their names.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     builder_config: PairedFolderConfig
 
     def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+        image = tfds.features.Image(shape=(None, None, 3))
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"Image pairs of {self.builder_config.layout.root}.",
-            features=tfds.features.FeaturesDict({"source": image, "target": image}),
-            supervised_keys=("source", "target"),
+            features=tfds.features.FeaturesDict({name: image for name in _NAMES}),
+            supervised_keys=_NAMES,
             # The order of names lets a user find the file behind an example.
             disable_shuffling=True,
         )
@@ -81,5 +85,16 @@ class PairedFolder(tfds.core.GeneratorBasedBuilder):
         self, pairs: tuple[PairFiles, ...]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, files in enumerate(pairs):
-            source, target = load_pair(files, self.builder_config.direction)
-            yield number, {"source": encode_png(source), "target": encode_png(target)}
+            pair = load_pair(files, self.builder_config.direction)
+            yield number, self._encode(files, pair)
+
+    def _encode(self, files: PairFiles, pair: tuple[np.ndarray, np.ndarray]) -> dict[str, bytes]:
+        if files.b is None:  # Both are halves of one file.
+            return {name: encode_png(half) for name, half in zip(_NAMES, pair, strict=True)}
+        paths = (
+            (files.a, files.b) if self.builder_config.direction == "AtoB" else (files.b, files.a)
+        )
+        return {
+            name: encode(path, rgb, self.info.features[name])
+            for name, path, rgb in zip(_NAMES, paths, pair, strict=True)
+        }

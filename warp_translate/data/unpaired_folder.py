@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from warp_translate.data.folder_layout import fingerprint_files
-from warp_translate.data.images import encode_png, flatten, read_image
+from warp_translate.data.images import flatten, read_image
+from warp_translate.data.stored_image import encode
 from warp_translate.data.unpaired_layout import UnpairedLayout
 
 
@@ -69,17 +69,5 @@ class UnpairedFolder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, paths: tuple[Path, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, path in enumerate(paths):
-            yield number, {"image": self._encode(path)}
-
-    def _encode(self, path: Path) -> bytes:
-        """Returns a file's JPEG as it is, and anything else as PNG.
-
-        As PNG a photograph takes four times the space and the time to decode.
-        """
-        rgb = flatten(read_image(path))
-        if path.suffix.lower() in (".jpg", ".jpeg"):
-            jpeg = path.read_bytes()
-            # Not so where TFDS's decoder disagrees: CMYK, for one, or a PNG of the wrong suffix.
-            if np.array_equal(self.info.features["image"].decode_example_np(jpeg), rgb):
-                return jpeg
-        return encode_png(rgb)
+            rgb = flatten(read_image(path))
+            yield number, {"image": encode(path, rgb, self.info.features["image"])}
