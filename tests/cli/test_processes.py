@@ -189,7 +189,7 @@ def test_told_to_stop_or_killed_two_processes_end_with_the_bits_of_an_uncut_run(
 
 def test_ten_random_kills_lose_nothing_beyond_the_last_checkpoint(tmp_path, data_dir):
     """Of one process or both, in the midst of steps and of saves, every save being near."""
-    steps, kills = 1200, 10
+    steps, kills = 500, 10
     settings = ["training.save_every=4", "training.log_every=4", "training.parallel=shard_map"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     seed = random.randrange(2**32)
@@ -206,7 +206,7 @@ def test_ten_random_kills_lose_nothing_beyond_the_last_checkpoint(tmp_path, data
     for kill in range(kills):
         job = start(cut)
         job.wait_for(lambda known=begun: max(complete_steps(cut), default=0) > known)
-        time.sleep(chance.uniform(0.0, 2.0))
+        time.sleep(chance.uniform(0.0, 1.0))
         if kill % 2:
             job.wait_for(lambda: unfinished_saves(cut))
         victims = chance.choice([[0], [1], [0, 1]])
@@ -230,6 +230,51 @@ def test_ten_random_kills_lose_nothing_beyond_the_last_checkpoint(tmp_path, data
     job = start(whole)
     assert job.wait() == [0, 0], job.said()
     assert_same_bits(whole, cut, steps)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("devices", [(8, 3), (3, 8)])
+def test_a_run_goes_on_with_another_number_of_devices(kind, devices, tmp_path, data_dir):
+    steps, settings = 40, ["training.global_batch=24", "training.save_every=4"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def start(workdir, devices):
+        return Job(
+            kind,
+            workdir,
+            data_dir,
+            processes=1,
+            devices=devices,
+            steps=steps,
+            settings=settings,
+        )
+
+    job = start(cut, devices[0])
+    job.wait_for(lambda: complete_steps(cut))
+    job.processes[0].send_signal(signal.SIGTERM)
+    assert job.wait() == [status.PREEMPTED], job.said()
+    saved = max(complete_steps(cut))
+    assert saved < steps
+    job = start(cut, devices[1])
+    assert job.wait() == [0], job.said()
+    assert f"{devices[1]} cpu device(s)" in job.said()
+    assert f"going on from the checkpoint of step {saved} " in job.said()
+    found = losses(cut)
+    assert {step for step, _ in found} == set(range(1, steps + 1))
+    if kind == "cycle":
+        # A pool for each device of the later run; this process reads empty ones for the rest.
+        pool = final_state(cut, steps).pool_a
+        assert list(pool.count) == [2] * devices[1] + [0] * (8 - devices[1])
+        return
+    job = start(whole, devices[0])
+    assert job.wait() == [0], job.said()
+    expected = losses(whole)
+    for step in range(1, saved + 1):
+        assert found[step, "generator/loss"] == expected[step, "generator/loss"]
+    for step in range(saved + 1, steps + 1):
+        np.testing.assert_allclose(
+            found[step, "generator/loss"], expected[step, "generator/loss"], rtol=2e-3
+        )
 
 
 def test_a_mistake_that_only_one_process_makes_ends_them_all(tmp_path, data_dir):
