@@ -5,7 +5,7 @@
 The state is that of a real training with its hundreds of arrays, the step does next to nothing to
 each, so that what is timed is handing them over: one time until the call returns, one until the
 devices are done, per step over a run of steps. Both mappings take turns, and are compared by the
-median of the ratios in the same turn.
+median of the ratios in the same turn. Beside it: the check that the replicas agree, once a turn.
 
 With ``--part=loop`` the training loop is compared with the bare steps that it runs, at the
 quickstart's size: alone, around steps that take no time; around the real steps with batches that
@@ -82,22 +82,28 @@ def _overhead(processes: int) -> list[dict[str, Any]]:
     training = build.training(config)
     first = build.initial_state(training, config)
     root = build.root_key(config)
-    turns = {}
+    turns, checks = {}, {}
     for mapping in _MAPPINGS:
         replicas = Replicas(training.axes, mapping=mapping)
         images = np.zeros((replicas.local_count, 8, 8, 3), np.uint8)
+        holder = [replicas.initial(first)]
+        checks[mapping] = lambda r=replicas, h=holder: r.disagreements(h[0])
         turns[mapping] = _turn(
             replicas.map(_touch),
-            replicas.initial(first),
+            holder,
             lambda r=replicas, i=images: r.place_batches([{"source": i, "target": i}]),
             root,
         )
     found: dict[str, list[tuple[float, float]]] = {mapping: [] for mapping in _MAPPINGS}
+    check_seconds: dict[str, list[float]] = {mapping: [] for mapping in _MAPPINGS}
     for repeat in range(_REPEATS.value + 1):
         for mapping, turn in turns.items():
             times = turn()
+            begin = time.perf_counter()
+            assert not checks[mapping]()
             if repeat:
                 found[mapping].append(times)
+                check_seconds[mapping].append(time.perf_counter() - begin)
     until_return = {name: [each[0] for each in times] for name, times in found.items()}
     until_done = {name: [each[1] for each in times] for name, times in found.items()}
     return [
@@ -108,6 +114,7 @@ def _overhead(processes: int) -> list[dict[str, Any]]:
             "call ms": 1000 * statistics.median(until_return[mapping]),
             "step ms": 1000 * statistics.median(until_done[mapping]),
             "step / pmap": measure.ratio(until_done[mapping], until_done["pmap"]),
+            "check ms": 1000 * statistics.median(check_seconds[mapping]),
         }
         for mapping in _MAPPINGS
     ]
@@ -123,12 +130,10 @@ def _touch(
 
 def _turn(
     step: Callable[..., tuple[PyTree, PyTree]],
-    state: PyTree,
+    holder: list[PyTree],
     batch: Callable[[], Any],
     root: Array,
 ) -> Callable[[], tuple[float, float]]:
-    holder = [state]
-
     def turn() -> tuple[float, float]:
         """Seconds a step until the calls have returned, and until the devices are done."""
         calls, begin = 0.0, time.perf_counter()

@@ -106,7 +106,7 @@ def _is_launched(environment: Mapping[str, str]) -> bool:
         if (
             count > 1
             and "OMPI_COMM_WORLD_SIZE" in environment
-            and "OMPI_MCA_orte_hnp_uri" not in (environment)
+            and "OMPI_MCA_orte_hnp_uri" not in environment
         ):
             raise UserError(
                 f"Open MPI started {count} processes and, from version 5 on, does not say where "
