@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that the user can mend."""
+"""What the commands answer with a line and an exit status of its own."""
 
 
 class UserError(Exception):
@@ -7,3 +7,15 @@ class UserError(Exception):
     The message is one line that names the value, the place and the remedy. Commands print it as
     ``error: ...`` and leave with status 2; they never show a traceback for it.
     """
+
+
+class Preempted(Exception):
+    """The job was asked to leave; the step is saved.
+
+    Attributes:
+      step: steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"preempted after step {step}")
+        self.step = step

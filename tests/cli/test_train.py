@@ -208,7 +208,7 @@ def test_mistakes_in_a_cycle_configuration_are_named(tmp_path, cycle_config, fie
 
 
 def test_own_pairs_train(tmp_path, tiny_config, rng):
-    from warp_translate.data.images import write_image
+    from warp_translate.image_files import write_image
 
     for split, count in (("trainA", 3), ("trainB", 3), ("testA", 1), ("testB", 1)):
         (tmp_path / "pairs" / split).mkdir(parents=True)

@@ -3,9 +3,9 @@ import os
 import numpy as np
 import pytest
 
-from warp_translate.data.images import write_image
 from warp_translate.data.paired_layout import PairFiles, fingerprint, load_pair, scan_pairs
 from warp_translate.errors import UserError
+from warp_translate.image_files import write_image
 
 
 def touch(root, *names):

@@ -8,9 +8,9 @@ import pytest
 from tensorflow_datasets.core import constants
 
 from warp_translate.data import paired_folder
-from warp_translate.data.images import write_image
 from warp_translate.data.sources import open_pairs, prepare
 from warp_translate.errors import UserError
+from warp_translate.image_files import write_image
 
 
 @pytest.fixture

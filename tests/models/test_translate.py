@@ -91,7 +91,7 @@ def test_without_displacement_the_warped_image_is_the_original(rng, height, widt
         (16, 24, 2, "pretranslated"),  # divides: nothing is padded
         (16, 8, 1, "warped"),
         (33, 17, 2, "warped"),  # padded to 40 x 24
-        (5, 30, 4, "pretranslated"),  # padded to 16 x 32
+        (5, 30, 4, "pretranslated"),  # padded to 32 x 32, twice the stride of 16 at least
     ],
 )
 def test_equals_the_steps_taken_one_by_one_on_the_image_padded_at_the_edge(
@@ -101,7 +101,9 @@ def test_equals_the_steps_taken_one_by_one_on_the_image_padded_at_the_edge(
     params, original = random_params(generator), noise(rng, 2, height, width, 3)
     made = run(generator, params, original, factor, mask_weights=mask_weights)
 
-    below, right = -height % (4 * factor), -width % (4 * factor)
+    stride = 4 * factor
+    below = max(-height % stride, 2 * stride - height)
+    right = max(-width % stride, 2 * stride - width)
     padded = np.pad(original, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
     reduced = numpy_box(padded, factor)
     apply = jax.jit(lambda r, o: generator.apply({"params": params}, r, o, factor))

@@ -3,9 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from warp_translate.errors import UserError
+from warp_translate.errors import Preempted, UserError
 from warp_translate.training import loop
-from warp_translate.training.distributed import Preempted
 from warp_translate.training.logging import NullLogger, Progress
 from warp_translate.training.throughput import StepClock
 
@@ -151,3 +150,34 @@ def test_replicas_that_disagree_are_not_saved():
             disagreements=lambda state: ["w", "b"] if state == 4 else [],
         )
     assert [event for event in recorder.events if event[0] == "save"] == [("save", 2, None)]
+
+
+def test_the_clock_stands_still_while_states_are_measured_and_saved():
+    """Only what belongs to a step is in its time."""
+    now = 0.0
+    told = []
+
+    class Told(NullLogger):
+        def write_scalars(self, step, scalars):
+            if "time/step_ms" in scalars:
+                told.append((step, scalars["time/step_ms"], scalars["time/host_ms"]))
+
+    def passing(seconds, result):
+        nonlocal now
+        now += seconds
+        return result
+
+    loop.run(
+        0,
+        start_step=0,
+        schedule=loop.Schedule(4, 2, 1, 1),
+        step=lambda state, batches: passing(2.0, (state + 1, {"loss": np.float32(1.0)})),
+        batches=itertools.repeat({}),
+        evaluate=lambda state: passing(100.0, loop.Evaluation({}, {})),
+        save=lambda *_: passing(1000.0, None),
+        logger=Told(),
+        progress=Progress(4, 0, batch_size=1, stream=None),
+        clock=StepClock(1, clock=lambda: now),
+    )
+    assert [step for step, *_ in told] == [1, 2, 3, 4]
+    assert all(step_ms == 2000.0 and host_ms == 0.0 for _, step_ms, host_ms in told)

@@ -7,15 +7,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import jax
 from absl import app, flags
 
 from warp_translate.cli import status
-from warp_translate.errors import UserError
-from warp_translate.training.distributed import Preempted, is_one_of_several
+from warp_translate.errors import Preempted, UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
+STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest, or a number of steps.")
+FACTOR = flags.DEFINE_integer(
+    "factor",
+    None,
+    "How many times smaller the trunk's image is; the run's or the bundle's own by default.",
+)
 
 # What is said when another process dies in the middle of a sum over devices.
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection", "barrier")
@@ -50,8 +54,10 @@ def _guard(action: Callable[[], None]) -> None:
         print("\ninterrupted; what was saved is kept", file=sys.stderr)
         _exit(status.INTERRUPTED)
     except Exception as error:
-        if not is_one_of_several():
+        if not _is_one_of_several():
             raise
+        import jax
+
         words = " ".join(str(error).split())
         if isinstance(error, jax.errors.JaxRuntimeError) and any(map(words.count, _LOST)):
             print(
@@ -89,11 +95,17 @@ def _leave(message: str) -> NoReturn:
 
 def _exit(code: int) -> NoReturn:
     """Leaves; where there are other processes without waiting for them to do so too."""
-    if is_one_of_several():
+    if _is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    """Whether there are other processes; without jax, which commands that serve do not need."""
+    distributed = sys.modules.get("warp_translate.training.distributed")
+    return distributed is not None and distributed.is_one_of_several()
 
 
 def _without_orbax_warnings(record: logging.LogRecord) -> bool:

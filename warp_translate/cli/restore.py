@@ -5,18 +5,12 @@ from typing import Any
 
 import jax
 import ml_collections
-from absl import flags
 
 from warp_translate.cli import build, program
 from warp_translate.cli.task import Training, abstract_params
 from warp_translate.errors import UserError
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.types import PyTree
-
-STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest, or a number of steps.")
-FACTOR = flags.DEFINE_integer(
-    "factor", None, "How many times smaller the trunk's image is; the run's own by default."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +22,14 @@ class TrainedGenerators:
       training: what translates; its factor is the one asked for.
       params: moving averages of their parameters by name, arrays of one device.
       step: steps done.
+      figures: what was measured at that step.
     """
 
     config: ml_collections.ConfigDict
     training: Training
     params: dict[str, PyTree]
     step: int
+    figures: dict[str, float]
 
 
 def trained_generators() -> TrainedGenerators:
@@ -44,22 +40,23 @@ def trained_generators() -> TrainedGenerators:
     """
     if program.WORKDIR.value is None:
         raise UserError("--workdir=FOLDER is missing: the folder of a run of warp-translate train")
-    which: Any = STEP.value
+    which: Any = program.STEP.value
     if which not in ("best", "latest"):
         try:
             which = int(which)
         except ValueError:
             raise UserError(f"--step={which} is neither best, latest nor a number") from None
-    if FACTOR.value is not None and FACTOR.value < 1:
-        raise UserError(f"--factor={FACTOR.value} must be at least 1")
+    if program.FACTOR.value is not None and program.FACTOR.value < 1:
+        raise UserError(f"--factor={program.FACTOR.value} must be at least 1")
     config = build.load(program.WORKDIR.value)
-    training = build.training(config, factor=FACTOR.value)
+    training = build.training(config, factor=program.FACTOR.value)
     checkpointer = Checkpointer(
         program.WORKDIR.value, best_metric=config.evaluation.best_metric, read_only=True
     )
     step = checkpointer.resolve(which)
     wanted = abstract_params(training, config.data.size)
     part = checkpointer.restore_part(step, {name: {"ema": ema} for name, ema in wanted.items()})
+    figures = checkpointer.metrics(step)
     checkpointer.close()
     params = {name: jax.device_put(part[name]["ema"]) for name in wanted}
-    return TrainedGenerators(config, training, params, step)
+    return TrainedGenerators(config, training, params, step, figures)

@@ -7,13 +7,18 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from warp_translate.models import Translation
+from warp_translate.models import Generator, Translation
 from warp_translate.training.priors import Metrics
 from warp_translate.types import Array, PyTree
 
 
 class Training(Protocol):
     """What paired and cycle training have in common."""
+
+    @property
+    def generator(self) -> Generator:
+        """The module of all generators."""
+        ...
 
     @property
     def factor(self) -> int:

@@ -12,7 +12,7 @@ from absl import flags
 from warp_translate.cli import build, program, tasks
 from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.cli.task import generator_params
-from warp_translate.errors import UserError
+from warp_translate.errors import Preempted, UserError
 from warp_translate.evaluation.sheet import render_sheet
 from warp_translate.training import distributed, loop
 from warp_translate.training.checkpoint import Checkpointer
@@ -162,7 +162,7 @@ def _train(
             leave=leave,
             between=profiler,
         )
-    except (distributed.Preempted, loop.TrainingDiverged, loop.ReplicasDisagree):
+    except (Preempted, loop.TrainingDiverged, loop.ReplicasDisagree):
         # All processes leave at this step, and the last save may still be under way.
         checkpointer.close()
         raise

@@ -1,23 +1,23 @@
 """``warp-translate translate``: translates a file or a folder at the images' own sizes.
 
-Outputs are PNG files in ``--output``, named like the inputs.
+With a run (``--workdir``) or with a bundle (``--bundle``), which needs no jax. Outputs are PNG
+files in ``--output``, named like the inputs. With a bundle, what is there is not done again.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
-import jax
 import numpy as np
 from absl import flags
 
+from warp_translate import image_files
 from warp_translate.cli import program
-from warp_translate.cli.restore import trained_generators
-from warp_translate.data import images
 from warp_translate.errors import UserError
-from warp_translate.evaluation.evaluator import maps_as_images
+from warp_translate.evaluation import sheet
+from warp_translate.serving import bulk, bundle, engine
 from warp_translate.training.logging import Progress
-from warp_translate.types import PyTree, to_float
 
 MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
 
@@ -25,10 +25,15 @@ _INPUT = flags.DEFINE_string("input", None, "An image (JPEG, PNG or WebP) or a f
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
 )
-
 _DIRECTION = flags.DEFINE_string(
     "direction", None, "Which generator of a cycle run translates: a_to_b (default) or b_to_a."
 )
+_BUNDLE = flags.DEFINE_string("bundle", None, "A bundle that warp-translate export made.")
+_ENGINE = flags.DEFINE_enum(
+    "engine", "auto", ["auto", "onnx", "jax"], "What runs a bundle: the first that is installed."
+)
+_BATCH = flags.DEFINE_integer("batch", 4, "Most images that a bundle translates at once.")
+_WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write beside a bundle.")
 
 # Nothing on a sheet says how long a colour is, so a fixed share of the side is shown in full.
 _FULL_COLOR_SHARE = 0.05
@@ -39,12 +44,48 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"translate takes flags only, got {' '.join(argv[1:])!r}")
     if _INPUT.value is None or program.OUTPUT.value is None:
-        raise UserError("translate needs --workdir=RUN, --input=FILE_OR_FOLDER, --output=FOLDER")
+        raise UserError(
+            "translate needs --workdir=RUN or --bundle=FOLDER, --input=FILE_OR_FOLDER and "
+            "--output=FOLDER"
+        )
+    if _BUNDLE.value is not None and program.WORKDIR.value is not None:
+        raise UserError("translate takes --workdir=RUN or --bundle=FOLDER, not both")
     wanted = list(MAPS) if _MAPS.value == ["all"] else _MAPS.value
     unknown = [name for name in wanted if name not in MAPS]
     if unknown:
         raise UserError(f"--maps={','.join(unknown)} is unknown: use all, or {','.join(MAPS)}")
-    jobs = plan_outputs(Path(_INPUT.value), Path(program.OUTPUT.value))
+    folder = Path(program.OUTPUT.value)
+    jobs = plan_outputs(Path(_INPUT.value), folder)
+    begin = _with_run if _BUNDLE.value is None else _with_bundle
+    jobs, results = begin(jobs, folder, wanted)
+    if not jobs:
+        print(f"nothing is left to do in {folder}")
+        return
+
+    failures: list[str] = []
+    progress = Progress(len(jobs), batch_size=1, stream=sys.stderr if len(jobs) > 1 else None)
+    for done, failure in enumerate(results, start=1):
+        if failure is not None:
+            failures.append(failure)
+        progress.update(done)
+    progress.close()
+    if failures and len(jobs) == 1:
+        raise UserError(failures[0])
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} images written to {folder}")
+    if failures:
+        raise UserError("\n  ".join([f"{len(failures)} of {len(jobs)} images failed:", *failures]))
+
+
+def _with_run(
+    jobs: list[bulk.Job], folder: Path, maps: Sequence[str]
+) -> tuple[list[bulk.Job], Iterator[str | None]]:
+    """Makes ready to translate with a run's checkpoint, one image after the other."""
+    import jax
+
+    from warp_translate.cli.restore import trained_generators
+    from warp_translate.evaluation.evaluator import maps_as_images
+    from warp_translate.types import to_float
+
     trained = trained_generators()
     generators = trained.training.generators
     direction = _DIRECTION.value or generators[0]
@@ -54,28 +95,86 @@ def main(argv: Sequence[str]) -> None:
         )
     params = trained.params[direction]
     try:
-        Path(program.OUTPUT.value).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--output={program.OUTPUT.value} cannot be made ({error.strerror}): choose another"
+            f"--output={folder} cannot be made ({error.strerror}): choose another"
         ) from error
-
     # Compiled once for each size that comes.
     translate = jax.jit(lambda params, x: trained.training.translate(params, to_float(x)))
-    failures: list[str] = []
-    progress = Progress(len(jobs), batch_size=1, stream=sys.stderr if len(jobs) > 1 else None)
-    for done, (source, target) in enumerate(jobs, start=1):
+
+    def pictures(original: np.ndarray) -> dict[str, np.ndarray]:
+        found = translate(params, original[None])
+        first = jax.tree.map(lambda each: np.asarray(each[0]), found)
+        return maps_as_images(first, _full_color(original.shape))
+
+    return jobs, _one_by_one(pictures, jobs, maps)
+
+
+def _one_by_one(
+    pictures: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    jobs: Sequence[bulk.Job],
+    maps: Sequence[str],
+) -> Iterator[str | None]:
+    for source, target in jobs:
         try:
-            _translate_file(translate, params, source, target, wanted)
+            decoded = image_files.read_image(source)
+            found = pictures(image_files.flatten(decoded))
+            output = found["output"]
+            if decoded.alpha is not None:
+                output = image_files.unflatten(output, decoded.alpha)
+            image_files.write_image(target, output, decoded.alpha)
+            for name in maps:
+                image_files.write_image(target.with_name(f"{target.stem}.{name}.png"), found[name])
         except UserError as error:
-            if len(jobs) == 1:
-                raise
-            failures.append(str(error))
-        progress.update(done)
-    progress.close()
-    print(f"{len(jobs) - len(failures)} of {len(jobs)} images written to {program.OUTPUT.value}")
-    if failures:
-        raise UserError("\n  ".join([f"{len(failures)} of {len(jobs)} images failed:", *failures]))
+            yield str(error)
+        else:
+            yield None
+
+
+def _with_bundle(
+    jobs: list[bulk.Job], folder: Path, maps: Sequence[str]
+) -> tuple[list[bulk.Job], Iterator[str | None]]:
+    """Makes ready to translate with a bundle what is not translated yet."""
+    for flag, value in (("batch", _BATCH.value), ("workers", _WORKERS.value)):
+        if value < 1:
+            raise UserError(f"--{flag}={value} must be at least 1")
+    opened = bundle.read(str(_BUNDLE.value))
+    factor = opened.check_factor(program.FACTOR.value)
+    bulk.claim(folder, opened, factor)
+    left = [job for job in jobs if not job[1].exists()]
+    if len(left) < len(jobs):
+        print(f"{len(jobs) - len(left)} of {len(jobs)} images were done before", file=sys.stderr)
+    if not left:
+        return [], iter(())
+    results = bulk.translate_files(
+        engine.open_engine(opened, cast(engine.Backend, _ENGINE.value)),
+        left,
+        factor=factor,
+        batch=_BATCH.value,
+        workers=_WORKERS.value,
+        draw=(lambda found: _draw(found, maps)) if maps else None,
+    )
+    return left, results
+
+
+def _draw(maps: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """Pictures of the maps, as `evaluation.evaluator.maps_as_images` draws them."""
+    pictures = {}
+    for name in wanted:
+        if name == "mask":
+            pictures[name] = sheet.mask_to_gray(maps[name])
+        elif name == "displacement":
+            full = _full_color(maps[name].shape)
+            pictures[name] = sheet.displacement_to_color(maps[name], full)
+        else:
+            pictures[name] = engine.to_uint8(maps[name])
+    return pictures
+
+
+def _full_color(shape: Sequence[int]) -> float:
+    """The displacement in pixels that is shown in full colour."""
+    return max(1.0, _FULL_COLOR_SHARE * max(shape[:2]))
 
 
 def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:
@@ -92,7 +191,7 @@ def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:
     Raises:
       UserError: there is no image, or outputs would be written over the inputs.
     """
-    inputs = images.list_images(source) if source.is_dir() else [source]
+    inputs = image_files.list_images(source) if source.is_dir() else [source]
     stems = [path.stem for path in inputs]
     jobs = []
     for path in inputs:
@@ -102,25 +201,6 @@ def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:
     if any(target.resolve() in taken for _, target in jobs):
         raise UserError(f"--output={folder} would overwrite the inputs: choose another folder")
     return jobs
-
-
-def _translate_file(
-    translate: jax.stages.Wrapped,
-    params: PyTree,
-    source: Path,
-    target: Path,
-    maps: Sequence[str],
-) -> None:
-    decoded = images.read_image(source)
-    original = images.flatten(decoded)
-    translation = jax.tree.map(lambda each: np.asarray(each[0]), translate(params, original[None]))
-    pictures = maps_as_images(translation, max(1.0, _FULL_COLOR_SHARE * max(original.shape[:2])))
-    output = pictures["output"]
-    if decoded.alpha is not None:
-        output = images.unflatten(output, decoded.alpha)
-    images.write_image(target, output, decoded.alpha)
-    for name in maps:
-        images.write_image(target.with_name(f"{target.stem}.{name}.png"), pictures[name])
 
 
 def run() -> None:

@@ -38,3 +38,23 @@ def _check_known(name: str, known: tuple[str, ...]) -> None:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
         raise UserError(f"there is no data set {name!r}; {hint}")
+
+
+def domain_names(name: str, domains: str | None) -> tuple[str, str] | None:
+    """What the two domains of a data set are called, or None where only its user knows.
+
+    Args:
+      name: of the data set.
+      domains: which two of it, for "portraits".
+
+    Returns:
+      The names of A, or the source, and of B, or the target.
+    """
+    if name.startswith("openmoji_gender"):
+        return "man", "woman"
+    first, second = "", ""
+    if name == "portraits" and domains:
+        first, _, second = domains.partition("_")
+    if name.startswith(CYCLE_GAN):
+        first, _, second = name.removeprefix(CYCLE_GAN).partition("2")
+    return (first, second) if first and second else None

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from warp_translate.data.images import encode_png
 from warp_translate.data.paired_layout import (
     DIRECTIONS,
     PairedLayout,
@@ -17,6 +16,7 @@ from warp_translate.data.paired_layout import (
 )
 from warp_translate.data.stored_image import encode
 from warp_translate.errors import UserError
+from warp_translate.image_files import encode_png
 
 _NAMES = ("source", "target")
 

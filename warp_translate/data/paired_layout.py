@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from warp_translate.data import folder_layout
-from warp_translate.data.images import flatten, list_images, read_image
 from warp_translate.errors import UserError
+from warp_translate.image_files import flatten, list_images, read_image
 
 DIRECTIONS = ("AtoB", "BtoA")
 

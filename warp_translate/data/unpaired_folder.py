@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from warp_translate.data.folder_layout import fingerprint_files
-from warp_translate.data.images import flatten, read_image
 from warp_translate.data.stored_image import encode
 from warp_translate.data.unpaired_layout import UnpairedLayout
+from warp_translate.image_files import flatten, read_image
 
 
 @dataclass(eq=False, kw_only=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warp_translate.data import folder_layout
-from warp_translate.data.images import list_images
 from warp_translate.errors import UserError
+from warp_translate.image_files import list_images
 
 SPLITS = ("trainA", "trainB", "testA", "testB")
 """The splits of every unpaired set, named like those of TFDS's ``cycle_gan``."""

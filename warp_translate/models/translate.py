@@ -51,7 +51,8 @@ def translate(
     """Translates images of any size at the cost of their reduced copies.
 
     Sizes that the factor and the trunk do not divide are padded by repeating the border, on the
-    right and below, and everything is cropped back.
+    right and below, and everything is cropped back. The reduced image has at least twice as many
+    pixels a side as the trunk's stride, so that its deepest layers have something to reflect.
 
     Args:
       generator: the module.
@@ -82,7 +83,7 @@ def translate(
         raise ValueError(f"the factor must be a whole number of at least 1, got {factor!r}")
     height, width = original.shape[1:3]
     multiple = factor * generator.stride
-    padding = (_round_up(height, multiple) - height, _round_up(width, multiple) - width)
+    padding = [max(_round_up(side, multiple), 2 * multiple) - side for side in (height, width)]
     padded = jnp.pad(original, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
 
     reduced = box_downsample(padded, factor)

@@ -86,6 +86,10 @@ class Checkpointer:
                 scores[step] = metrics[self._best_metric]
         return min(scores, key=lambda step: (scores[step], -step)) if scores else None
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """What was measured at a step; empty where it was not evaluated."""
+        return dict(self._manager.metrics(step) or {})
+
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
         """Begins to save the state in the background.
 

@@ -177,18 +177,6 @@ def from_first_process(value: Any) -> Any:
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))).decode())
 
 
-class Preempted(Exception):
-    """The job was asked to leave; the step is saved.
-
-    Attributes:
-      step: steps done.
-    """
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"preempted after step {step}")
-        self.step = step
-
-
 @contextmanager
 def preemption_notice() -> Iterator[Any]:
     """Listens for SIGTERM, with which clusters say that a job has to leave.

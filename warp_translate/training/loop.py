@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from warp_translate.errors import UserError
-from warp_translate.training.distributed import Preempted
+from warp_translate.errors import Preempted, UserError
 from warp_translate.training.logging import Logger, Progress
 from warp_translate.training.throughput import StepClock, peak_memory
 from warp_translate.types import PyTree

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate.data.images import (
+from warp_translate.errors import UserError
+from warp_translate.image_files import (
     DecodedImage,
     decode_image,
     encode_png,
@@ -17,7 +18,6 @@ from warp_translate.data.images import (
     unflatten,
     write_image,
 )
-from warp_translate.errors import UserError
 
 
 def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:

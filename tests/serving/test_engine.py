@@ -1,0 +1,96 @@
+import concurrent.futures
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from warp_translate.errors import UserError
+from warp_translate.models import translate
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving import engine as engines
+from warp_translate.serving.onnx_graph import MAPS
+from warp_translate.types import to_float, to_uint8
+
+ENGINES = {
+    "onnx": engines.OnnxEngine,
+    "onnx_float": lambda bundle: engines.OnnxEngine(bundle, floats=True),
+    "jax": engines.JaxEngine,
+}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request, exported):
+    return ENGINES[request.param](exported[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 33, 50), (1, 64, 48), (1, 7, 90)])
+@pytest.mark.parametrize("factor", [None, 4])
+def test_the_output_is_the_generator_s(engine, exported, shape, factor, rng):
+    _, generator, params, _ = exported
+    images = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = jax.jit(lambda p, x: translate(generator, p, to_float(x), factor or 2))(
+        params, images
+    )
+    output = np.asarray(to_uint8(expected.output)).astype(int)
+    found = engine.translate(images, factor)
+    assert found.maps is None and found.output.shape == images.shape
+    np.testing.assert_allclose(found.output.astype(int), output, atol=1)
+    found = engine.translate(images, factor, with_maps=True)
+    np.testing.assert_allclose(found.output.astype(int), output, atol=1)
+    assert set(found.maps) == set(MAPS)
+    for name, value in found.maps.items():
+        np.testing.assert_allclose(value, getattr(expected, name), atol=5e-3, err_msg=name)
+
+
+def test_several_threads_get_their_own_answers(engine, rng):
+    images = [rng.integers(0, 256, (1, 24, 20 + i % 3, 3), dtype=np.uint8) for i in range(24)]
+    alone = [engine.translate(image).output for image in images]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda image: engine.translate(image).output, images))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_it_cannot_translate_is_refused(engine, rng):
+    with pytest.raises(UserError, match="factor 3 is none of 2, 4, which the bundle apple-pear"):
+        engine.translate(np.zeros((1, 8, 8, 3), np.uint8), 3)
+    for images in (
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 4), np.uint8),
+        np.zeros((1, 0, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.float32),
+    ):
+        with pytest.raises(ValueError, match="takes uint8 images"):
+            engine.translate(images)
+
+
+def test_jax_keeps_so_many_programs_and_no_more(exported, rng):
+    engine = engines.JaxEngine(exported[0], most_programs=2)
+    images = [rng.integers(0, 256, (1, 16 * n, 16, 3), dtype=np.uint8) for n in (1, 2, 3)]
+    first = engine.translate(images[0]).output
+    for image in images[1:]:
+        engine.translate(image)
+    assert len(engine._programs) == 2
+    np.testing.assert_array_equal(engine.translate(images[0]).output, first)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("onnx", "model.onnx"), ("jax", "model.safetensors"), ("jax", "factor2.jaxexport")],
+)
+def test_a_damaged_file_is_named(copied, backend, name):
+    (copied / name).write_bytes(b"nothing of the kind")
+    bundle = bundles.read(copied, verify=False)
+    with pytest.raises(UserError, match=rf"{name} cannot be loaded") as error:
+        engines.open_engine(bundle, backend).translate(np.zeros((1, 8, 8, 3), np.uint8))
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_engine_that_is_installed_is_taken(exported, monkeypatch):
+    bundle = exported[0]
+    assert isinstance(engines.open_engine(bundle), engines.OnnxEngine)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert isinstance(engines.open_engine(bundle), engines.JaxEngine)
+    with pytest.raises(UserError, match=r"onnx needs onnxruntime: pip install"):
+        engines.open_engine(bundle, "onnx")

@@ -1,0 +1,50 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.serving.conftest import describe, random_generator
+from warp_translate.errors import UserError
+from warp_translate.serving import export, onnx_graph
+
+
+def test_what_was_measured_is_written_down(exported):
+    bundle, _, _, found = exported
+    written = json.loads((bundle.folder / "parity.json").read_text())
+    assert set(written) == set(found) == {"model.onnx", "model_float.onnx", "jaxexport"}
+    for name, parity in written.items():
+        # One image with the bundle's own factor, two sizes with the other.
+        assert parity["images"] == 3 and parity["largest"] <= 1
+        assert parity["values"] == 3 * (64 * 64 + 65 * 47 + 128 * 96)
+        assert (
+            f"| `{name}` | 3 | {parity['largest']} |" in (bundle.folder / "README.md").read_text()
+        )
+    # The same computation, so the same numbers to the last few bits.
+    assert max(written["jaxexport"]["maps"].values()) < 1e-4
+
+
+def test_parameters_are_saved_by_their_paths(exported):
+    bundle, _, params, _ = exported
+    saved = safetensors.numpy.load_file(bundle.folder / "model.safetensors")
+    np.testing.assert_array_equal(saved["mask/kernel"], params["mask"]["kernel"])
+    assert export.unflatten(saved).keys() == params.keys()
+    assert (bundle.folder / "model.safetensors").stat().st_mode & 0o044
+
+
+def test_a_format_that_differs_is_not_exported(tmp_path, monkeypatch):
+    generator, params = random_generator()
+    build = onnx_graph.build
+
+    def wrong(flat, *arguments, floats):
+        flat = dict(flat)
+        if floats:
+            flat["pretranslated/bias"] = flat["pretranslated/bias"] + 0.1
+        return build(flat, *arguments, floats=floats)
+
+    monkeypatch.setattr(onnx_graph, "build", wrong)
+    image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    bundle = describe(tmp_path / "apple-pear", generator, factors=(2,))
+    with pytest.raises(UserError, match=r"model_float\.onnx differs .* by \d+ levels"):
+        export.write_bundle(bundle, generator, params, [image])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,199 @@
+"""``warp-translate export``: makes bundles of a run's generators, ready to be served.
+
+Each generator becomes one folder in ``--output``, called SOURCE-TARGET. It is compared with the
+checkpoint on images of the run's test split, and not written if it differs.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import flags
+
+from warp_translate.cli import build, program
+from warp_translate.cli.restore import TrainedGenerators, trained_generators
+from warp_translate.data import names
+from warp_translate.errors import UserError
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving.architecture import Architecture
+from warp_translate.serving.bundle import Bundle
+from warp_translate.types import PyTree
+
+_FACTORS = flags.DEFINE_list(
+    "factors", ["1", "2", "4", "8"], "Factors to export; the run's own comes in any case."
+)
+_SOURCE = flags.DEFINE_string("source", None, "Name of the domain that is translated from.")
+_TARGET = flags.DEFINE_string("target", None, "Name of the domain that is translated to.")
+_DIRECTION = flags.DEFINE_string(
+    "direction", None, "Which generator of a cycle run: a_to_b or b_to_a; both by default."
+)
+_NAME = flags.DEFINE_string("name", None, "Name of the bundle, if there is one; SOURCE-TARGET.")
+
+PARITY_IMAGES = 20
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exports and says how far each format is from the checkpoint."""
+    if len(argv) > 1:
+        raise UserError(f"export takes flags only, got {' '.join(argv[1:])!r}")
+    if program.WORKDIR.value is None or program.OUTPUT.value is None:
+        raise UserError("export needs --workdir=RUN and --output=FOLDER, where the bundles go")
+    export = _export_module()
+    trained = trained_generators()
+    directions = list(trained.training.generators)
+    if _DIRECTION.value is not None:
+        if _DIRECTION.value not in directions:
+            raise UserError(
+                f"--direction={_DIRECTION.value} is none of this run's generators: "
+                f"{', '.join(directions)}"
+            )
+        directions = [_DIRECTION.value]
+    if _NAME.value is not None and len(directions) > 1:
+        raise UserError(f"--name={_NAME.value} can be only one's: give --direction as well")
+
+    source, target = _domains(trained.config)
+    factors = _factors(trained.training.factor)
+    planned = []
+    for direction in directions:
+        ends = (target, source) if direction == "b_to_a" else (source, target)
+        name = bundles.check_name(_NAME.value or "-".join(ends), "the name")
+        planned.append(
+            _describe(trained, export, Path(program.OUTPUT.value), direction, name, ends, factors)
+        )
+    for direction, bundle in zip(directions, planned, strict=True):
+        begin = time.monotonic()
+
+        def note(line: str, bundle: Bundle = bundle, begin: float = begin) -> None:
+            print(f"{bundle.name}: {line} ({time.monotonic() - begin:.0f} s)", file=sys.stderr)
+
+        images = _test_images(trained.config, direction)
+        found = export.write_bundle(
+            bundle,
+            trained.training.generator,
+            trained.params[direction],
+            images,
+            note=note,
+        )
+        print(f"{bundle.folder}: {bundle.source} to {bundle.target}, factors {_join(factors)}")
+        for form, parity in found.items():
+            print(
+                f"  {form:<16} {parity.images} images, largest difference {parity.largest} of 255, "
+                f"{100 * parity.differing / parity.values:.3f} % of the values differ"
+            )
+
+
+def _export_module() -> Any:
+    try:
+        from warp_translate.serving import export
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"export needs the package {error.name}: pip install 'warp-translate[onnx]'"
+        ) from error
+    return export
+
+
+def _domains(config: ml_collections.ConfigDict) -> tuple[str, str]:
+    known = names.domain_names(config.data.name, config.data.get("domains"))
+    if known and config.method.training == "paired" and config.data.direction == "BtoA":
+        known = known[::-1]
+    for flag, value in (("source", _SOURCE.value), ("target", _TARGET.value)):
+        if value is None and known is None:
+            raise UserError(
+                f"--{flag}=NAME is missing: what the data set {config.data.name} is translated "
+                f"{'from' if flag == 'source' else 'to'}, apple for instance"
+            )
+    default = known or ("", "")
+    source, target = _SOURCE.value or default[0], _TARGET.value or default[1]
+    bundles.check_name(source, "--source")
+    bundles.check_name(target, "--target")
+    if source == target:
+        raise UserError(f"--source and --target are both {source}: give two domains")
+    return source, target
+
+
+def _factors(own: int) -> tuple[int, ...]:
+    try:
+        wanted = {int(word) for word in _FACTORS.value} | {own}
+    except ValueError:
+        raise UserError(f"--factors={_join(_FACTORS.value)} must be whole numbers") from None
+    if min(wanted) < 1:
+        raise UserError(f"--factors={_join(_FACTORS.value)} must be at least 1 each")
+    return tuple(sorted(wanted))
+
+
+def _describe(
+    trained: TrainedGenerators,
+    export: Any,
+    folder: Path,
+    direction: str,
+    name: str,
+    ends: tuple[str, str],
+    factors: tuple[int, ...],
+) -> Bundle:
+    config = trained.config
+    fields = config.generator.to_dict() | {
+        "mask_weights": config.method.mask_weights,
+        "fusion": config.method.fusion,
+    }
+    # A cycle run measures both of its generators.
+    generators = trained.training.generators
+    figures = {
+        name: value
+        for name, value in trained.figures.items()
+        if direction in name or not any(each in name for each in generators)
+    }
+    architecture = {field.name: fields[field.name] for field in dataclasses.fields(Architecture)}
+    return Bundle(
+        folder=folder / name,
+        name=name,
+        source=ends[0],
+        target=ends[1],
+        architecture=Architecture.from_json(architecture, str(program.WORKDIR.value)),
+        factors=factors,
+        factor=trained.training.factor,
+        size=config.data.size,
+        provenance=export.provenance(config.to_dict(), trained.step, figures),
+        files={},
+    )
+
+
+def _test_images(config: ml_collections.ConfigDict, direction: str) -> list[np.ndarray]:
+    """Test images of the domain that is translated from, spread over the split."""
+
+    def images() -> Iterator[PyTree]:
+        if config.method.training == "paired":
+            (pairs,) = build.pairs(config, "test")
+            for number in _spread(len(pairs)):
+                yield pairs[number]["source"]
+            return
+        both = build.domains(config)
+        source = both.test_b if direction == "b_to_a" else both.test_a
+        for number in _spread(len(source)):
+            yield source[number]
+
+    return list(images())
+
+
+def _spread(count: int) -> list[int]:
+    """Numbers spread evenly over a split; over a small one they come round again."""
+    if count < PARITY_IMAGES:
+        return [number % count for number in range(PARITY_IMAGES)]
+    return [number * count // PARITY_IMAGES for number in range(PARITY_IMAGES)]
+
+
+def _join(factors: Sequence[Any]) -> str:
+    return ",".join(map(str, factors))
+
+
+def run() -> None:
+    """Entry point of the command."""
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()

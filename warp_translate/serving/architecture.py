@@ -1,0 +1,66 @@
+"""What of a generator is not in its parameters, as bundles store it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from warp_translate.errors import UserError
+
+STRIDE = 4
+"""What must divide the sides of the reduced image, in pixels."""
+
+LEAST_REDUCED = 2 * STRIDE
+"""The least side of the reduced image after padding, in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A generator and how its maps become the output; see ``models.Generator`` and ``translate``.
+
+    Attributes:
+      width: channels of the trunk's first layer.
+      blocks: residual blocks of the trunk.
+      head: "projected" or "literal".
+      head_width: channels of the projected head.
+      max_displacement: bound of each component of the displacement, in reduced pixels.
+      mask_bias: logit added to the mask's.
+      mask_weights: which image the mask multiplies, "pretranslated" or "warped".
+      fusion: "full", or "pretranslated" for that branch alone.
+    """
+
+    width: int
+    blocks: int
+    head: Literal["projected", "literal"]
+    head_width: int
+    max_displacement: float
+    mask_bias: float
+    mask_weights: Literal["pretranslated", "warped"]
+    fusion: Literal["full", "pretranslated"]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], place: str) -> "Architecture":
+        """Checks and takes over what a file says.
+
+        Args:
+          fields: the names and values of the attributes.
+          place: what an error calls the file.
+
+        Raises:
+          UserError: a field is missing, unknown or of no possible value.
+        """
+        expected = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name in expected.keys() ^ fields.keys():
+            state = "is missing" if name in expected else "is unknown"
+            raise UserError(f"{place}: architecture.{name} {state}; export the bundle again")
+        for name, kind in expected.items():
+            value = fields[name]
+            if kind in (int, float):
+                good = isinstance(value, int | kind) and not isinstance(value, bool)
+                good = good and (name == "mask_bias" or value >= (1 if name == "width" else 0))
+            else:
+                good = value in get_args(kind)
+            if not good:
+                raise UserError(
+                    f"{place}: architecture.{name} cannot be {value!r}; export the bundle again"
+                )
+        return cls(**fields)

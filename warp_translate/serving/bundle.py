@@ -1,0 +1,272 @@
+"""A bundle: one folder that holds an exported generator and all that is known of it.
+
+    config.json         what it is; see `Bundle`
+    model.safetensors   the parameters, by their paths
+    model.onnx          the whole method: uint8 images, any size, the factor as an input
+    model_float.onnx    the same for float32 images in [-1, 1]
+    factor2.jaxexport   the whole method for one factor, for cpu, cuda and tpu
+    parity.json         how far each of these is from the checkpoint
+    README.md           the card for model hubs
+
+A bundle is made whole under another name and then renamed, so that readers never see half of it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from warp_translate.errors import UserError
+from warp_translate.serving.architecture import Architecture
+
+FORMAT = 1
+CONFIG = "config.json"
+PARAMETERS = "model.safetensors"
+ONNX = "model.onnx"
+ONNX_FLOAT = "model_float.onnx"
+PARITY = "parity.json"
+CARD = "README.md"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_MOST_CONFIG_BYTES = 1 << 20
+
+
+def jax_file(factor: int) -> str:
+    """Name of the file that jax runs for a factor."""
+    return f"factor{factor}.jaxexport"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """What ``config.json`` says.
+
+    Attributes:
+      folder: where the bundle lies.
+      name: what it is called, also in addresses.
+      source: the domain that it translates from.
+      target: the domain that it translates to.
+      architecture: the generator.
+      factors: how many times smaller the trunk's image may be, ascending.
+      factor: the one that it was trained with.
+      size: side of the images that it was trained with, in pixels.
+      provenance: where it comes from: configuration, step, figures, versions.
+      files: SHA-256 of every other file by its name, the card aside.
+    """
+
+    folder: Path
+    name: str
+    source: str
+    target: str
+    architecture: Architecture
+    factors: tuple[int, ...]
+    factor: int
+    size: int
+    provenance: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    @property
+    def build(self) -> str:
+        """Tells apart what computes differently: the first digits of the parameters' SHA-256."""
+        return self.files[PARAMETERS][:12]
+
+    def path(self, name: str) -> Path:
+        """Where a file of the bundle lies.
+
+        Raises:
+          UserError: the bundle does not hold it.
+        """
+        if name not in self.files:
+            raise UserError(
+                f"the bundle {self.folder} holds no {name}: export it again with this format"
+            )
+        return self.folder / name
+
+    def check_factor(self, factor: int | None) -> int:
+        """Returns the factor, or the bundle's own for None.
+
+        Raises:
+          UserError: the bundle does not serve it.
+        """
+        if factor is None:
+            return self.factor
+        if factor not in self.factors:
+            raise UserError(
+                f"factor {factor} is none of {', '.join(map(str, self.factors))}, which the "
+                f"bundle {self.name} serves"
+            )
+        return factor
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("folder", "architecture")
+        }
+        return {
+            "format": FORMAT,
+            **fields,
+            "architecture": dataclasses.asdict(self.architecture),
+            "normalisation": "uint8 / 127.5 - 1",
+        }
+
+
+def check_name(name: str, what: str) -> str:
+    """Returns a name of a bundle or a domain that is safe in paths, addresses and metrics.
+
+    Raises:
+      UserError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{what} {name!r} must be 1 to 64 letters, digits, '-', '_' and '.', the first a "
+            "letter or a digit"
+        )
+    return name
+
+
+def read(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+    """Opens a bundle.
+
+    Args:
+      folder: the bundle.
+      verify: whether the files' checksums are compared, which reads them once.
+
+    Raises:
+      UserError: there is no bundle, or it is damaged.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > _MOST_CONFIG_BYTES:
+            raise UserError(f"{path} is no bundle's: it has more than {_MOST_CONFIG_BYTES} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} holds no bundle ({CONFIG} is missing): give a folder that "
+            "warp-translate export wrote"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "no JSON"
+        raise UserError(f"{path} cannot be read ({reason}); export the bundle again") from error
+    bundle = _parse(folder, path, found)
+    for name, expected in bundle.files.items():
+        _check_file(folder / name, expected if verify else None)
+    return bundle
+
+
+def _parse(folder: Path, path: Path, found: Any) -> Bundle:
+    def bad(what: str) -> UserError:
+        return UserError(f"{path}: {what}; export the bundle again")
+
+    if not isinstance(found, dict) or "format" not in found:
+        raise bad("this is no bundle's")
+    if found["format"] != FORMAT:
+        raise bad(f"format {found['format']!r} is not {FORMAT}, which this version reads")
+    kinds: dict[str, type] = {
+        **{"name": str, "source": str, "target": str, "factor": int, "size": int},
+        **{"factors": list, "architecture": dict, "provenance": dict, "files": dict},
+    }
+    for name, kind in kinds.items():
+        if not isinstance(found.get(name), kind) or isinstance(found.get(name), bool):
+            raise bad(f"{name} is {found.get(name)!r}")
+    for name in ("name", "source", "target"):
+        check_name(found[name], f"{path}: {name}")
+    factors = found["factors"]
+    if not factors or any(type(each) is not int or each < 1 for each in factors):
+        raise bad(f"factors are {factors!r}")
+    if found["factor"] not in factors or found["size"] < 1:
+        raise bad(f"factor {found['factor']} or size {found['size']} does not fit")
+    files = found["files"]
+    for name, digest in files.items():
+        # A name from a file must not lead out of the folder.
+        if not _NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
+            raise bad(f"file {name!r} with checksum {digest!r}")
+    if PARAMETERS not in files:
+        raise bad(f"{PARAMETERS} is not among its files")
+    return Bundle(
+        folder=folder,
+        architecture=Architecture.from_json(found["architecture"], str(path)),
+        factors=tuple(sorted(set(factors))),
+        **{
+            name: found[name]
+            for name in ("name", "source", "target", "factor", "size", "provenance", "files")
+        },
+    )
+
+
+def _check_file(path: Path, expected: str | None) -> None:
+    try:
+        if expected is None:
+            path.stat()
+            return
+        digest = sha256(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); export the bundle again"
+        ) from error
+    if digest != expected:
+        raise UserError(f"{path} is damaged (another SHA-256 than exported); export it again")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_config(bundle: Bundle) -> None:
+    """Writes ``config.json`` with the checksums of the other files, the card aside.
+
+    That is for people to write on.
+    """
+    paths = sorted(bundle.folder.iterdir())
+    files = {path.name: sha256(path) for path in paths if path.name not in (CONFIG, CARD)}
+    text = json.dumps(dataclasses.replace(bundle, files=files).to_json(), indent=2)
+    (bundle.folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Makes a folder under another name and gives it its own at the end, in place of an older one.
+
+    Args:
+      folder: what it is to be called. If there is such a bundle it is replaced; anything else that
+        is there is left alone.
+
+    Yields:
+      The folder to fill. When the block fails, it is removed and the older one stays.
+
+    Raises:
+      UserError: something else is there, or the folder cannot be written.
+    """
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is there and is no bundle: remove it or choose another name")
+    # Hidden, so that whoever looks for bundles passes it over.
+    suffix = secrets.token_hex(4)
+    partial = folder.with_name(f".{folder.name}.{suffix}.partial")
+    older = folder.with_name(f".{folder.name}.{suffix}.older")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent} cannot be written ({error.strerror}): choose another --output"
+        ) from error
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(older)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if older.exists():
+            if not folder.exists():  # The new one could not take its place.
+                older.rename(folder)
+            shutil.rmtree(older, ignore_errors=True)

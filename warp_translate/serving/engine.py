@@ -1,0 +1,256 @@
+"""Runs a bundle: images of any size in, images of the same size out.
+
+`OnnxEngine` needs ONNX Runtime and no jax, `JaxEngine` needs jax and nothing of the training code.
+Both give the same values up to one level of uint8.
+"""
+
+import collections
+import dataclasses
+import importlib
+import importlib.util
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from warp_translate.errors import UserError
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving.architecture import LEAST_REDUCED, STRIDE
+from warp_translate.serving.bundle import Bundle
+
+Backend = Literal["auto", "onnx", "jax"]
+
+_PIXEL_SCALE = np.float32(127.5)  # types.PIXEL_SCALE, which comes with jax.
+
+
+@dataclasses.dataclass(frozen=True)
+class Translated:
+    """What an engine gives back.
+
+    Attributes:
+      output: uint8 ``[N, H, W, 3]``, the size of what went in.
+      maps: None unless asked for: "pretranslated" and "warped" ``[N, H, W, 3]`` in [-1, 1], "mask"
+        ``[N, H, W, 1]`` in [0, 1], "displacement" ``[N, H, W, 2]`` in pixels, and "reduced"
+        ``[N, ceil(H / factor), ceil(W / factor), 3]``, float32.
+    """
+
+    output: np.ndarray
+    maps: Mapping[str, np.ndarray] | None
+
+
+class Engine(Protocol):
+    """A bundle that is ready to translate; several threads may use it."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """What it runs."""
+        ...
+
+    def translate(
+        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
+    ) -> Translated:
+        """Translates images of one size.
+
+        Args:
+          images: uint8 ``[N, H, W, 3]``, of at least one pixel.
+          factor: one of the bundle's; None for the one that it was trained with.
+          with_maps: whether the maps are wanted too.
+
+        Raises:
+          UserError: the bundle does not serve the factor.
+          ValueError: the images are of another shape or type.
+        """
+        ...
+
+
+def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | None = None) -> Engine:
+    """Makes a bundle ready.
+
+    Args:
+      bundle: the bundle.
+      backend: "onnx", "jax", or "auto" for the first of them that is installed.
+      threads: of ONNX Runtime; None for all cores.
+
+    Raises:
+      UserError: the backend is not installed, or the bundle's file is damaged.
+    """
+    needs = {"onnx": "onnxruntime", "jax": "jax"}
+    there = [name for name, module in needs.items() if importlib.util.find_spec(module)]
+    if backend == "auto":
+        if not there:
+            raise UserError("no engine is installed: pip install 'warp-translate[serve]'")
+        backend = "onnx" if "onnx" in there else "jax"
+    if backend not in there:
+        extra = {"onnx": "serve", "jax": "train"}[backend]
+        raise UserError(
+            f"the engine {backend} needs {needs[backend]}: pip install 'warp-translate[{extra}]'"
+        )
+    return OnnxEngine(bundle, threads=threads) if backend == "onnx" else JaxEngine(bundle)
+
+
+class OnnxEngine:
+    """A bundle in ONNX Runtime on CPUs. A new size costs nothing that lasts."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, floats: bool = False) -> None:
+        """Loads the graph.
+
+        Args:
+          bundle: the bundle.
+          threads: that one translation uses; None for all cores.
+          floats: whether to run the graph for float32 images, which gives the same.
+
+        Raises:
+          UserError: the file is missing or damaged.
+        """
+        import onnxruntime
+
+        self._bundle = bundle
+        self._floats = floats
+        path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        # Threads that spin while they wait take the cores from whoever shares them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime has one type for each way to be damaged.
+            words = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} cannot be loaded ({words}); export the bundle again"
+            ) from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def bundle(self) -> Bundle:
+        """What it runs."""
+        return self._bundle
+
+    def translate(
+        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
+    ) -> Translated:
+        """See `Engine.translate`."""
+        _check(images)
+        factor = self._bundle.check_factor(factor)
+        if self._floats:
+            images = images.astype(np.float32) / _PIXEL_SCALE - 1
+        feeds = {
+            "image": images,
+            "factor": np.array(factor, np.int64),
+            "with_maps": np.array(with_maps),
+        }
+        output, *maps = self._session.run(self._outputs, feeds)
+        if self._floats:
+            output = to_uint8(output)
+        return Translated(
+            output, dict(zip(self._outputs[1:], maps, strict=True)) if with_maps else None
+        )
+
+
+class JaxEngine:
+    """A bundle in jax, on whatever device it finds; the model's code is not needed.
+
+    Every padded size is compiled once. The programs of the sizes used last are kept.
+    """
+
+    def __init__(self, bundle: Bundle, *, most_programs: int = 32) -> None:
+        """Loads the parameters.
+
+        Args:
+          bundle: the bundle.
+          most_programs: how many compiled programs are kept.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
+        import jax
+        import safetensors.numpy
+
+        self._jax: Any = jax
+        self._export = importlib.import_module("jax.export")
+        self._bundle = bundle
+        self._most = most_programs
+        self._lock = threading.Lock()
+        self._exported: dict[int, Any] = {}
+        self._programs: collections.OrderedDict[tuple[Any, ...], Callable[..., Any]] = (
+            collections.OrderedDict()
+        )
+        path = bundle.path(bundles.PARAMETERS)
+        try:
+            params = safetensors.numpy.load_file(path)
+        except Exception as error:  # The library has its own types, and OSErrors.
+            raise UserError(
+                f"{path} cannot be loaded ({' '.join(str(error).split())[:200]}); export the "
+                "bundle again"
+            ) from error
+        self._params = jax.device_put(params)
+
+    @property
+    def bundle(self) -> Bundle:
+        """What it runs."""
+        return self._bundle
+
+    def translate(
+        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
+    ) -> Translated:
+        """See `Engine.translate`."""
+        _check(images)
+        factor = self._bundle.check_factor(factor)
+        height, width = images.shape[1:3]
+        multiple = factor * STRIDE
+        least = factor * LEAST_REDUCED
+        padding = [max(-(-side // multiple) * multiple, least) - side for side in (height, width)]
+        padded = np.pad(images, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
+        program = self._program(padded.shape, factor, with_maps)
+        output, maps = self._jax.device_get(program(self._params, padded))
+        cropped = {
+            name: each[:, : -(-height // factor), : -(-width // factor)]
+            if name == "reduced"
+            else each[:, :height, :width]
+            for name, each in maps.items()
+        }
+        return Translated(output[:, :height, :width], cropped if with_maps else None)
+
+    def _program(self, shape: tuple[int, ...], factor: int, with_maps: bool) -> Callable[..., Any]:
+        key = (shape, factor, with_maps)
+        with self._lock:
+            if key not in self._programs:
+                if factor not in self._exported:
+                    self._exported[factor] = self._load(factor)
+                exported = self._exported[factor]
+
+                def run(params: Any, images: Any) -> Any:
+                    output, maps = exported.call(params, images)
+                    return output, maps if with_maps else {}
+
+                # A program of its own for each size: dropping it frees what was compiled for it.
+                self._programs[key] = self._jax.jit(run)
+            self._programs.move_to_end(key)
+            while len(self._programs) > self._most:
+                self._programs.popitem(last=False)
+            return self._programs[key]
+
+    def _load(self, factor: int) -> Any:
+        path = self._bundle.path(bundles.jax_file(factor))
+        try:
+            return self._export.deserialize(bytearray(path.read_bytes()))
+        except Exception as error:  # Whatever a damaged file makes of the reader.
+            raise UserError(
+                f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
+            ) from error
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Maps float32 in [-1, 1] to uint8 as ``types.to_uint8`` does, without jax."""
+    return np.clip(np.round((images + 1) * _PIXEL_SCALE), 0, 255).astype(np.uint8)
+
+
+def _check(images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+        raise ValueError(
+            f"an engine takes uint8 images [N, H, W, 3] of one pixel or more, got {images.dtype} "
+            f"{images.shape}"
+        )

@@ -1,0 +1,71 @@
+"""The README of a bundle, in the form that model hubs read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving.bundle import Bundle
+
+
+def write(bundle: Bundle, parity: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the card.
+
+    Args:
+      bundle: what it is about.
+      parity: what was measured of each format, see ``export.Parity``.
+    """
+    origin = bundle.provenance
+    data = origin.get("config", {}).get("data", {}).get("name", "unknown")
+    rows = [
+        f"| `{name}` | {found['images']} | {found['largest']} | "
+        f"{100 * found['differing'] / found['values']:.3f} % |"
+        for name, found in parity.items()
+    ]
+    figures = [f"| `{name}` | {value:.4g} |" for name, value in origin.get("figures", {}).items()]
+    return "\n".join(
+        [
+            "---",
+            "library_name: flax",
+            "pipeline_tag: image-to-image",
+            "tags: [image-to-image, jax, onnx, warp-translate]",
+            "---",
+            "",
+            f"# {bundle.name}",
+            "",
+            f"Translates pictures of the domain **{bundle.source}** to **{bundle.target}**, at "
+            "their own size. The heavy part",
+            "of the network sees a reduced copy; the picture itself is warped by a predicted "
+            "displacement and fused with a",
+            "pretranslated image by a predicted mask.",
+            "",
+            f"Trained on `{data}` at {bundle.size} px with factor {bundle.factor}, "
+            f"{origin.get('step', '?')} steps; made for factors "
+            f"{', '.join(map(str, bundle.factors))}.",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "from warp_translate.serving import bundle, engine",
+            "",
+            f'translator = engine.open_engine(bundle.read("{bundle.name}"))',
+            "output = translator.translate(images).output  # uint8 [N, H, W, 3], any size",
+            "```",
+            "",
+            f"`{bundles.ONNX}` by itself: inputs `image` (uint8 [N, H, W, 3]), and optionally "
+            "`factor` (int64) and `with_maps`",
+            f"(bool); `output` is like `image`. `{bundles.ONNX_FLOAT}` takes and gives float32 in "
+            "[-1, 1].",
+            "",
+            "## How far the formats are from the checkpoint",
+            "",
+            "| format | images | largest difference (levels of 255) | values that differ |",
+            "|---|---|---|---|",
+            *rows,
+            *(
+                ["", "## Measured at this step", "", "| metric | |", "|---|---|", *figures]
+                if figures
+                else []
+            ),
+            "",
+        ]
+    )

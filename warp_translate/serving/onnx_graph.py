@@ -1,0 +1,408 @@
+"""The whole method as an ONNX graph: reduce, predict, warp, fuse, at any size and factor.
+
+Written by hand, so that batch, height, width and factor stay open, and every node has a name.
+Opset 18 at IR version 8, which ONNX Runtime, Triton and browsers run alike. Values are those of
+``models.translate``; inside the graph images are channels first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from warp_translate.serving.architecture import LEAST_REDUCED, STRIDE, Architecture
+
+OPSET = 18
+IR_VERSION = 8
+MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
+
+_PIXEL_SCALE = 127.5  # types.PIXEL_SCALE, which comes with jax.
+_NORM_EPSILON = 1e-5
+
+
+def build(
+    params: Mapping[str, np.ndarray], architecture: Architecture, factor: int, *, floats: bool
+) -> onnx.ModelProto:
+    """Builds the graph.
+
+    Inputs: ``image``, uint8 ``[N, H, W, 3]`` or, with ``floats``, float32 in [-1, 1]; ``factor``,
+    int64 scalar, and ``with_maps``, bool scalar, which may be left out.
+    Outputs: ``output``, like ``image``, and the maps as ``models.Translation`` has them, float32.
+    Without ``with_maps`` these are empty, ``[0, 0, 0, 0]``: a runtime computes every output,
+    whether it is asked for or not.
+
+    Args:
+      params: float32 arrays by their paths, "trunk/ReflectConv_0/conv/kernel" for instance.
+      architecture: what is not in the parameters.
+      factor: what ``factor`` is where it is left out.
+      floats: whether images go in and out as float32.
+
+    Returns:
+      The model, checked.
+    """
+    graph = _Graph(params)
+    image_type = TensorProto.FLOAT if floats else TensorProto.UINT8
+    original = "image" if floats else _to_float(graph, "image")
+    original = graph.node("Transpose", original, name="original", perm=[0, 3, 1, 2])
+    height, width = _sides(graph, original)
+    padded, reduced = _reduce(graph, original, height, width)
+    features = _trunk(graph, architecture, reduced)
+    pretranslated, mask, displacement = _heads(graph, architecture, features, padded)
+    pretranslated, mask, displacement = (
+        _crop(graph, each, height, width) for each in (pretranslated, mask, displacement)
+    )
+    warped = _warp(graph, original, displacement, height, width)
+    if architecture.fusion == "pretranslated":
+        fused = pretranslated
+    else:
+        high, low = pretranslated, warped
+        if architecture.mask_weights == "warped":
+            high, low = low, high
+        difference = graph.node("Sub", high, low, name="fuse/difference")
+        weighted = graph.node("Mul", mask, difference, name="fuse/weighted")
+        fused = graph.node("Add", low, weighted, name="fuse/fused")
+    if not floats:
+        fused = _to_uint8(graph, fused)
+    graph.node("Transpose", fused, name="output", perm=[0, 2, 3, 1])
+    shown = _crop(
+        graph,
+        reduced,
+        _up(graph, height, "factor", "reduced/height"),
+        _up(graph, width, "factor", "reduced/width"),
+    )
+    _maps(graph, dict(zip(MAPS, (shown, pretranslated, mask, displacement, warped), strict=True)))
+
+    channels = {"reduced": 3, "pretranslated": 3, "mask": 1, "displacement": 2, "warped": 3}
+    image_shape: list[str | int | None] = ["N", "H", "W", 3]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "warp_translate",
+            [
+                helper.make_tensor_value_info("image", image_type, image_shape),
+                helper.make_tensor_value_info("factor", TensorProto.INT64, []),
+                helper.make_tensor_value_info("with_maps", TensorProto.BOOL, []),
+            ],
+            [
+                helper.make_tensor_value_info("output", image_type, image_shape),
+                *(
+                    helper.make_tensor_value_info(
+                        name, TensorProto.FLOAT, [f"{name}_{axis}" for axis in "NHWC"]
+                    )
+                    for name in channels
+                ),
+            ],
+            [
+                *graph.constants,
+                # An initializer of an input's name is its default.
+                numpy_helper.from_array(np.array(factor, np.int64), "factor"),
+                numpy_helper.from_array(np.array(False), "with_maps"),
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="warp_translate",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """Nodes and constants in the order they are made; every node has a name."""
+
+    def __init__(self, params: Mapping[str, np.ndarray]) -> None:
+        self.params = params
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._known: set[str] = set()
+
+    def node(self, operation: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Adds a node with one output, which is called like the node."""
+        self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: Any, dtype: Any, name: str) -> str:
+        """Adds a constant unless it is there."""
+        if name not in self._known:
+            self._known.add(name)
+            array = np.ascontiguousarray(np.asarray(value, dtype))
+            self.constants.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A vector of int64."""
+        return self.constant(list(values), np.int64, f"integers/{'_'.join(map(str, values))}")
+
+    def integer(self, value: int) -> str:
+        return self.constant(value, np.int64, f"integer/{value}")
+
+    def number(self, value: float) -> str:
+        return self.constant(value, np.float32, f"number/{value}")
+
+
+def _to_float(graph: _Graph, image: str) -> str:
+    cast = graph.node("Cast", image, name="original/cast", to=TensorProto.FLOAT)
+    scaled = graph.node("Div", cast, graph.number(_PIXEL_SCALE), name="original/scaled")
+    return graph.node("Sub", scaled, graph.number(1.0), name="original/float")
+
+
+def _to_uint8(graph: _Graph, image: str) -> str:
+    shifted = graph.node("Add", image, graph.number(1.0), name="uint8/shifted")
+    scaled = graph.node("Mul", shifted, graph.number(_PIXEL_SCALE), name="uint8/scaled")
+    rounded = graph.node("Round", scaled, name="uint8/rounded")
+    clipped = graph.node(
+        "Clip", rounded, graph.number(0.0), graph.number(255.0), name="uint8/clipped"
+    )
+    return graph.node("Cast", clipped, name="uint8/cast", to=TensorProto.UINT8)
+
+
+def _sides(graph: _Graph, image: str) -> tuple[str, str]:
+    """Height and width as int64 scalars."""
+    shape = graph.node("Shape", image, name="original/shape")
+    height = graph.node("Gather", shape, graph.integer(2), name="original/height", axis=0)
+    width = graph.node("Gather", shape, graph.integer(3), name="original/width", axis=0)
+    return height, width
+
+
+def _up(graph: _Graph, size: str, multiple: str, name: str) -> str:
+    """How often ``multiple`` goes into ``size``, rounded up."""
+    sum_ = graph.node("Add", size, multiple, name=f"{name}/sum")
+    less = graph.node("Sub", sum_, graph.integer(1), name=f"{name}/less")
+    return graph.node("Div", less, multiple, name=f"{name}/count")
+
+
+def _vector(graph: _Graph, parts: Sequence[str], name: str) -> str:
+    """Joins int64 scalars."""
+    rows = [
+        graph.node("Unsqueeze", part, graph.integers(0), name=f"{name}/{place}")
+        for place, part in enumerate(parts)
+    ]
+    return graph.node("Concat", *rows, name=name, axis=0)
+
+
+def _reduce(graph: _Graph, original: str, height: str, width: str) -> tuple[str, str]:
+    """The padded original, and the average of its blocks of factor x factor pixels."""
+    multiple = graph.node("Mul", "factor", graph.integer(STRIDE), name="reduce/multiple")
+    sides, padding = [], []
+    for axis, size in (("height", height), ("width", width)):
+        count = _up(graph, size, multiple, f"reduce/{axis}")
+        least = graph.node(
+            "Max", count, graph.integer(LEAST_REDUCED // STRIDE), name=f"reduce/{axis}/least"
+        )
+        side = graph.node("Mul", least, multiple, name=f"reduce/{axis}/side")
+        sides.append(side)
+        padding.append(graph.node("Sub", side, size, name=f"reduce/{axis}/padding"))
+    none = graph.integer(0)
+    pads = _vector(graph, [none] * 6 + padding, "reduce/pads")
+    padded = graph.node("Pad", original, pads, name="padded", mode="edge")
+
+    # Two sums along one axis each, in shapes for which the runtime has fast ones.
+    minus = graph.integer(-1)
+    reduced_height = graph.node("Div", sides[0], "factor", name="reduce/reduced_height")
+    reduced_width = graph.node("Div", sides[1], "factor", name="reduce/reduced_width")
+    rows_shape = _vector(graph, [minus, "factor", sides[1]], "reduce/rows_shape")
+    rows = graph.node("Reshape", padded, rows_shape, name="reduce/rows")
+    rows = graph.node("ReduceMean", rows, graph.integers(1), name="reduce/rows_mean", keepdims=0)
+    columns_shape = _vector(graph, [minus, "factor"], "reduce/columns_shape")
+    columns = graph.node("Reshape", rows, columns_shape, name="reduce/columns")
+    columns = graph.node(
+        "ReduceMean", columns, graph.integers(1), name="reduce/columns_mean", keepdims=0
+    )
+    shape = _vector(graph, [minus, graph.integer(3), reduced_height, reduced_width], "reduce/shape")
+    return padded, graph.node("Reshape", columns, shape, name="reduced/padded")
+
+
+def _convolution(graph: _Graph, features: str, path: str, *, stride: int = 1) -> str:
+    """A convolution of the package: padded by reflection, its kernel turned to channels first."""
+    kernel = graph.params[f"{path}/kernel"]
+    side = kernel.shape[0]
+    amount = side // 2
+    if amount:
+        pads = graph.integers(0, 0, amount, amount, 0, 0, amount, amount)
+        features = graph.node("Pad", features, pads, name=f"{path}/pad", mode="reflect")
+    inputs = [
+        features,
+        graph.constant(kernel.transpose(3, 2, 0, 1), np.float32, f"{path}/kernel"),
+    ]
+    if f"{path}/bias" in graph.params:
+        inputs.append(graph.constant(graph.params[f"{path}/bias"], np.float32, f"{path}/bias"))
+    return graph.node(
+        "Conv",
+        *inputs,
+        name=f"{path}/convolution",
+        kernel_shape=[side, side],
+        strides=[stride, stride],
+    )
+
+
+def _norm(graph: _Graph, features: str, path: str) -> str:
+    scale, bias = (
+        graph.constant(graph.params[f"{path}/{name}"], np.float32, f"{path}/{name}")
+        for name in ("scale", "bias")
+    )
+    return graph.node(
+        "InstanceNormalization", features, scale, bias, name=path, epsilon=_NORM_EPSILON
+    )
+
+
+def _relu(graph: _Graph, features: str) -> str:
+    return graph.node("Relu", features, name=f"{features}/relu")
+
+
+def _enlarge(graph: _Graph, features: str, scales: str, name: str) -> str:
+    return graph.node(
+        "Resize",
+        features,
+        "",
+        scales,
+        name=name,
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
+
+
+def _trunk(graph: _Graph, architecture: Architecture, reduced: str) -> str:
+    def block(features: str, number: int, stride: int = 1) -> str:
+        features = _convolution(graph, features, f"trunk/ReflectConv_{number}/conv", stride=stride)
+        return _relu(graph, _norm(graph, features, f"trunk/InstanceNorm_{number}"))
+
+    features = block(reduced, 0)
+    for number in (1, 2):
+        features = block(features, number, stride=2)
+    for number in range(architecture.blocks):
+        path = f"trunk/ResidualBlock_{number}"
+        residual = _convolution(graph, features, f"{path}/ReflectConv_0/conv")
+        residual = _relu(graph, _norm(graph, residual, f"{path}/InstanceNorm_0"))
+        residual = _convolution(graph, residual, f"{path}/ReflectConv_1/conv")
+        residual = _norm(graph, residual, f"{path}/InstanceNorm_1")
+        features = graph.node("Add", features, residual, name=path)
+    twice = graph.constant([1, 1, 2, 2], np.float32, "trunk/twice")
+    for number in (3, 4):
+        features = _enlarge(graph, features, twice, f"trunk/enlarge_{number}")
+        features = block(features, number)
+    return features
+
+
+def _heads(
+    graph: _Graph, architecture: Architecture, features: str, padded: str
+) -> tuple[str, str, str]:
+    factor = graph.node("Cast", "factor", name="factor/float", to=TensorProto.FLOAT)
+    along = graph.node("Unsqueeze", factor, graph.integers(0), name="factor/vector")
+    one = graph.constant([1, 1], np.float32, "factor/ones")
+    scales = graph.node("Concat", one, along, along, name="factor/scales", axis=0)
+    if architecture.head == "projected":
+        features = _convolution(graph, features, "project")
+        features = _enlarge(graph, features, scales, "enlarge")
+        features = graph.node("Concat", features, padded, name="joined", axis=1)
+        features = _relu(graph, _convolution(graph, features, "join/conv"))
+        suffix = ""
+    else:
+        features = _enlarge(graph, features, scales, "enlarge")
+        suffix = "/conv"
+    pretranslated = graph.node(
+        "Tanh", _convolution(graph, features, f"pretranslated{suffix}"), name="heads/pretranslated"
+    )
+    logit = graph.node(
+        "Add",
+        _convolution(graph, features, f"mask{suffix}"),
+        graph.number(architecture.mask_bias),
+        name="heads/mask_logit",
+    )
+    mask = graph.node("Sigmoid", logit, name="heads/mask")
+    share = graph.node(
+        "Tanh", _convolution(graph, features, f"displacement{suffix}"), name="heads/share"
+    )
+    bound = graph.node(
+        "Mul", factor, graph.number(architecture.max_displacement), name="heads/bound"
+    )
+    return pretranslated, mask, graph.node("Mul", share, bound, name="heads/displacement")
+
+
+def _crop(graph: _Graph, features: str, height: str, width: str) -> str:
+    ends = _vector(graph, [height, width], f"{features}/ends")
+    return graph.node(
+        "Slice",
+        features,
+        graph.integers(0, 0),
+        ends,
+        graph.integers(2, 3),
+        name=f"{features}/cropped",
+    )
+
+
+def _warp(graph: _Graph, original: str, displacement: str, height: str, width: str) -> str:
+    """Samples at ``position + displacement``; GridSample wants both scaled to [-1, 1]."""
+    grids, scales = [], []
+    for axis, size, shape in (("x", width, (1, -1)), ("y", height, (-1, 1))):
+        places = graph.node(
+            "Range", graph.integer(0), size, graph.integer(1), name=f"warp/{axis}/places"
+        )
+        places = graph.node("Cast", places, name=f"warp/{axis}/float", to=TensorProto.FLOAT)
+        grids.append(
+            graph.node("Reshape", places, graph.integers(*shape), name=f"warp/{axis}/places_shaped")
+        )
+        last = graph.node("Sub", size, graph.integer(1), name=f"warp/{axis}/last")
+        # A single pixel is read whatever the position.
+        last = graph.node("Max", last, graph.integer(1), name=f"warp/{axis}/at_least_one")
+        last = graph.node("Cast", last, name=f"warp/{axis}/last_float", to=TensorProto.FLOAT)
+        scales.append(graph.node("Div", graph.number(2.0), last, name=f"warp/{axis}/scale"))
+    parts = []
+    for channel, (axis, places, scale) in enumerate(zip("xy", grids, scales, strict=True)):
+        shift = graph.node(
+            "Gather", displacement, graph.integer(channel), name=f"warp/{axis}/shift", axis=1
+        )
+        position = graph.node("Add", shift, places, name=f"warp/{axis}/position")
+        scaled = graph.node("Mul", position, scale, name=f"warp/{axis}/scaled")
+        centred = graph.node("Sub", scaled, graph.number(1.0), name=f"warp/{axis}/centred")
+        parts.append(
+            graph.node("Unsqueeze", centred, graph.integers(3), name=f"warp/{axis}/coordinate")
+        )
+    grid = graph.node("Concat", *parts, name="warp/grid", axis=3)
+    return graph.node(
+        "GridSample",
+        original,
+        grid,
+        name="warp",
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=1,
+    )
+
+
+def _maps(graph: _Graph, maps: Mapping[str, str]) -> None:
+    """The maps, channels last, where they are wanted, and nothing elsewhere."""
+    shown, nothing = [], []
+    for name, source in maps.items():
+        shown.append(
+            helper.make_node(
+                "Transpose", [source], [f"shown/{name}"], name=f"shown/{name}", perm=[0, 2, 3, 1]
+            )
+        )
+        empty = numpy_helper.from_array(np.zeros((0, 0, 0, 0), np.float32), f"nothing/{name}")
+        nothing.append(
+            helper.make_node(
+                "Constant", [], [f"nothing/{name}"], name=f"nothing/{name}", value=empty
+            )
+        )
+
+    def branch(nodes: Sequence[onnx.NodeProto], kind: str) -> onnx.GraphProto:
+        outputs = [
+            helper.make_tensor_value_info(
+                f"{kind}/{name}", TensorProto.FLOAT, [f"{kind}_{name}_{axis}" for axis in "NHWC"]
+            )
+            for name in maps
+        ]
+        return helper.make_graph(nodes, kind, [], outputs)
+
+    graph.nodes.append(
+        helper.make_node(
+            "If",
+            ["with_maps"],
+            list(maps),
+            name="maps",
+            then_branch=branch(shown, "shown"),
+            else_branch=branch(nothing, "nothing"),
+        )
+    )
