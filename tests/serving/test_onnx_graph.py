@@ -47,7 +47,8 @@ def test_the_graph_is_the_method_at_any_size(head, factor, rng):
         found = run(graph, images, factor=factor, with_maps=True)
         assert found["output"].dtype == np.uint8
         np.testing.assert_allclose(found["output"].astype(int), output.astype(int), atol=1)
-        assert np.mean(found["output"] != output) < 0.01
+        differing = np.count_nonzero(found["output"] != output)
+        assert differing <= max(2, 0.01 * output.size)
         for name in onnx_graph.MAPS:
             value = np.asarray(getattr(expected, name))
             # The norm of a picture that is all but flat enlarges the last bits. On a random picture
