@@ -29,10 +29,7 @@ _FACTORS = flags.DEFINE_list(
 )
 _SOURCE = flags.DEFINE_string("source", None, "Name of the domain that is translated from.")
 _TARGET = flags.DEFINE_string("target", None, "Name of the domain that is translated to.")
-_DIRECTION = flags.DEFINE_string(
-    "direction", None, "Which generator of a cycle run: a_to_b or b_to_a; both by default."
-)
-_NAME = flags.DEFINE_string("name", None, "Name of the bundle, if there is one; SOURCE-TARGET.")
+_NAME = flags.DEFINE_string("bundle_name", None, "Name of the bundle; SOURCE-TARGET by default.")
 
 PARITY_IMAGES = 20
 
@@ -46,15 +43,15 @@ def main(argv: Sequence[str]) -> None:
     export = _export_module()
     trained = trained_generators()
     directions = list(trained.training.generators)
-    if _DIRECTION.value is not None:
-        if _DIRECTION.value not in directions:
+    if program.DIRECTION.value is not None:
+        if program.DIRECTION.value not in directions:
             raise UserError(
-                f"--direction={_DIRECTION.value} is none of this run's generators: "
+                f"--direction={program.DIRECTION.value} is none of this run's generators: "
                 f"{', '.join(directions)}"
             )
-        directions = [_DIRECTION.value]
+        directions = [program.DIRECTION.value]
     if _NAME.value is not None and len(directions) > 1:
-        raise UserError(f"--name={_NAME.value} can be only one's: give --direction as well")
+        raise UserError(f"--bundle_name={_NAME.value} can be only one's: give --direction as well")
 
     source, target = _domains(trained.config)
     factors = _factors(trained.training.factor)

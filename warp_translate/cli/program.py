@@ -14,6 +14,12 @@ from warp_translate.errors import Preempted, UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
+DIRECTION = flags.DEFINE_string(
+    "direction",
+    None,
+    "Which generator of a cycle run, a_to_b or b_to_a; translate takes the first by default, export "
+    "both.",
+)
 STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest, or a number of steps.")
 FACTOR = flags.DEFINE_integer(
     "factor",

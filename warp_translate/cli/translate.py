@@ -25,9 +25,6 @@ _INPUT = flags.DEFINE_string("input", None, "An image (JPEG, PNG or WebP) or a f
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
 )
-_DIRECTION = flags.DEFINE_string(
-    "direction", None, "Which generator of a cycle run translates: a_to_b (default) or b_to_a."
-)
 _BUNDLE = flags.DEFINE_string("bundle", None, "A bundle that warp-translate export made.")
 _ENGINE = flags.DEFINE_enum(
     "engine", "auto", ["auto", "onnx", "jax"], "What runs a bundle: the first that is installed."
@@ -88,7 +85,7 @@ def _with_run(
 
     trained = trained_generators()
     generators = trained.training.generators
-    direction = _DIRECTION.value or generators[0]
+    direction = program.DIRECTION.value or generators[0]
     if direction not in generators:
         raise UserError(
             f"--direction={direction} is none of this run's generators: {', '.join(generators)}"
