@@ -186,6 +186,8 @@ class JaxEngine:
                 "bundle again"
             ) from error
         self._params = jax.device_put(params)
+        # Read now: the folder may be replaced while this engine still serves.
+        self._files = {factor: self._read(factor) for factor in bundle.factors}
 
     @property
     def bundle(self) -> Bundle:
@@ -232,11 +234,20 @@ class JaxEngine:
                 self._programs.popitem(last=False)
             return self._programs[key]
 
-    def _load(self, factor: int) -> Any:
+    def _read(self, factor: int) -> bytes:
         path = self._bundle.path(bundles.jax_file(factor))
         try:
-            return self._export.deserialize(bytearray(path.read_bytes()))
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); export the bundle again"
+            ) from error
+
+    def _load(self, factor: int) -> Any:
+        try:
+            return self._export.deserialize(bytearray(self._files[factor]))
         except Exception as error:  # Whatever a damaged file makes of the reader.
+            path = self._bundle.path(bundles.jax_file(factor))
             raise UserError(
                 f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
             ) from error
