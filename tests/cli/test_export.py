@@ -1,6 +1,7 @@
 """From a run to a bundle, and images through the bundle, with and without jax."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -158,6 +159,38 @@ def test_killed_in_bulk_work_it_ends_with_every_image_once(exported, tmp_path, r
     assert all(path.stat().st_mtime_ns == seen[path] for path in seen)
     for path in written:
         assert read_image(path).rgb.shape == read_image(tmp_path / "in" / path.name).rgb.shape
+
+
+def test_a_device_is_timed_once(exported, tmp_path):
+    def call(*words):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_JAX, "device", *words],
+            cwd=ROOT,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+    assert re.fullmatch(r".+, \d+ cores? to use, .+\n", call().stdout)
+    bundle = f"--bundle={exported[0]}"
+    guessed = call(bundle, "--estimate", "--sizes=64x64").stdout
+    assert re.search(r"for 100 ms \(estimated\):\n  64 x 64: factor [24], \d+ ms", guessed)
+    first = call(bundle, "--sizes=64x64,9999x9999", "--budget_ms=1000")
+    assert first.stderr.count("90 % within") == 8
+    assert "for 1000 ms (measured):\n  64 x 64: factor 2, " in first.stdout
+    assert re.search(r"9999 x 9999: factor 4, \d+ ms, too long with every factor", first.stdout)
+    again = call(bundle, "--sizes=64x64,9999x9999", "--budget_ms=1000")
+    assert again.stderr == "" and again.stdout == first.stdout
+    for words, said in (
+        (["--sizes=64"], "--sizes: '64' must be HEIGHTxWIDTH"),
+        (["--budget_ms=0"], "--budget_ms=0.0 must be more than 0"),
+        ([f"--bundle={tmp_path}"], "holds no bundle"),
+    ):
+        done = call(*words)
+        assert done.returncode == 2 and said in done.stderr
 
 
 def test_both_generators_of_a_cycle_run_are_exported(call, cycle_run, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train an experiment, or go on with it",
     "evaluate": "measure a trained generator on the test split and draw a sheet",
     "translate": "translate images with a trained generator",
+    "device": "tell how fast a bundle is here, and which factor it takes",
     "export": "make a folder of a trained generator that can be served",
 }
 

@@ -7,13 +7,12 @@ files in ``--output``, named like the inputs. With a bundle, what is there is no
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from absl import flags
 
 from warp_translate import image_files
-from warp_translate.cli import program
+from warp_translate.cli import bundle_flags, program
 from warp_translate.errors import UserError
 from warp_translate.evaluation import sheet
 from warp_translate.serving import bulk, bundle, engine
@@ -24,10 +23,6 @@ MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
 _INPUT = flags.DEFINE_string("input", None, "An image (JPEG, PNG or WebP) or a folder of images.")
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
-)
-_BUNDLE = flags.DEFINE_string("bundle", None, "A bundle that warp-translate export made.")
-_ENGINE = flags.DEFINE_enum(
-    "engine", "auto", ["auto", "onnx", "jax"], "What runs a bundle: the first that is installed."
 )
 _BATCH = flags.DEFINE_integer("batch", 4, "Most images that a bundle translates at once.")
 _WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write beside a bundle.")
@@ -45,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
             "translate needs --workdir=RUN or --bundle=FOLDER, --input=FILE_OR_FOLDER and "
             "--output=FOLDER"
         )
-    if _BUNDLE.value is not None and program.WORKDIR.value is not None:
+    if bundle_flags.BUNDLE.value is not None and program.WORKDIR.value is not None:
         raise UserError("translate takes --workdir=RUN or --bundle=FOLDER, not both")
     wanted = list(MAPS) if _MAPS.value == ["all"] else _MAPS.value
     unknown = [name for name in wanted if name not in MAPS]
@@ -53,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--maps={','.join(unknown)} is unknown: use all, or {','.join(MAPS)}")
     folder = Path(program.OUTPUT.value)
     jobs = plan_outputs(Path(_INPUT.value), folder)
-    begin = _with_run if _BUNDLE.value is None else _with_bundle
+    begin = _with_run if bundle_flags.BUNDLE.value is None else _with_bundle
     jobs, results = begin(jobs, folder, wanted)
     if not jobs:
         print(f"nothing is left to do in {folder}")
@@ -136,7 +131,7 @@ def _with_bundle(
     for flag, value in (("batch", _BATCH.value), ("workers", _WORKERS.value)):
         if value < 1:
             raise UserError(f"--{flag}={value} must be at least 1")
-    opened = bundle.read(str(_BUNDLE.value))
+    opened = bundle.read(str(bundle_flags.BUNDLE.value))
     factor = opened.check_factor(program.FACTOR.value)
     bulk.claim(folder, opened, factor)
     left = [job for job in jobs if not job[1].exists()]
@@ -145,7 +140,7 @@ def _with_bundle(
     if not left:
         return [], iter(())
     results = bulk.translate_files(
-        engine.open_engine(opened, cast(engine.Backend, _ENGINE.value)),
+        bundle_flags.open_engine(opened),
         left,
         factor=factor,
         batch=_BATCH.value,

@@ -1,0 +1,212 @@
+import dataclasses
+import itertools
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.serving.conftest import architecture_of, random_generator
+from warp_translate.models import translate
+from warp_translate.serving import device, engine
+from warp_translate.serving.device import FactorChooser, LatencyModel
+
+CPUINFO = """
+processor\t: 0
+model name\t: Some CPU @ 2.00GHz
+cpu MHz\t\t: 1995.312
+processor\t: 1
+model name\t: Some CPU @ 2.00GHz
+cpu MHz\t\t: 1995.312
+"""
+
+
+@pytest.fixture
+def machine(tmp_path):
+    for name in ("proc", "cgroup"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(CPUINFO)
+
+    def find(quota="max 100000"):
+        (tmp_path / "cgroup/cpu.max").write_text(quota)
+        return device.find_device(tmp_path / "proc", tmp_path / "cgroup")
+
+    return find
+
+
+def test_the_cpu_and_what_may_be_used_of_it(machine, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    found = machine()
+    assert found == device.Device("Some CPU @ 2.00GHz", 6, 1995.312)
+    assert machine("350000 100000").cores == 3
+    assert machine("50000 100000").cores == 1
+    assert machine("nonsense").cores == 6
+    assert machine("350000 100000").key != found.key
+
+
+def test_a_system_that_tells_nothing_is_still_a_device(tmp_path):
+    found = device.find_device(tmp_path, tmp_path)
+    assert found.cores >= 1 and found.megahertz is None and found.cpu
+    _, full = device.macs_per_pixel(architecture_of(random_generator()[0]))
+    estimated = device.estimate(found, architecture_of(random_generator()[0]))
+    assert estimated.milliseconds(512, 512, 2) > estimated.milliseconds(512, 512, 4) > 0
+    assert full > 0
+
+
+@pytest.mark.parametrize("head", ["projected", "literal"])
+def test_the_estimate_counts_the_multiplications_that_the_compiler_counts(head):
+    generator, params = random_generator(head)
+    generator = generator.clone(width=16, blocks=2)
+    image = jnp.zeros((1, 8, 8, 3))
+    params = jax.eval_shape(lambda k: generator.init(k, image, image, 1), jax.random.key(0))
+    reduced, full = device.macs_per_pixel(architecture_of(generator))
+    for factor in (1, 4):
+        lowered = jax.jit(lambda p, x, s=factor: translate(generator, p["params"], x, s).output)
+        shape = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+        counted = lowered.lower(params, shape).cost_analysis()["flops"] / 2 / 256**2
+        # It counts the elementwise operations as well.
+        assert 0.75 * counted < full + reduced / factor**2 < counted
+
+
+def test_an_estimate_halves_with_twice_the_cores():
+    architecture = architecture_of(random_generator()[0])
+    one, two = (device.estimate(device.Device("a", n, 2000), architecture) for n in (1, 2))
+    assert two.pixel == pytest.approx(one.pixel / 2)
+    assert two.reduced_pixel == pytest.approx(one.reduced_pixel / 2)
+
+
+def cases(model, factors=(1, 2, 4), noise=0.0):
+    chance = np.random.default_rng(0)
+    for (height, width), factor in itertools.product(device.SIZES, factors):
+        high = model.milliseconds(height, width, factor) * (1 + noise * chance.uniform(-1, 1))
+        yield height, width, factor, 0.9 * high, high
+
+
+def test_the_fit_finds_what_the_times_were_made_of():
+    true = LatencyModel(3.0, 2e-4, 9e-4)
+    fitted = device.fit(list(cases(true)))
+    for name in ("call", "pixel", "reduced_pixel"):
+        assert getattr(fitted, name) == pytest.approx(getattr(true, name), rel=1e-6)
+    assert len(fitted.measured) == 12
+    noisy = device.fit(list(cases(true, noise=0.1)))
+    assert noisy.milliseconds(1080, 1920, 2) == pytest.approx(
+        true.milliseconds(1080, 1920, 2), rel=0.15
+    )
+
+
+def test_no_part_of_the_fit_is_negative():
+    fitted = device.fit([(100, 100, s, 1.0, high) for s, high in ((1, 4.0), (2, 5.0), (4, 6.0))])
+    assert min(fitted.call, fitted.pixel, fitted.reduced_pixel) >= 0
+    assert fitted.milliseconds(100, 100, 1) > 0
+
+
+class Clocked:
+    """An engine whose translations take what a model says, by a clock of its own."""
+
+    def __init__(self, bundle, model):
+        self.bundle, self.model, self.now, self.calls = bundle, model, 0.0, 0
+
+    def translate(self, images, factor=None, *, with_maps=False):
+        self.calls += 1
+        late = 1.5 if self.calls % 20 == 0 else 1.0
+        self.now += late * self.model.milliseconds(*images.shape[1:3], factor) / 1000
+        return engine.Translated(images, None)
+
+
+def test_calibration_times_every_factor_and_size(exported):
+    true = LatencyModel(2.0, 1e-4, 4e-4)
+    clocked, said = Clocked(exported[0], true), []
+    model = device.calibrate(clocked, clock=lambda: clocked.now, note=said.append)
+    assert [tuple(row[:3]) for row in model.measured] == [
+        (*size, factor) for size in device.SIZES for factor in (4, 2)
+    ]
+    assert model.milliseconds(512, 512, 2) == pytest.approx(true.milliseconds(512, 512, 2), rel=0.2)
+    assert len(said) == 8 and said[-1].startswith("8/8  768 x 1024, factor 2: median")
+    assert said[-1].endswith(" 0 s left")
+
+
+def test_a_calibration_is_kept_for_the_device_and_the_build(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    one = device.Device("a", 2, 2000.0)
+    path = device.cache_path(one, exported[0], "onnx")
+    assert device.load(path) is None
+    model = device.fit(list(cases(LatencyModel(3.0, 2e-4, 9e-4))))
+    assert device.save(path, model) and device.load(path) == model
+    other_build = dataclasses.replace(exported[0], files={"model.safetensors": "f" * 64})
+    others = {
+        device.cache_path(dataclasses.replace(one, cores=3), exported[0], "onnx"),
+        device.cache_path(one, other_build, "onnx"),
+        device.cache_path(one, exported[0], "jax"),
+    }
+    assert len(others | {path}) == 4
+    (tmp_path / "file").write_text("")
+    assert not device.save(tmp_path / "file" / "x.json", model)
+
+
+@pytest.mark.parametrize(
+    "change", [{"call": -1.0}, {"call": None}, {"pixel": float("nan")}, {"measured": [[1]]}]
+)
+def test_a_calibration_that_cannot_be_is_made_anew(tmp_path, change):
+    path = tmp_path / "a.json"
+    device.save(path, LatencyModel(1.0, 1.0, 1.0))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert device.load(path) is None
+    path.write_text("{")
+    assert device.load(path) is None
+
+
+MODEL = LatencyModel(0.0, 0.0, 1e-3)
+"""One ms for a thousand reduced pixels: 100 x 100 takes 10, 2.5, 0.625 ms with 1, 2, 4."""
+
+
+@pytest.mark.parametrize(
+    ("budget", "factor", "meets"),
+    [(10.0, 1, True), (9.9, 2, True), (2.5, 2, True), (1.0, 4, True), (0.5, 4, False)],
+)
+def test_claim_8_the_smallest_factor_that_meets_the_budget(budget, factor, meets):
+    choice = FactorChooser(MODEL, (4, 1, 2), budget).choose(100, 100)
+    assert (choice.factor, choice.meets) == (factor, meets)
+    assert choice.milliseconds == pytest.approx(10 / factor**2)
+
+
+def told(chooser, milliseconds, times, size=(100, 100)):
+    for _ in range(times):
+        chooser.observe(*size, chooser.choose(*size).factor, milliseconds)
+    return chooser.choose(*size).factor
+
+
+def test_repeated_misses_raise_the_factor_and_long_ease_lowers_it():
+    chooser = FactorChooser(MODEL, (1, 2, 4), 12.0)
+    assert told(chooser, 13.0, 2) == 1
+    assert told(chooser, 11.0, 1) == 1  # In a row, it says.
+    assert told(chooser, 13.0, 2) == 1
+    assert told(chooser, 13.0, 1) == 2
+    assert chooser.choose(400, 100).factor == 2  # 10 ms with 2: other sizes are left alone.
+    # As slow as this, factor 1 would take 4 * 3 = 12 ms: not easy.
+    assert told(chooser, 3.0, 100) == 2
+    # As expected: factor 1 would take 9.2 ms, which is less than 80 % of 12.
+    assert told(chooser, 2.3, 29) == 2
+    assert told(chooser, 3.0, 1) == 2
+    assert told(chooser, 2.3, 29) == 2
+    assert told(chooser, 2.3, 1) == 1
+    assert told(chooser, 2.3, 100) == 1  # No further down than the model says.
+
+
+def test_the_largest_factor_is_the_end():
+    chooser = FactorChooser(MODEL, (1, 2, 4), 12.0)
+    assert told(chooser, 100.0, 50) == 4
+    assert told(chooser, 0.5, 30) == 2
+
+
+def test_what_was_chosen_before_the_change_does_not_count():
+    chooser = FactorChooser(MODEL, (1, 2, 4), 12.0)
+    for _ in range(10):
+        chooser.observe(100, 100, 1, 100.0)
+    assert chooser.choose(100, 100).factor == 2
+
+
+def test_a_budget_must_be_more_than_nothing():
+    with pytest.raises(ValueError, match="more than 0 ms, got 0"):
+        FactorChooser(MODEL, (1,), 0)

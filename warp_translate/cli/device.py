@@ -1,0 +1,77 @@
+"""``warp-translate device``: what this machine is, and which factor a bundle takes on it.
+
+The bundle is timed once for this machine and this build; what serves it later uses the same times.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from warp_translate.cli import bundle_flags, program
+from warp_translate.errors import UserError
+from warp_translate.serving import bundle, device
+
+_BUDGET = flags.DEFINE_float("budget_ms", 100.0, "What a translation may take, in ms.")
+_SIZES = flags.DEFINE_list(
+    "sizes", ["256x256", "512x512", "1080x1920", "2160x3840"], "HEIGHTxWIDTH to choose for."
+)
+_ANEW = flags.DEFINE_bool("recalibrate", False, "Time the bundle even if it was timed before.")
+_ESTIMATE = flags.DEFINE_bool("estimate", False, "Time nothing: guess from cores and frequency.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the device, the times, and the choices."""
+    if len(argv) > 1:
+        raise UserError(f"device takes flags only, got {' '.join(argv[1:])!r}")
+    if not _BUDGET.value > 0:
+        raise UserError(f"--budget_ms={_BUDGET.value} must be more than 0")
+    sizes = [_size(word) for word in _SIZES.value]
+    found = device.find_device()
+    rate = f"{found.megahertz:.0f} MHz" if found.megahertz else "unknown frequency"
+    print(f"{found.cpu}, {found.cores} core{'s' * (found.cores > 1)} to use, {rate}")
+    if bundle_flags.BUNDLE.value is None:
+        return
+    opened = bundle.read(bundle_flags.BUNDLE.value)
+    model = _model(found, opened)
+    for height, width, factor, median, high in model.measured:
+        print(
+            f"  {height} x {width}, factor {factor}: median {median:.1f} ms, 90 % within "
+            f"{high:.1f} ms, the model says {model.milliseconds(height, width, factor):.1f}"
+        )
+    print(f"for {_BUDGET.value:g} ms ({'measured' if model.measured else 'estimated'}):")
+    chooser = device.FactorChooser(model, opened.factors, _BUDGET.value)
+    for height, width in sizes:
+        choice = chooser.choose(height, width)
+        miss = "" if choice.meets else ", too long with every factor"
+        print(f"  {height} x {width}: factor {choice.factor}, {choice.milliseconds:.0f} ms{miss}")
+
+
+def _model(found: device.Device, opened: bundle.Bundle) -> device.LatencyModel:
+    if _ESTIMATE.value:
+        return device.estimate(found, opened.architecture)
+    ready = bundle_flags.open_engine(opened)
+    path = device.cache_path(found, opened, type(ready).__name__)
+    model = None if _ANEW.value else device.load(path)
+    if model is None:
+        model = device.calibrate(ready, note=lambda line: print(line, file=sys.stderr))
+        if not device.save(path, model):
+            print(f"{path} cannot be written: it is timed again next time", file=sys.stderr)
+    return model
+
+
+def _size(word: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", word)
+    if not match or "0" in match.groups():
+        raise UserError(f"--sizes: {word!r} must be HEIGHTxWIDTH in pixels, 1080x1920 for instance")
+    return int(match.group(1)), int(match.group(2))
+
+
+def run() -> None:
+    """Entry point of the command."""
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()
