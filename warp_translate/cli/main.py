@@ -9,6 +9,7 @@ COMMANDS = {
     "translate": "translate images with a trained generator",
     "device": "tell how fast a bundle is here, and which factor it takes",
     "export": "make a folder of a trained generator that can be served",
+    "serve": "answer translations over HTTP",
 }
 
 _USAGE = "\n".join(

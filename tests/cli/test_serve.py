@@ -1,0 +1,145 @@
+"""The command itself: a process that is asked over the network, and told to stop."""
+
+import concurrent.futures
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving.conftest import describe, random_generator
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving import engine, export
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_JAX = """
+import sys
+for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
+             "grain", "array_record", "cv2", "tensorboardX", "onnx", "safetensors"):
+    sys.modules[name] = None
+from warp_translate.cli import main
+main.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    generator, params = random_generator()
+    root = tmp_path_factory.mktemp("served")
+    image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    bundle = describe(root / "apple-pear", generator, factors=(2,))
+    export.write_bundle(bundle, generator, params, [image])
+    return root
+
+
+def start(*words, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_JAX, "serve", *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def address(process):
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if found := re.match(r"listening on (http://\S+),", line):
+            return found[1], said
+    raise AssertionError("".join(said))
+
+
+def ask(url, data=None, **headers):
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data=data, headers=headers), timeout=30
+        ) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def png(rng, *shape):
+    buffer = io.BytesIO()
+    array = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(array).save(buffer, "PNG")
+    return array, buffer.getvalue()
+
+
+def test_it_serves_without_jax_and_finishes_what_it_took(folder, rng):
+    translate = engine.OnnxEngine(bundles.read(folder / "apple-pear")).translate
+    pictures = [png(rng, 20 + n % 3, 40) for n in range(24)]
+    process = start(str(folder), "--port=0", "--most_requests=64")
+    try:
+        url, said = address(process)
+        assert f"apple to pear: {folder}/apple-pear\n" in said
+        # On this machine alone unless told otherwise.
+        assert url.startswith("http://127.0.0.1:")
+        status, body = ask(f"{url}/health/ready")
+        assert (status, json.loads(body)["generators"]) == (200, 1)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            asked = [
+                pool.submit(ask, f"{url}/v1/translate?target=pear&factor=2", data)
+                for _, data in pictures
+            ]
+            while sum(each.done() for each in asked) < 3:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGTERM)
+            answered = 0
+            for (array, _), each in zip(pictures, asked, strict=True):
+                if isinstance(each.exception(60), urllib.error.URLError | ConnectionError):
+                    continue  # It came after the stop.
+                status, body = each.result()
+                assert status == 200, body
+                with Image.open(io.BytesIO(body)) as image:
+                    found = np.asarray(image).astype(int)
+                assert np.abs(found - translate(array[None], 2).output[0]).max() <= 1
+                answered += 1
+        assert process.wait(60) == 0
+        lines = process.stderr.read().splitlines()
+        assert lines[-1] == "stopped"
+        logged = [json.loads(line) for line in lines if line.startswith("{")]
+        # Whatever was answered was logged as answered, and nothing that was taken was dropped.
+        assert sum(line["path"] == "/v1/translate" for line in logged) == answered >= 3
+        assert {line["status"] for line in logged} == {200}
+    finally:
+        process.kill()
+
+
+def test_the_key_comes_from_the_environment(folder):
+    process = start(str(folder), "--port=0", WARP_TRANSLATE_API_KEY="secret")
+    try:
+        url, _ = address(process)
+        assert ask(f"{url}/v1/generators")[0] == 401
+        assert ask(f"{url}/v1/generators", **{"X-API-Key": "secret"})[0] == 200
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ([], "serve needs one folder of bundles: warp-translate serve bundles"),
+        (["{folder}/none"], "none cannot be read"),
+        (["{folder}", "--port=70000"], "--port=70000 must be within 0 and 65535"),
+        (["{folder}", "--most_requests=0"], "--most_requests=0 must be more than 0"),
+        (["{folder}", "--host=203.0.113.1"], "--host=203.0.113.1 --port=8000 cannot be listened"),
+    ],
+)
+def test_mistakes_are_one_line(folder, words, match):
+    process = start(*(word.format(folder=folder) for word in words))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert match in said and "Traceback" not in said

@@ -1,0 +1,350 @@
+import base64
+import io
+import json
+import random
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from warp_translate.image_files import decode_image, flatten
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving import server
+from warp_translate.serving.batcher import Batcher
+from warp_translate.serving.registry import Registry
+from warp_translate.serving.service import Service
+
+
+@pytest.fixture(scope="module")
+def folder(exported, tmp_path_factory):
+    """From apple to pear and to plum, and from plum to pear."""
+    root = tmp_path_factory.mktemp("served")
+    for source, target in (("apple", "pear"), ("apple", "plum"), ("plum", "pear")):
+        made = root / f"{source}-{target}"
+        shutil.copytree(exported[0].folder, made)
+        path = made / bundles.CONFIG
+        changed = {"name": made.name, "source": source, "target": target}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    return root
+
+
+@pytest.fixture
+def serve(folder, monkeypatch, tmp_path):
+    """Builds a client; the options are those of the service and of the server."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    running = []
+
+    def make(*, queue=None, most_pixels=1 << 20, seconds=20.0, root=folder, **options):
+        registry = Registry(root)
+        registry.scan()
+        service = Service(
+            registry,
+            Batcher(**(queue or {})),
+            budget_milliseconds=1000.0,
+            most_pixels=most_pixels,
+            seconds=seconds,
+        )
+        log = io.StringIO()
+        options = {"most_bytes": 1 << 20, "most_requests": 16, "log": log} | options
+        client = TestClient(server.build(service, **options), raise_server_exceptions=False)
+        client.__enter__()
+        client.service, client.log = service, log
+        running.append(client)
+        return client
+
+    yield make
+    for client in running:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(serve):
+    return serve()
+
+
+def picture(rng, *shape, form="PNG", **options):
+    array = rng.integers(0, 256, shape, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def post(client, data, **fields):
+    return client.post("/v1/translate", content=data, params=fields)
+
+
+def expect(client, data, pair, factor):
+    engine = client.service.snapshot().engines[pair]
+    return engine.translate(flatten(decode_image(data, "it"))[None], factor).output[0]
+
+
+def shown(response):
+    return decode_image(response.content, "the answer")
+
+
+def test_an_image_comes_back_translated_at_its_own_size(client, rng):
+    for size in ((21, 34), (1, 1), (64, 50)):
+        data = picture(rng, *size, 3)
+        response = post(client, data, target="plum", factor=4)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "image/png"
+        found = shown(response).rgb.astype(int)
+        assert np.abs(found - expect(client, data, ("apple", "plum"), 4)).max() <= 1
+        assert response.headers["x-bundle"] == "apple-plum"
+        assert response.headers["x-factor"] == "4"
+        assert response.headers["x-size"] == f"{size[0]}x{size[1]}"
+
+
+def test_a_form_is_as_good_as_a_raw_body(client, rng):
+    data = picture(rng, 20, 30, 3)
+    raw = post(client, data, target="plum", factor=2)
+    response = client.post(
+        "/v1/translate",
+        files={"image": ("../../etc/passwd\x00.png", data, "text/html")},
+        data={"target": "plum", "factor": "2"},
+    )
+    assert response.status_code == 200, response.text
+    assert response.content == raw.content
+
+
+@pytest.mark.parametrize(("form", "media"), server.MEDIA_TYPES.items())
+def test_the_answer_has_the_format_that_was_asked_for(client, rng, form, media):
+    response = post(client, picture(rng, 20, 30, 3), target="plum", format=form)
+    assert response.headers["content-type"] == media
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert image.format.lower() == form and image.size == (30, 20)
+
+
+def test_alpha_is_kept_and_refused_where_it_cannot_be(client, rng):
+    data = picture(rng, 20, 30, 4)
+    response = post(client, data, target="plum")
+    np.testing.assert_array_equal(shown(response).alpha, decode_image(data, "it").alpha)
+    response = post(client, data, target="plum", format="jpeg")
+    assert response.status_code == 400 and "JPEG holds no transparency" in response.json()["error"]
+
+
+def test_the_maps_come_on_request(client, rng):
+    response = post(client, picture(rng, 21, 30, 3), target="plum", factor=4, maps="all")
+    found = response.json()
+    assert (found["bundle"], found["source"], found["target"]) == ("apple-plum", "apple", "plum")
+
+    def size(address):
+        head, _, data = address.partition(",")
+        assert head == "data:image/png;base64"
+        return decode_image(base64.b64decode(data), "it").rgb.shape[:2]
+
+    assert size(found["output"]) == (21, 30)
+    sizes = {name: size(address) for name, address in found["maps"].items()}
+    assert sizes.pop("reduced") == (6, 8)
+    assert set(sizes) == {"pretranslated", "mask", "displacement", "warped"}
+    assert set(sizes.values()) == {(21, 30)}
+
+
+def test_claims_3_to_6_by_request(client, rng):
+    data = picture(rng, 16, 16, 3)
+    # 3: one generator leads to the target.
+    assert post(client, data, target="plum").headers["x-bundle"] == "apple-plum"
+    # 4: several do; nothing tells what the image is unless the request does.
+    response = post(client, data, target="pear")
+    assert response.status_code == 300
+    assert response.json()["choices"] == [
+        {"source": "apple", "target": "pear"},
+        {"source": "plum", "target": "pear"},
+    ]
+    chosen = post(client, data, target="pear", source="plum")
+    assert chosen.headers["x-bundle"] == "plum-pear"
+    # 5: no target, and one generator leads on.
+    assert post(client, data, source="plum").headers["x-bundle"] == "plum-pear"
+    # 6: no target, and several do.
+    response = post(client, data, source="apple")
+    assert response.status_code == 300 and len(response.json()["choices"]) == 2
+    assert post(client, data, target="fig").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"factor": "3"}, "factor 3 is none of 2, 4"),
+        ({"factor": "two"}, "factor must be a whole number, got 'two'"),
+        ({"factor": "-2"}, "factor must be a whole number"),
+        ({"factor": "²"}, "factor must be a whole number"),
+        ({"format": "gif"}, "format must be one of png, jpeg, webp"),
+        ({"maps": "some"}, "maps must be one of none, all"),
+    ],
+)
+def test_wrong_fields_are_named(client, rng, fields, match):
+    response = post(client, picture(rng, 8, 8, 3), target="plum", **fields)
+    assert response.status_code == 400 and match in response.json()["error"]
+
+
+def test_what_is_no_image_is_named(client, rng):
+    good = picture(rng, 40, 40, 3)
+    for data, match in (
+        (b"", "is empty"),
+        (b"GIF89a" + bytes(40), "is not a JPEG, PNG or WebP"),
+        (b"<svg/>", "is not a JPEG, PNG or WebP"),
+        (good[: len(good) // 2], "is damaged or cut short"),
+    ):
+        response = post(client, data, target="plum")
+        assert response.status_code == 400 and match in response.json()["error"]
+    response = client.post("/v1/translate", data={"target": "plum"}, files={"file": good})
+    assert response.status_code == 400 and "no file called image" in response.json()["error"]
+
+
+def test_limits_of_bytes_and_pixels(serve, rng):
+    client = serve(most_bytes=3000, most_pixels=900)
+    assert post(client, picture(rng, 30, 30, 3), target="plum").status_code == 200
+    response = post(client, picture(rng, 31, 30, 3), target="plum")
+    assert response.status_code == 400 and "more than 900 pixels" in response.json()["error"]
+    flat = io.BytesIO()
+    Image.new("RGB", (20000, 20000)).resize((4, 4)).save(flat, "PNG")
+    bomb = bytearray(flat.getvalue())
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # Whatever the header claims.
+    assert post(client, bytes(bomb), target="plum").status_code == 400
+    response = post(client, bytes(3001), target="plum")
+    assert response.status_code == 413 and "more than 3000 bytes" in response.json()["error"]
+
+    def unknown_length():
+        for _ in range(10):
+            yield bytes(1000)
+
+    assert post(client, unknown_length(), target="plum").status_code == 413
+    response = client.post("/v1/translate", files={"image": bytes(5000)})
+    assert response.status_code == 413
+
+
+def test_a_full_queue_is_503_with_a_time_to_come_back(serve, rng):
+    client = serve(queue={"most_waiting": 1})
+    engine = client.service.snapshot().engines["apple", "plum"]
+    go, busy = threading.Event(), threading.Event()
+    translate = engine.translate
+
+    def slow(*arguments, **options):
+        busy.set()
+        assert go.wait(20)
+        return translate(*arguments, **options)
+
+    engine.translate = slow
+    data, answers = picture(rng, 16, 16, 3), []
+    asking = [
+        threading.Thread(target=lambda: answers.append(post(client, data, target="plum")))
+        for _ in range(2)
+    ]
+    asking[0].start()
+    assert busy.wait(20)
+    asking[1].start()
+    while not client.service.batcher.waiting:
+        pass
+    refused = post(client, data, target="plum")
+    assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+    assert "1 requests are waiting" in refused.json()["error"]
+    go.set()
+    for thread in asking:
+        thread.join(20)
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+def test_health_and_what_is_served(client, serve, tmp_path):
+    assert client.get("/health/live").json() == {"live": True}
+    assert client.get("/health/ready").json() == {"ready": True, "generators": 3}
+    found = client.get("/v1/generators").json()
+    assert found["problems"] == {}
+    assert [each["name"] for each in found["generators"]] == [
+        *("apple-pear", "apple-plum", "plum-pear"),
+    ]
+    assert found["generators"][0]["factors"] == [2, 4]
+    (tmp_path / "empty").mkdir()
+    empty = serve(root=tmp_path / "empty")
+    assert empty.get("/health/ready").status_code == 503
+    response = post(empty, b"x", target="plum")
+    assert response.status_code == 404 and "there is no generator" in response.json()["error"]
+
+
+def test_bundles_that_come_are_picked_up(serve, folder, tmp_path, rng):
+    root = tmp_path / "grows"
+    root.mkdir()
+    client = serve(root=root, scan_seconds=0.05)
+    assert not client.get("/v1/generators").json()["generators"]
+    shutil.copytree(folder / "apple-plum", root / ".partial")
+    (root / ".partial").rename(root / "apple-plum")
+    for _ in range(400):
+        if client.get("/v1/generators").json()["generators"]:
+            break
+        threading.Event().wait(0.02)
+    assert post(client, picture(rng, 8, 8, 3), target="plum").status_code == 200
+
+
+def test_requests_are_counted_and_logged_by_known_paths(client, rng):
+    post(client, picture(rng, 8, 9, 3), target="plum", factor=2)
+    post(client, b"", target="plum")
+    assert client.get("/some/secret/place").status_code == 404
+    text = client.get("/metrics").text
+    assert 'warp_translate_requests_total{path="/v1/translate",status="200"} 1.0' in text
+    assert 'warp_translate_requests_total{path="/v1/translate",status="400"} 1.0' in text
+    assert 'path="other",status="404"' in text and "secret" not in text
+    assert "warp_translate_generators 3.0" in text
+    first, second, *_ = map(json.loads, client.log.getvalue().splitlines())
+    assert first["status"] == 200 and first["size"] == "8x9" and first["factor"] == "2"
+    assert second["status"] == 400 and "size" not in second
+
+
+def test_an_api_key_is_asked_of_all_but_health(serve, rng):
+    client = serve(api_key="öffne dich")
+    data = picture(rng, 8, 8, 3)
+    assert client.get("/health/ready").status_code == 200
+    assert post(client, data, target="plum").status_code == 401
+    assert client.get("/v1/generators").status_code == 401
+    good = "öffne dich".encode()
+    for headers, status in (
+        ({"X-API-Key": b"wrong"}, 401),
+        ({"X-API-Key": good}, 200),
+        ({"Authorization": b"Bearer " + good}, 200),
+        ({"Authorization": b"Basic " + good}, 401),
+    ):
+        response = client.post(
+            "/v1/translate", content=data, params={"target": "plum"}, headers=headers
+        )
+        assert response.status_code == status, headers
+
+
+def test_no_malformed_request_is_a_500(client, rng):
+    """Mutated files and forms; the service goes on afterwards."""
+    chance = random.Random(0)
+    files = [
+        picture(rng, 24, 24, 3),
+        picture(rng, 24, 24, 3, form="JPEG"),
+        picture(rng, 24, 24, 3, form="WEBP"),
+        picture(rng, 24, 24, form="PNG"),
+    ]
+    statuses = set()
+    for number in range(120):
+        data = bytearray(chance.choice(files))
+        for _ in range(chance.randrange(1, 12)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        if chance.random() < 0.3:
+            del data[chance.randrange(len(data)) :]
+        if number % 4:
+            response = post(client, bytes(data), target="plum")
+        else:
+            edge = chance.choice(["x", "", "\xff", "y" * 300, 'z"'])
+            body = (
+                f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="../a"\r\n\r\n'
+            ).encode("latin1") + bytes(data)
+            if chance.random() < 0.5:
+                body += f"\r\n--{edge}--\r\n".encode("latin1")
+            kind = f"multipart/form-data; boundary={edge}".encode("latin1")
+            response = client.post(
+                "/v1/translate",
+                content=body,
+                params={"target": "plum"},
+                headers={"Content-Type": kind},
+            )
+        statuses.add(response.status_code)
+        assert response.status_code < 500, (number, response.text)
+        if response.status_code != 200:
+            assert set(response.json()) == {"error"} and "\n" not in response.json()["error"]
+    assert {200, 400} <= statuses
+    assert post(client, files[0], target="plum").status_code == 200

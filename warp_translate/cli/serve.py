@@ -1,0 +1,101 @@
+"""``warp-translate serve FOLDER``: answers translations over HTTP with the bundles of a folder."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from warp_translate.cli import bundle_flags, program
+from warp_translate.errors import UserError
+from warp_translate.serving.batcher import Batcher
+from warp_translate.serving.registry import Registry
+from warp_translate.serving.service import Service
+
+KEY_VARIABLE = "WARP_TRANSLATE_API_KEY"
+
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for everybody.")
+_PORT = flags.DEFINE_integer("port", 8000, "Port to listen on; 0 for any that is free.")
+_BUDGET = flags.DEFINE_float("latency_ms", 200.0, "What a translation may take, in ms.")
+_MEGABYTES = flags.DEFINE_float("most_megabytes", 32.0, "Largest request.")
+_MEGAPIXELS = flags.DEFINE_float("most_megapixels", 16.0, "Largest image.")
+_QUEUE = flags.DEFINE_integer("most_requests", 64, "Translations in work and waiting, together.")
+_BATCH = flags.DEFINE_integer("most_together", 8, "Images that are translated at once.")
+_SECONDS = flags.DEFINE_float("most_seconds", 60.0, "How long a request may wait.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves until it is told to stop, and then finishes what it took."""
+    if len(argv) != 2:
+        raise UserError("serve needs one folder of bundles: warp-translate serve bundles")
+    for flag in (_BUDGET, _MEGABYTES, _MEGAPIXELS, _QUEUE, _BATCH, _SECONDS):
+        if not flag.value > 0:
+            raise UserError(f"--{flag.name}={flag.value} must be more than 0")
+    if not 0 <= _PORT.value < 65536:
+        raise UserError(f"--port={_PORT.value} must be within 0 and 65535")
+    try:
+        import uvicorn
+
+        from warp_translate.serving import server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"serve needs the package {error.name}: pip install 'warp-translate[serve]'"
+        ) from error
+    registry = Registry(argv[1], bundle_flags.open_engine)
+    served = registry.scan()
+    for name, problem in served.problems.items():
+        print(f"{name} is not served: {problem}", file=sys.stderr)
+    for (source, target), engine in sorted(served.engines.items()):
+        print(f"{source} to {target}: {engine.bundle.folder}", file=sys.stderr)
+    if not served.engines:
+        print(f"{argv[1]} holds no bundle yet; what comes is picked up", file=sys.stderr)
+    service = Service(
+        registry,
+        Batcher(most_waiting=_QUEUE.value, batch=_BATCH.value),
+        budget_milliseconds=_BUDGET.value,
+        most_pixels=int(1e6 * _MEGAPIXELS.value),
+        seconds=_SECONDS.value,
+    )
+    app = server.build(
+        service,
+        most_bytes=int(1e6 * _MEGABYTES.value),
+        most_requests=_QUEUE.value,
+        api_key=os.environ.get(KEY_VARIABLE) or None,
+    )
+    with _listen(_HOST.value, _PORT.value) as listener:
+        host, port = listener.getsockname()[:2]
+        print(f"listening on http://{host}:{port}, stop with Ctrl-C", file=sys.stderr, flush=True)
+        # uvicorn stops on SIGTERM and SIGINT when what runs is done, and then raises the signal
+        # again, which is to do nothing more.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        settings = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=int(_SECONDS.value) + 10,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
+    print("stopped", file=sys.stderr)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise UserError(
+            f"--host={host} --port={port} cannot be listened on ({error.strerror or error}): "
+            "choose others"
+        ) from error
+
+
+def run() -> None:
+    """Entry point of the command."""
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,394 @@
+"""The HTTP service around a `Service`: what comes in, what goes out, and its limits."""
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any, TextIO
+
+import anyio
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from warp_translate import image_files
+from warp_translate.errors import UserError
+from warp_translate.evaluation import sheet
+from warp_translate.serving.batcher import Busy, TooLate
+from warp_translate.serving.engine import to_uint8
+from warp_translate.serving.routing import Choices, NoRoute
+from warp_translate.serving.service import Answer, Service
+
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+_FIELDS = ("source", "target", "factor", "format", "maps")
+_OPEN_PATHS = ("/health/live", "/health/ready")
+_FULL_COLOR_SHARE = 0.05  # As ``warp-translate translate`` draws displacements.
+
+
+def build(
+    service: Service,
+    *,
+    most_bytes: int,
+    most_requests: int,
+    scan_seconds: float = 2.0,
+    api_key: str | None = None,
+    log: TextIO | None = sys.stderr,
+) -> FastAPI:
+    """Builds the application.
+
+    Args:
+      service: answers.
+      most_bytes: of a request's body; a larger one is answered with 413.
+      most_requests: translations in work and in the queue together; more are answered with 503.
+      scan_seconds: between looks at the folder of bundles.
+      api_key: if given, what ``X-API-Key`` or ``Authorization: Bearer`` must hold.
+      log: gets one JSON line for each request; None for none.
+    """
+    metrics = _Metrics(service)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(service, scan_seconds))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            # What was taken is finished.
+            await asyncio.to_thread(service.batcher.close)
+
+    app = FastAPI(title="warp_translate", lifespan=lifespan, docs_url=None, redoc_url=None)
+    limiter = anyio.CapacityLimiter(most_requests)
+
+    @app.post("/v1/translate")
+    async def translate(request: Request) -> Response:
+        """Translates the image of the request."""
+        if limiter.borrowed_tokens >= most_requests:
+            raise Busy(f"{most_requests} requests are being answered")
+        data, fields = await _read(request)
+        source, target = fields.get("source") or None, fields.get("target") or None
+        factor = _whole("factor", fields.get("factor"))
+        form = _one_of("format", fields.get("format") or "png", tuple(MEDIA_TYPES))
+        maps = _one_of("maps", fields.get("maps") or "none", ("none", "all"))
+
+        def work() -> Response:
+            found = service.answer(
+                data, source=source, target=target, factor=factor, with_maps=maps == "all"
+            )
+            if isinstance(found, Choices):
+                return _choices(found)
+            return _image(found, form) if maps == "none" else _with_maps(found, form)
+
+        response = await anyio.to_thread.run_sync(work, limiter=limiter)
+        request.state.told = {
+            name: response.headers[f"x-{name}"]
+            for name in ("bundle", "factor", "size", "milliseconds")
+            if f"x-{name}" in response.headers
+        }
+        return response
+
+    @app.get("/v1/generators")
+    def generators() -> dict[str, Any]:
+        """What is served, and what is wrong with what is not."""
+        served = service.snapshot()
+        listed = [
+            {
+                "name": engine.bundle.name,
+                "source": source,
+                "target": target,
+                "factors": list(engine.bundle.factors),
+                "factor": engine.bundle.factor,
+                "build": engine.bundle.build,
+            }
+            for (source, target), engine in sorted(served.engines.items())
+        ]
+        return {"generators": listed, "problems": dict(served.problems)}
+
+    @app.get("/health/live")
+    def live() -> Response:
+        """Whether the process answers."""
+        return JSONResponse({"live": True})
+
+    @app.get("/health/ready")
+    def ready() -> Response:
+        """Whether translations are answered."""
+        count, alive = len(service.snapshot().engines), service.batcher.alive
+        good = bool(count) and alive
+        return JSONResponse({"ready": good, "generators": count}, 200 if good else 503)
+
+    @app.get("/metrics")
+    def measured() -> Response:
+        """Figures for Prometheus."""
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    _answer_errors(app)
+
+    app.add_middleware(_Edge, metrics=metrics, most_bytes=most_bytes, api_key=api_key, log=log)
+    return app
+
+
+class _Edge:
+    """Around every request: the key, the limit of the body, the figures and the log."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: "_Metrics",
+        most_bytes: int,
+        api_key: str | None,
+        log: TextIO | None,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._most = most_bytes
+        self._key = api_key.encode() if api_key is not None else None
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, watched)
+        finally:
+            self._tell(scope, status, time.perf_counter() - begin)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if self._key is not None and scope["path"] not in _OPEN_PATHS:
+            given = headers.get(b"x-api-key", b"")
+            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+            if not given and scheme.lower() == b"bearer":
+                given = token.strip()
+            if not hmac.compare_digest(given, self._key):
+                refusal = _error(401, "the API key is missing or wrong: send X-API-Key")
+                await refusal(scope, receive, send)
+                return
+        words = f"the request has more than {self._most} bytes; send a smaller image"
+        said = headers.get(b"content-length", b"0")
+        if said.isdigit() and int(said) > self._most:
+            await _error(413, words)(scope, receive, send)
+            return
+        got = 0
+
+        async def counted() -> Message:
+            # Whatever it says of its length.
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self._most:
+                raise _TooLarge(words)
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        # Not a label for whatever somebody tries.
+        path = scope["path"] if scope.get("route") is not None else "other"
+        self._metrics.observe(path, status, seconds)
+        if self._log is not None:
+            client = scope.get("client")
+            line = {
+                "time": round(time.time(), 3),
+                "client": client[0] if client else None,
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status,
+                "milliseconds": round(1000 * seconds, 1),
+                **scope.get("state", {}).get("told", {}),
+            }
+            print(json.dumps(line), file=self._log, flush=True)
+
+
+class _TooLarge(Exception):
+    """More came than may."""
+
+
+class _Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "warp_translate_requests", "Requests.", ["path", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "warp_translate_request_seconds",
+            "Time of a request.",
+            ["path"],
+            registry=self._registry,
+        )
+        self._waiting = Gauge(
+            "warp_translate_waiting", "Requests in the queue.", registry=self._registry
+        )
+        self._generators = Gauge(
+            "warp_translate_generators", "Generators that are served.", registry=self._registry
+        )
+        self._problems = Gauge(
+            "warp_translate_broken_bundles", "Bundles that cannot be.", registry=self._registry
+        )
+
+    def observe(self, path: str, status: int, seconds: float) -> None:
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def text(self) -> bytes:
+        served = self._service.snapshot()
+        self._waiting.set(self._service.batcher.waiting)
+        self._generators.set(len(served.engines))
+        self._problems.set(len(served.problems))
+        return generate_latest(self._registry)
+
+
+async def _watch(service: Service, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        # The folder may be away for a moment, on a network for instance.
+        with contextlib.suppress(UserError):
+            await asyncio.to_thread(service.registry.scan)
+
+
+async def _read(request: Request) -> tuple[bytes, dict[str, str]]:
+    """The image and the fields of a request: a form, or a raw body with fields in the address."""
+    fields = {name: request.query_params.get(name, "") for name in _FIELDS}
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return await request.body(), fields
+    async with request.form(max_files=1, max_fields=len(_FIELDS)) as form:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            raise UserError("the form has no file called image; send one")
+        for name in _FIELDS:
+            value = form.get(name)
+            if isinstance(value, str) and value:
+                fields[name] = value
+        return await image.read(), fields
+
+
+def _whole(name: str, text: str | None) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise UserError(f"{name} must be a whole number, got {text[:40]!r}")
+    return int(text)
+
+
+def _one_of(name: str, text: str, known: tuple[str, ...]) -> Any:
+    if text not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {text[:40]!r}")
+    return text
+
+
+def _headers(found: Answer) -> dict[str, str]:
+    height, width = found.rgb.shape[:2]
+    return {
+        "X-Bundle": found.bundle,
+        "X-Source": found.source,
+        "X-Target": found.target,
+        "X-Factor": str(found.factor),
+        "X-Size": f"{height}x{width}",
+        "X-Milliseconds": f"{found.milliseconds:.1f}",
+    }
+
+
+def _image(found: Answer, form: Any) -> Response:
+    data = image_files.encode_image(found.rgb, found.alpha, form)
+    return Response(data, media_type=MEDIA_TYPES[form], headers=_headers(found))
+
+
+def _with_maps(found: Answer, form: Any) -> Response:
+    """The output and pictures of the maps as data addresses."""
+    assert found.maps is not None
+    maps = found.maps
+    full = max(1.0, _FULL_COLOR_SHARE * max(found.rgb.shape[:2]))
+    pictures: dict[str, np.ndarray] = {
+        "reduced": to_uint8(maps["reduced"]),
+        "pretranslated": to_uint8(maps["pretranslated"]),
+        "mask": sheet.mask_to_gray(maps["mask"]),
+        "displacement": sheet.displacement_to_color(maps["displacement"], full),
+        "warped": to_uint8(maps["warped"]),
+    }
+    told = {name.lower()[2:]: value for name, value in _headers(found).items()}
+    return JSONResponse(
+        {
+            **told,
+            "output": _data(image_files.encode_image(found.rgb, found.alpha, form), form),
+            "maps": {
+                name: _data(image_files.encode_image(picture, None, "png"), "png")
+                for name, picture in pictures.items()
+            },
+        },
+        headers=_headers(found),
+    )
+
+
+def _data(data: bytes, form: str) -> str:
+    return f"data:{MEDIA_TYPES[form]};base64,{base64.b64encode(data).decode()}"
+
+
+def _choices(found: Choices) -> Response:
+    listed = [{"source": source, "target": target} for source, target in found.pairs]
+    what = f"looks like {found.recognised}" if found.recognised else "is not known"
+    message = f"what the image is {what}" if not found.recognised else f"the image {what}"
+    return JSONResponse(
+        {
+            "error": f"{message}, and several translations are possible: choose with target or "
+            "source",
+            "recognised": found.recognised,
+            "choices": listed,
+        },
+        status_code=300,
+    )
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Makes one line of JSON of everything that goes wrong."""
+
+    @app.exception_handler(NoRoute)
+    def no_route(request: Request, error: NoRoute) -> Response:
+        return _error(404, str(error))
+
+    @app.exception_handler(UserError)
+    def mistake(request: Request, error: UserError) -> Response:
+        return _error(400, str(error))
+
+    @app.exception_handler(Busy)
+    def busy(request: Request, error: Busy) -> Response:
+        return _error(503, f"{error}; try again")
+
+    @app.exception_handler(TooLate)
+    def late(request: Request, error: TooLate) -> Response:
+        return _error(503, f"the request {error}; try again")
+
+    @app.exception_handler(MemoryError)
+    def memory(request: Request, error: MemoryError) -> Response:
+        return _error(413, "the image does not fit into memory; scale it down")
+
+    @app.exception_handler(_TooLarge)
+    def large(request: Request, error: _TooLarge) -> Response:
+        return _error(413, str(error))
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail))
