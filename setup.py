@@ -41,6 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["warp_translate", "warp_translate.*"]),
+    package_data={"warp_translate.serving": ["page/*"]},
     entry_points={"console_scripts": ["warp-translate = warp_translate.cli.main:main"]},
     install_requires=[
         _JAX.format(extra=""),
@@ -75,6 +76,7 @@ setup(
             "httpx2>=2,<3",  # Requests to the server without a network.
             "kubernetes-validate>=1.37,<1.38",  # The schemas of that release of Kubernetes.
             "mypy>=2,<3",
+            "playwright>=1.50,<2",  # Drives a Chromium that is installed; brings none.
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "pyyaml>=6,<7",

@@ -38,6 +38,14 @@ def test_an_unknown_domain_leaves_the_choice_to_the_user(classify):
     assert route(FRUIT, classify, target="pear") == expected
 
 
+def test_the_only_generator_takes_what_nobody_can_classify():
+    only = [("apple", "pear")]
+    assert route(only, None) == Route("apple", "pear")
+    assert route(only, lambda: None) == Choices(None, (("apple", "pear"),))
+    with pytest.raises(NoRoute, match="looks like plum"):
+        route(only, lambda: "plum")
+
+
 def test_a_domain_that_was_said_is_not_classified():
     assert route(FRUIT, unasked, source="plum") == Route("plum", "pear")
     assert route(FRUIT, unasked, source="apple", target="plum") == Route("apple", "plum")

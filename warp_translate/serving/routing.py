@@ -72,7 +72,7 @@ def route(
 
     Returns:
       The generator, or the choices. Choices are also the answer where the image's domain decides
-      and is not known.
+      and is not known. Without a classifier the only generator there is takes every image.
 
     Raises:
       NoRoute: no generator leads to the target, from the source, or from what the image is.
@@ -87,7 +87,7 @@ def route(
     if source is not None:
         # Said and not to be classified: it is as if there were no other domains.
         return Route(*leading[0]) if len(leading) == 1 else Choices(source, tuple(leading))
-    if target is not None and len(leading) == 1:
+    if len(leading) == 1 and (target is not None or classify is None):
         return Route(*leading[0])
     recognised = classify() if classify is not None else None
     if recognised is None:

@@ -7,7 +7,8 @@ import hmac
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from importlib import resources
 from typing import Any, TextIO
 
 import anyio
@@ -29,7 +30,13 @@ from warp_translate.serving.service import Answer, Service
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
-_OPEN_PATHS = ("/health/live", "/health/ready")
+_PAGE = {"": "text/html", "style.css": "text/css", "app.js": "text/javascript"}
+_OPEN_PATHS = ("/health/live", "/health/ready", *(f"/{name}" for name in _PAGE))
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
 _FULL_COLOR_SHARE = 0.05  # As ``warp-translate translate`` draws displacements.
 
 
@@ -94,6 +101,9 @@ def build(
         }
         return response
 
+    for name, media in _PAGE.items():
+        app.add_api_route(f"/{name}", _page(name or "index.html", media), include_in_schema=False)
+
     @app.get("/v1/generators")
     def generators() -> dict[str, Any]:
         """What is served, and what is wrong with what is not."""
@@ -132,6 +142,13 @@ def build(
 
     app.add_middleware(_Edge, metrics=metrics, most_bytes=most_bytes, api_key=api_key, log=log)
     return app
+
+
+def _page(name: str, media: str) -> Callable[[], Response]:
+    """A file of the page, which loads nothing from elsewhere."""
+    text = (resources.files("warp_translate.serving") / "page" / name).read_text("utf-8")
+    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+    return lambda: Response(text, media_type=f"{media}; charset=utf-8", headers=headers)
 
 
 class _Edge:

@@ -1,0 +1,219 @@
+"""The page in a real browser: Chromium where it is installed, as .ci/run does."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from warp_translate.image_files import decode_image
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving import engine
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
+]
+
+ROOT = Path(__file__).parents[2]
+QUIET = ["background-networking", "component-update", "sync", "gpu"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", *(f"--disable-{what}" for what in QUIET)],
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def serve(exported, tmp_path):
+    running = []
+
+    def start(*pairs, **environment):
+        root = tmp_path / "served"
+        for source, target in pairs:
+            made = shutil.copytree(exported[0].folder, root / f"{source}-{target}")
+            path = made / bundles.CONFIG
+            changed = {"name": made.name, "source": source, "target": target}
+            path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+        process = subprocess.Popen(
+            [
+                *[sys.executable, "-m", "warp_translate.cli.main", "serve", str(root)],
+                *["--port=0", "--latency_ms=10000", "--most_megapixels=0.1"],
+            ],
+            cwd=ROOT,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        for line in process.stderr:
+            if line.startswith("listening on "):
+                return line.split()[2].rstrip(",")
+        raise AssertionError("it did not start")
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens the page; nothing may be said on its console, and nothing asked of other hosts."""
+    opened = []
+
+    def go(address, width=1100, *, allowed=0):
+        page = browser.new_page(viewport={"width": width, "height": 800}, accept_downloads=True)
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.wait_for_load_state("networkidle")
+        opened.append((page, said, asked, address, allowed))
+        return page
+
+    yield go
+    for page, said, asked, address, allowed in opened:
+        # Answers of 4xx are what the console tells by itself.
+        errors = [line for line in said if "Failed to load resource" not in line]
+        assert errors == [] and len(said) - len(errors) <= allowed, said
+        local = (address, "blob:", "data:")
+        assert all(url.startswith(local) for url in asked), asked
+        page.close()
+
+
+def picture(rng, height=21, width=34):
+    array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return array, {"name": "my.cat.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+
+
+def until(page, expression):
+    """Waits for JavaScript to be true; playwright's own waiting needs what the page forbids."""
+    for _ in range(500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"{expression} did not become true")
+
+
+def size_of(page, selector):
+    shown = f"document.querySelector('{selector}')"
+    until(page, f"{shown}.complete && {shown}.naturalWidth > 0")
+    return page.evaluate(f"[{shown}.naturalHeight, {shown}.naturalWidth]")
+
+
+def test_a_picture_goes_through_and_comes_back_at_its_own_size(serve, visit, exported, rng):
+    page = visit(serve(("apple", "plum")))
+    array, file = picture(rng)
+    page.set_input_files("#file", file)
+    page.wait_for_selector("#result", state="visible")
+    assert size_of(page, "#after") == size_of(page, "#before") == [21, 34]
+    facts = page.text_content("#facts")
+    assert facts.startswith("apple to plum, 34 x 21 pixels, factor 2, translated in ")
+    assert page.locator("#maps figure").count() == 5
+    assert size_of(page, "#maps figure:nth-child(1) img") == [11, 17]
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "my.cat.plum.png"
+    found = decode_image(Path(download.value.path()).read_bytes(), "it").rgb.astype(int)
+    expected = engine.OnnxEngine(exported[0]).translate(array[None], 2).output[0]
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_where_it_is_ambiguous_the_user_chooses(serve, visit, rng):
+    """The patent's cases on the page: an unknown image, and what was said of it."""
+    page = visit(serve(("apple", "pear"), ("apple", "plum"), ("plum", "pear")))
+    page.set_input_files("#file", picture(rng)[1])
+    page.wait_for_selector("#choices", state="visible")
+    buttons = page.locator("#choice-buttons button")
+    assert buttons.all_text_contents() == ["apple to pear", "apple to plum", "plum to pear"]
+    assert not page.is_visible("#result")
+    # The first is in focus: by keyboard alone the second is one step away.
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result", state="visible")
+    assert page.text_content("#facts").startswith("apple to plum,")
+    assert not page.is_visible("#choices")
+    page.select_option("#pair", label="plum to pear")
+    page.select_option("#factor", "4")
+    page.click("#go")
+    until(page, "document.getElementById('facts').textContent.startsWith('plum')")
+    assert "factor 4" in page.text_content("#facts")
+
+
+@pytest.mark.parametrize("width", [320, 1100])
+def test_the_slider_shows_before_and_after(serve, visit, rng, width):
+    page = visit(serve(("apple", "plum")), width)
+    page.set_input_files("#file", picture(rng)[1])
+    page.wait_for_selector("#result", state="visible")
+
+    def line():
+        box, bar = (page.locator(name).bounding_box() for name in ("#compare", "#line"))
+        return (bar["x"] - box["x"]) / box["width"]
+
+    assert line() == pytest.approx(0.5, abs=0.01)
+    page.focus("#slider")
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert line() == pytest.approx(0.6, abs=0.01)
+    clip = page.evaluate("document.getElementById('before').style.clipPath")
+    assert clip.replace(" ", "") in ("inset(0px40%0px0px)", "inset(040%00)")
+    box = page.locator("#compare").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    assert line() == pytest.approx(0.25, abs=0.02)
+    # Nothing lies beside the screen.
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_mistakes_are_said_and_the_next_picture_goes_through(serve, visit, rng):
+    page = visit(serve(("apple", "plum")), allowed=2)
+    bad = {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.set_input_files("#file", bad)
+    page.wait_for_selector("#error", state="visible")
+    assert "is not a JPEG, PNG or WebP image" in page.text_content("#error")
+    page.set_input_files("#file", picture(rng, 400, 400)[1])
+    until(page, "document.getElementById('error').textContent.includes('pixels')")
+    assert not page.is_visible("#result")
+    page.set_input_files("#file", picture(rng)[1])
+    page.wait_for_selector("#result", state="visible")
+    assert not page.is_visible("#error")
+
+
+def test_a_key_is_asked_for_and_remembered(serve, visit, rng):
+    page = visit(serve(("apple", "plum"), WARP_TRANSLATE_API_KEY="secret"), allowed=1)
+    page.wait_for_selector("#key-field", state="visible")
+    assert "asks for an API key" in page.text_content("#error")
+    page.fill("#key", "secret")
+    page.keyboard.press("Tab")
+    until(page, "document.getElementById('pair').options.length === 2")
+    page.set_input_files("#file", picture(rng)[1])
+    page.wait_for_selector("#result", state="visible")
+    page.reload()
+    until(page, "document.getElementById('pair').options.length === 2")
+
+
+def test_the_page_stays_as_it_is_when_the_server_is_gone(serve, visit, rng, exported):
+    address = serve(("apple", "plum"))
+    page = visit(address, allowed=1)
+    page.route("**/v1/translate*", lambda route: route.abort())
+    page.set_input_files("#file", picture(rng)[1])
+    page.wait_for_selector("#error", state="visible")
+    assert "cannot be reached" in page.text_content("#error")
