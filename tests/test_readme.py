@@ -30,7 +30,14 @@ def commands():
 
 def test_commands_and_flags_exist():
     found = list(commands())
-    assert {words[0] for words in found} == {"train", "evaluate", "translate", "export", "device", "serve"}
+    assert {words[0] for words in found} == {
+        "train",
+        "evaluate",
+        "translate",
+        "export",
+        "device",
+        "serve",
+    }
     for command in {words[0] for words in found}:
         done = subprocess.run(
             [sys.executable, "-m", f"warp_translate.cli.{command}", "--helpfull"],
