@@ -172,7 +172,7 @@ def encode_image(
       ValueError: the arrays have another shape or dtype.
     """
     if alpha is not None and form == "jpeg":
-        raise UserError(f"{name}: JPEG holds no transparency; use png or webp")
+        raise UserError(f"{name}: JPEG holds no transparency; use .png or .webp")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
     if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != rgb.shape[:2]):

@@ -9,7 +9,7 @@ from warp_translate.errors import UserError
 from warp_translate.models import translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine as engines
-from warp_translate.serving.onnx_graph import MAPS
+from warp_translate.serving.pictures import MAPS
 from warp_translate.types import to_float, to_uint8
 
 ENGINES = {

@@ -7,6 +7,7 @@ import pytest
 from tests.serving.conftest import architecture_of, random_generator
 from warp_translate.models import translate
 from warp_translate.serving import export, onnx_graph
+from warp_translate.serving.pictures import MAPS
 from warp_translate.types import to_float, to_uint8
 
 SIZES = [(1, 1, 1), (2, 5, 3), (1, 37, 53), (2, 64, 32), (1, 100, 9)]
@@ -49,7 +50,7 @@ def test_the_graph_is_the_method_at_any_size(head, factor, rng):
         np.testing.assert_allclose(found["output"].astype(int), output.astype(int), atol=1)
         differing = np.count_nonzero(found["output"] != output)
         assert differing <= max(2, 0.01 * output.size)
-        for name in onnx_graph.MAPS:
+        for name in MAPS:
             value = np.asarray(getattr(expected, name))
             # The norm of a picture that is all but flat enlarges the last bits. On a random picture
             # a position that is off by e is off by up to 2 e in value.
@@ -78,7 +79,7 @@ def test_the_factor_and_the_maps_may_be_left_out(rng):
     found = run(graph, images)
     np.testing.assert_array_equal(found["output"], run(graph, images, factor=2)["output"])
     assert (found["output"] != run(graph, images, factor=4)["output"]).any()
-    assert all(found[name].size == 0 for name in onnx_graph.MAPS)
+    assert all(found[name].size == 0 for name in MAPS)
 
 
 def test_floats_go_in_and_out_unrounded(rng):

@@ -14,11 +14,9 @@ from absl import flags
 from warp_translate import image_files
 from warp_translate.cli import bundle_flags, program
 from warp_translate.errors import UserError
-from warp_translate.evaluation import sheet
-from warp_translate.serving import bulk, bundle, engine
+from warp_translate.serving import bulk, bundle, pictures
+from warp_translate.serving.pictures import MAPS, full_color
 from warp_translate.training.logging import Progress
-
-MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
 
 _INPUT = flags.DEFINE_string("input", None, "An image (JPEG, PNG or WebP) or a folder of images.")
 _MAPS = flags.DEFINE_list(
@@ -26,9 +24,6 @@ _MAPS = flags.DEFINE_list(
 )
 _BATCH = flags.DEFINE_integer("batch", 4, "Most images that a bundle translates at once.")
 _WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write beside a bundle.")
-
-# Nothing on a sheet says how long a colour is, so a fixed share of the side is shown in full.
-_FULL_COLOR_SHARE = 0.05
 
 
 def main(argv: Sequence[str]) -> None:
@@ -95,23 +90,23 @@ def _with_run(
     # Compiled once for each size that comes.
     translate = jax.jit(lambda params, x: trained.training.translate(params, to_float(x)))
 
-    def pictures(original: np.ndarray) -> dict[str, np.ndarray]:
+    def drawn(original: np.ndarray) -> dict[str, np.ndarray]:
         found = translate(params, original[None])
         first = jax.tree.map(lambda each: np.asarray(each[0]), found)
-        return maps_as_images(first, _full_color(original.shape))
+        return maps_as_images(first, full_color(original.shape))
 
-    return jobs, _one_by_one(pictures, jobs, maps)
+    return jobs, _one_by_one(drawn, jobs, maps)
 
 
 def _one_by_one(
-    pictures: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    drawn: Callable[[np.ndarray], Mapping[str, np.ndarray]],
     jobs: Sequence[bulk.Job],
     maps: Sequence[str],
 ) -> Iterator[str | None]:
     for source, target in jobs:
         try:
             decoded = image_files.read_image(source)
-            found = pictures(image_files.flatten(decoded))
+            found = drawn(image_files.flatten(decoded))
             output = found["output"]
             if decoded.alpha is not None:
                 output = image_files.unflatten(output, decoded.alpha)
@@ -145,28 +140,9 @@ def _with_bundle(
         factor=factor,
         batch=_BATCH.value,
         workers=_WORKERS.value,
-        draw=(lambda found: _draw(found, maps)) if maps else None,
+        draw=(lambda found: pictures.draw(found, maps)) if maps else None,
     )
     return left, results
-
-
-def _draw(maps: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """Pictures of the maps, as `evaluation.evaluator.maps_as_images` draws them."""
-    pictures = {}
-    for name in wanted:
-        if name == "mask":
-            pictures[name] = sheet.mask_to_gray(maps[name])
-        elif name == "displacement":
-            full = _full_color(maps[name].shape)
-            pictures[name] = sheet.displacement_to_color(maps[name], full)
-        else:
-            pictures[name] = engine.to_uint8(maps[name])
-    return pictures
-
-
-def _full_color(shape: Sequence[int]) -> float:
-    """The displacement in pixels that is shown in full colour."""
-    return max(1.0, _FULL_COLOR_SHARE * max(shape[:2]))
 
 
 def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:

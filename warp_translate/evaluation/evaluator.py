@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from warp_translate.evaluation import metrics, sheet
+from warp_translate import map_pictures
+from warp_translate.evaluation import metrics
 from warp_translate.evaluation.accumulator import Accumulator
 from warp_translate.models import Translation
 from warp_translate.ops.mask_statistics import mask_saturation
@@ -153,8 +154,8 @@ def maps_as_images(translation: Translation, magnitude: float) -> dict[str, np.n
     return {
         "reduced": np.asarray(to_uint8(translation.reduced)),
         "pretranslated": np.asarray(to_uint8(translation.pretranslated)),
-        "mask": sheet.mask_to_gray(translation.mask),
-        "displacement": sheet.displacement_to_color(translation.displacement, magnitude),
+        "mask": map_pictures.mask_to_gray(translation.mask),
+        "displacement": map_pictures.displacement_to_color(translation.displacement, magnitude),
         "warped": np.asarray(to_uint8(translation.warped)),
         "output": np.asarray(to_uint8(translation.output)),
     }

@@ -21,6 +21,7 @@ from warp_translate.serving import model_card, onnx_graph
 from warp_translate.serving.architecture import LEAST_REDUCED, Architecture
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Engine, JaxEngine, OnnxEngine, Translated
+from warp_translate.serving.pictures import MAPS
 from warp_translate.types import Array, PyTree, to_float, to_uint8
 
 PARITY_SIZES = (
@@ -163,7 +164,7 @@ def _lower(generator: Generator, architecture: Architecture, params: PyTree, fac
 
     def run(flat: dict[str, Array], images: Array) -> tuple[Array, dict[str, Array]]:
         translation = _translate(generator, architecture, unflatten(flat), images, factor)
-        maps = {name: getattr(translation, name) for name in onnx_graph.MAPS}
+        maps = {name: getattr(translation, name) for name in MAPS}
         return to_uint8(translation.output), maps
 
     multiple = factor * generator.stride
@@ -220,7 +221,7 @@ def _compare(
         output, translation = checkpoint(params, image[None], factor)
         expected = Translated(
             np.asarray(output),
-            {name: np.asarray(getattr(translation, name)) for name in onnx_graph.MAPS},
+            {name: np.asarray(getattr(translation, name)) for name in MAPS},
         )
         for name, engine in engines.items():
             found = engine.translate(image[None], factor, with_maps=True)

@@ -13,10 +13,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from warp_translate.serving.architecture import LEAST_REDUCED, STRIDE, Architecture
+from warp_translate.serving.pictures import MAPS
 
 OPSET = 18
 IR_VERSION = 8
-MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
 
 _PIXEL_SCALE = 127.5  # types.PIXEL_SCALE, which comes with jax.
 _NORM_EPSILON = 1e-5

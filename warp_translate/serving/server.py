@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Any, TextIO
 
 import anyio
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -22,9 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate import image_files
 from warp_translate.errors import UserError
-from warp_translate.evaluation import sheet
+from warp_translate.serving import pictures
 from warp_translate.serving.batcher import Busy, TooLate
-from warp_translate.serving.engine import to_uint8
 from warp_translate.serving.routing import Choices, NoRoute
 from warp_translate.serving.service import Answer, Service
 
@@ -37,7 +35,6 @@ _POLICY = (
     "img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
-_FULL_COLOR_SHARE = 0.05  # As ``warp-translate translate`` draws displacements.
 
 
 def build(
@@ -332,15 +329,7 @@ def _image(found: Answer, form: Any) -> Response:
 def _with_maps(found: Answer, form: Any) -> Response:
     """The output and pictures of the maps as data addresses."""
     assert found.maps is not None
-    maps = found.maps
-    full = max(1.0, _FULL_COLOR_SHARE * max(found.rgb.shape[:2]))
-    pictures: dict[str, np.ndarray] = {
-        "reduced": to_uint8(maps["reduced"]),
-        "pretranslated": to_uint8(maps["pretranslated"]),
-        "mask": sheet.mask_to_gray(maps["mask"]),
-        "displacement": sheet.displacement_to_color(maps["displacement"], full),
-        "warped": to_uint8(maps["warped"]),
-    }
+    drawn = pictures.draw(found.maps)
     told = {name.lower()[2:]: value for name, value in _headers(found).items()}
     return JSONResponse(
         {
@@ -348,7 +337,7 @@ def _with_maps(found: Answer, form: Any) -> Response:
             "output": _data(image_files.encode_image(found.rgb, found.alpha, form), form),
             "maps": {
                 name: _data(image_files.encode_image(picture, None, "png"), "png")
-                for name, picture in pictures.items()
+                for name, picture in drawn.items()
             },
         },
         headers=_headers(found),
