@@ -1,17 +1,63 @@
 """The maps as pictures for people: displacements as colours, masks as greys; NumPy alone."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from warp_translate.contract import PIXEL_SCALE
 
 Picture = npt.NDArray[np.uint8]
 """uint8 RGB ``[H, W, 3]``."""
 
-FULL_COLOR_SHARE = 0.05
-"""The share of the longer side that a displacement in full colour has, where no legend says it."""
+MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
+"""The names of what a translation has beside its output."""
+
+# Where no legend says how long a colour is, this share of the longer side is shown in full.
+_FULL_COLOR_SHARE = 0.05
 
 # Steps from each hue to the next: red, yellow, green, cyan, blue, magenta and back to red.
 _WHEEL_STEPS = (15, 6, 4, 11, 13, 6)
 _WHEEL_CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1))
+
+
+def draw(maps: Mapping[str, Any], names: Sequence[str], magnitude: float) -> dict[str, Picture]:
+    """Draws maps of one example.
+
+    Args:
+      maps: ``[H, W, C]`` by name, floats: "mask" in [0, 1], "displacement" in pixels, and images in
+        [-1, 1].
+      names: which of them.
+      magnitude: displacement in pixels to show in full colour.
+
+    Returns:
+      uint8 ``[H, W, 3]`` by name.
+    """
+    pictures = {}
+    for name in names:
+        if name == "mask":
+            pictures[name] = mask_to_gray(maps[name])
+        elif name == "displacement":
+            pictures[name] = displacement_to_color(maps[name], magnitude)
+        else:
+            pictures[name] = to_uint8(np.asarray(maps[name]))
+    return pictures
+
+
+def full_color(shape: Sequence[int]) -> float:
+    """The displacement in pixels to show in full colour where no legend says it.
+
+    Args:
+      shape: ``[H, W, ...]`` of the image.
+    """
+    return max(1.0, _FULL_COLOR_SHARE * max(shape[:2]))
+
+
+def to_uint8(images: npt.NDArray[np.float32]) -> Picture:
+    """Maps float32 in [-1, 1] to uint8 as ``types.to_uint8`` does, without jax."""
+    scaled = (images + np.float32(1)) * np.float32(PIXEL_SCALE)
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
 def displacement_to_color(

@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from warp_translate.contract import PIXEL_SCALE
+
 Array = jax.Array
 PyTree = Any  # JAX's trees of arrays have no static type of their own.
 DType = Any  # What jnp.dtype() accepts.
-
-PIXEL_SCALE = 127.5
-"""Half of the uint8 range: ``float = uint8 / PIXEL_SCALE - 1``."""
 
 
 def to_float(images: Any, dtype: DType = jnp.float32) -> Array:

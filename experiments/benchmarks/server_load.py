@@ -88,7 +88,7 @@ def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[
         process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", folder, "--port=0"],
-                f"--most_together={together}",
+                f"--batch={together}",
             ],
             stderr=subprocess.PIPE,
             text=True,

@@ -12,6 +12,16 @@ from absl.testing import flagsaver
 from experiments import cycle, paired
 from warp_translate.cli import train as train_command
 
+# A command in an interpreter that cannot import what only training needs, for ``python -c``.
+WITHOUT_JAX = """
+import sys
+for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
+             "grain", "array_record", "cv2", "tensorboardX", "onnx", "safetensors"):
+    sys.modules[name] = None
+from warp_translate.cli import main
+main.main()
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

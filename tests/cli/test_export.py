@@ -13,21 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.conftest import WITHOUT_JAX
 from warp_translate.cli import export
 from warp_translate.errors import UserError
 from warp_translate.image_files import read_image
 from warp_translate.serving import bundle as bundles
 
 ROOT = Path(__file__).parents[2]
-# The command, in an interpreter that cannot import what only training needs.
-WITHOUT_JAX = """
-import sys
-for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
-             "grain", "array_record", "cv2", "tensorboardX", "onnx", "safetensors"):
-    sys.modules[name] = None
-from warp_translate.cli import main
-main.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +113,9 @@ def test_a_bundle_needs_no_jax_and_does_nothing_twice(exported, tmp_path, rng):
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert [path.name for path in after if after[path] != before[path]] == ["1.png"]
     assert "nothing is left to do" in translate().stdout
+    # Its maps are part of what there is to do.
+    assert "3 of 3 images written" in translate("--maps=mask,warped").stdout
+    assert (tmp_path / "out/1.warped.png").exists()
     done = translate("--factor=4")
     assert done.returncode == 2
     assert re.fullmatch(r"error: .* holds translations by .* factor 2: choose .*\n", done.stderr)
@@ -177,7 +172,7 @@ def test_a_device_is_timed_once(exported, tmp_path):
     assert re.fullmatch(r".+, \d+ cores? to use, .+\n", call().stdout)
     bundle = f"--bundle={exported[0]}"
     guessed = call(bundle, "--estimate", "--sizes=64x64").stdout
-    assert re.search(r"for 100 ms \(estimated\):\n  64 x 64: factor [24], \d+ ms", guessed)
+    assert re.search(r"for 200 ms \(estimated\):\n  64 x 64: factor [24], \d+ ms", guessed)
     first = call(bundle, "--sizes=64x64,9999x9999", "--budget_ms=1000")
     assert first.stderr.count("90 % within") == 8
     assert "for 1000 ms (measured):\n  64 x 64: factor 2, " in first.stdout
@@ -233,6 +228,7 @@ def test_mistakes_are_named(call, workdir, tmp_path, values, match):
     [
         ({"workdir": "runs/a"}, "not both"),
         ({"factor": 3}, "factor 3 is none of 2, 4"),
+        ({"direction": "b_to_a"}, "--direction=b_to_a is of runs; a bundle has one generator"),
         ({"batch": 0}, "--batch=0 must be at least 1"),
         ({"workers": 0}, "--workers=0 must be at least 1"),
     ],

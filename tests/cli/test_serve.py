@@ -17,19 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.conftest import WITHOUT_JAX
 from tests.serving.conftest import describe, random_generator
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine, export
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_JAX = """
-import sys
-for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
-             "grain", "array_record", "cv2", "tensorboardX", "onnx", "safetensors"):
-    sys.modules[name] = None
-from warp_translate.cli import main
-main.main()
-"""
 
 
 @pytest.fixture(scope="module")

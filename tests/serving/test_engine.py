@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from warp_translate.errors import UserError
+from warp_translate.map_pictures import MAPS
 from warp_translate.models import translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine as engines
-from warp_translate.serving.pictures import MAPS
 from warp_translate.types import to_float, to_uint8
 
 ENGINES = {
@@ -70,6 +70,25 @@ def test_what_it_cannot_translate_is_refused(engine, rng):
     ):
         with pytest.raises(ValueError, match="takes uint8 images"):
             engine.translate(images)
+
+
+def test_too_little_memory_is_what_python_calls_it(exported, monkeypatch):
+    engine = engines.OnnxEngine(exported[0])
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+
+    def failing(words):
+        def fail(*_):
+            raise RuntimeError(words)
+
+        monkeypatch.setattr(engine, "_session", type("Session", (), {"run": fail}))
+
+    for words in ("std::bad_alloc", "RESOURCE_EXHAUSTED: Out of memory"):
+        failing(words)
+        with pytest.raises(MemoryError, match=r"\(1, 8, 8, 3\) at factor 2"):
+            engine.translate(image)
+    failing("another reason")
+    with pytest.raises(RuntimeError, match="another reason"):
+        engine.translate(image)
 
 
 def test_jax_keeps_so_many_programs_and_no_more(exported, rng):

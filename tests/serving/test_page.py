@@ -53,7 +53,7 @@ def serve(exported, tmp_path):
         process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", str(root)],
-                *["--port=0", "--latency_ms=10000", "--most_megapixels=0.1"],
+                *["--port=0", "--budget_ms=10000", "--most_megapixels=0.1"],
             ],
             cwd=ROOT,
             env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment},

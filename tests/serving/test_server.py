@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 import json
@@ -245,6 +246,65 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(serve, rng):
     for thread in asking:
         thread.join(20)
     assert [answer.status_code for answer in answers] == [200, 200]
+
+
+def test_requests_are_bounded_before_their_bodies_are_read(serve, rng):
+    client = serve(most_requests=1)
+    engine = client.service.snapshot().engines["apple", "plum"]
+    go, busy, translate = threading.Event(), threading.Event(), engine.translate
+
+    def held(*arguments, **options):
+        busy.set()
+        assert go.wait(20)
+        return translate(*arguments, **options)
+
+    engine.translate = held
+    data = picture(rng, 8, 8, 3)
+    asking = threading.Thread(target=lambda: post(client, data, target="plum"))
+    asking.start()
+    assert busy.wait(20)
+    # Nobody looks whether the next is a picture at all.
+    refused = post(client, b"no picture", target="plum")
+    assert refused.status_code == 503 and "1 requests are being answered" in refused.text
+    go.set()
+    asking.join(20)
+    assert post(client, data, target="plum").status_code == 200
+
+
+def test_a_request_that_does_not_come_whole_is_given_up():
+    """Over a connection of its own: the headers promise more than ever comes."""
+    sent = []
+
+    async def never():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    app = server.build(None, most_bytes=99, most_requests=1, read_seconds=0.05, log=None)
+    scope = {
+        **{"type": "http", "method": "POST", "path": "/v1/translate"},
+        **{"headers": [(b"content-length", b"50")], "query_string": b""},
+    }
+    asyncio.run(app(scope, never, send))
+    assert sent[0]["status"] == 408 and b"did not come whole" in sent[1]["body"]
+
+
+def test_the_looks_at_the_folder_go_on_whatever_happens(serve, monkeypatch):
+    client = serve(scan_seconds=0.02)
+    looks = []
+
+    def scan():
+        looks.append(1)
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr(client.service.registry, "scan", scan)
+    for _ in range(500):
+        if len(looks) > 2:
+            break
+        threading.Event().wait(0.02)
+    assert len(looks) > 2
+    assert client.get("/health/ready").status_code == 200
 
 
 def test_health_and_what_is_served(client, serve, tmp_path):

@@ -13,7 +13,6 @@ from warp_translate.cli import bundle_flags, program
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle, device
 
-_BUDGET = flags.DEFINE_float("budget_ms", 100.0, "What a translation may take, in ms.")
 _SIZES = flags.DEFINE_list(
     "sizes", ["256x256", "512x512", "1080x1920", "2160x3840"], "HEIGHTxWIDTH to choose for."
 )
@@ -25,8 +24,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the device, the times, and the choices."""
     if len(argv) > 1:
         raise UserError(f"device takes flags only, got {' '.join(argv[1:])!r}")
-    if not _BUDGET.value > 0:
-        raise UserError(f"--budget_ms={_BUDGET.value} must be more than 0")
+    budget = bundle_flags.budget_milliseconds()
     sizes = [_size(word) for word in _SIZES.value]
     found = device.find_device()
     rate = f"{found.megahertz:.0f} MHz" if found.megahertz else "unknown frequency"
@@ -40,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
             f"  {height} x {width}, factor {factor}: median {median:.1f} ms, 90 % within "
             f"{high:.1f} ms, the model says {model.milliseconds(height, width, factor):.1f}"
         )
-    print(f"for {_BUDGET.value:g} ms ({'measured' if model.measured else 'estimated'}):")
-    chooser = device.FactorChooser(model, opened.factors, _BUDGET.value)
+    print(f"for {budget:g} ms ({'measured' if model.measured else 'estimated'}):")
+    chooser = device.FactorChooser(model, opened.factors, budget)
     for height, width in sizes:
         choice = chooser.choose(height, width)
         miss = "" if choice.meets else ", too long with every factor"

@@ -7,7 +7,7 @@ checkpoint on images of the run's test split, and not written if it differs.
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
-from warp_translate.types import PyTree
 
 _FACTORS = flags.DEFINE_list(
     "factors", ["1", "2", "4", "8"], "Factors to export; the run's own comes in any case."
@@ -40,7 +39,12 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"export takes flags only, got {' '.join(argv[1:])!r}")
     if program.WORKDIR.value is None or program.OUTPUT.value is None:
         raise UserError("export needs --workdir=RUN and --output=FOLDER, where the bundles go")
-    export = _export_module()
+    try:
+        from warp_translate.serving import export
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"export needs the package {error.name}: pip install 'warp-translate[onnx]'"
+        ) from error
     trained = trained_generators()
     directions = list(trained.training.generators)
     if program.DIRECTION.value is not None:
@@ -60,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         ends = (target, source) if direction == "b_to_a" else (source, target)
         name = bundles.check_name(_NAME.value or "-".join(ends), "the name")
         planned.append(
-            _describe(trained, export, Path(program.OUTPUT.value), direction, name, ends, factors)
+            _describe(trained, Path(program.OUTPUT.value), direction, name, ends, factors)
         )
     for direction, bundle in zip(directions, planned, strict=True):
         begin = time.monotonic()
@@ -84,20 +88,8 @@ def main(argv: Sequence[str]) -> None:
             )
 
 
-def _export_module() -> Any:
-    try:
-        from warp_translate.serving import export
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"export needs the package {error.name}: pip install 'warp-translate[onnx]'"
-        ) from error
-    return export
-
-
 def _domains(config: ml_collections.ConfigDict) -> tuple[str, str]:
     known = names.domain_names(config.data.name, config.data.get("domains"))
-    if known and config.method.training == "paired" and config.data.direction == "BtoA":
-        known = known[::-1]
     for flag, value in (("source", _SOURCE.value), ("target", _TARGET.value)):
         if value is None and known is None:
             raise UserError(
@@ -125,7 +117,6 @@ def _factors(own: int) -> tuple[int, ...]:
 
 def _describe(
     trained: TrainedGenerators,
-    export: Any,
     folder: Path,
     direction: str,
     name: str,
@@ -154,33 +145,22 @@ def _describe(
         factors=factors,
         factor=trained.training.factor,
         size=config.data.size,
-        provenance=export.provenance(config.to_dict(), trained.step, figures),
+        provenance=bundles.provenance(config.to_dict(), trained.step, figures),
         files={},
     )
 
 
 def _test_images(config: ml_collections.ConfigDict, direction: str) -> list[np.ndarray]:
     """Test images of the domain that is translated from, spread over the split."""
-
-    def images() -> Iterator[PyTree]:
-        if config.method.training == "paired":
-            (pairs,) = build.pairs(config, "test")
-            for number in _spread(len(pairs)):
-                yield pairs[number]["source"]
-            return
+    source: Any
+    if config.method.training == "paired":
+        (source,) = build.pairs(config, "test")
+    else:
         both = build.domains(config)
         source = both.test_b if direction == "b_to_a" else both.test_a
-        for number in _spread(len(source)):
-            yield source[number]
-
-    return list(images())
-
-
-def _spread(count: int) -> list[int]:
-    """Numbers spread evenly over a split; over a small one they come round again."""
-    if count < PARITY_IMAGES:
-        return [number % count for number in range(PARITY_IMAGES)]
-    return [number * count // PARITY_IMAGES for number in range(PARITY_IMAGES)]
+    places = [number * len(source) // PARITY_IMAGES for number in range(PARITY_IMAGES)]
+    found = [source[place] for place in places]
+    return [each["source"] for each in found] if config.method.training == "paired" else found
 
 
 def _join(factors: Sequence[Any]) -> str:

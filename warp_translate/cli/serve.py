@@ -18,19 +18,17 @@ KEY_VARIABLE = "WARP_TRANSLATE_API_KEY"
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for everybody.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port to listen on; 0 for any that is free.")
-_BUDGET = flags.DEFINE_float("latency_ms", 200.0, "What a translation may take, in ms.")
 _MEGABYTES = flags.DEFINE_float("most_megabytes", 32.0, "Largest request.")
 _MEGAPIXELS = flags.DEFINE_float("most_megapixels", 16.0, "Largest image.")
 _QUEUE = flags.DEFINE_integer("most_requests", 64, "Translations in work and waiting, together.")
-_BATCH = flags.DEFINE_integer("most_together", 8, "Images that are translated at once.")
-_SECONDS = flags.DEFINE_float("most_seconds", 60.0, "How long a request may wait.")
+_SECONDS = flags.DEFINE_float("most_seconds", 60.0, "What a request may take to come, and to wait.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Serves until it is told to stop, and then finishes what it took."""
     if len(argv) != 2:
         raise UserError("serve needs one folder of bundles: warp-translate serve bundles")
-    for flag in (_BUDGET, _MEGABYTES, _MEGAPIXELS, _QUEUE, _BATCH, _SECONDS):
+    for flag in (_MEGABYTES, _MEGAPIXELS, _QUEUE, _SECONDS):
         if not flag.value > 0:
             raise UserError(f"--{flag.name}={flag.value} must be more than 0")
     if not 0 <= _PORT.value < 65536:
@@ -53,8 +51,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"{argv[1]} holds no bundle yet; what comes is picked up", file=sys.stderr)
     service = Service(
         registry,
-        Batcher(most_waiting=_QUEUE.value, batch=_BATCH.value),
-        budget_milliseconds=_BUDGET.value,
+        Batcher(most_waiting=_QUEUE.value, batch=bundle_flags.batch()),
+        budget_milliseconds=bundle_flags.budget_milliseconds(),
         most_pixels=int(1e6 * _MEGAPIXELS.value),
         seconds=_SECONDS.value,
     )
@@ -62,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
         service,
         most_bytes=int(1e6 * _MEGABYTES.value),
         most_requests=_QUEUE.value,
+        read_seconds=_SECONDS.value,
         api_key=os.environ.get(KEY_VARIABLE) or None,
     )
     with _listen(_HOST.value, _PORT.value) as listener:

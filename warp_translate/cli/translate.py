@@ -4,6 +4,7 @@ With a run (``--workdir``) or with a bundle (``--bundle``), which needs no jax. 
 files in ``--output``, named like the inputs. With a bundle, what is there is not done again.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,18 +12,17 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from warp_translate import image_files
+from warp_translate import image_files, map_pictures
 from warp_translate.cli import bundle_flags, program
 from warp_translate.errors import UserError
-from warp_translate.serving import bulk, bundle, pictures
-from warp_translate.serving.pictures import MAPS, full_color
+from warp_translate.map_pictures import MAPS
+from warp_translate.serving import bulk, bundle
 from warp_translate.training.logging import Progress
 
 _INPUT = flags.DEFINE_string("input", None, "An image (JPEG, PNG or WebP) or a folder of images.")
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
 )
-_BATCH = flags.DEFINE_integer("batch", 4, "Most images that a bundle translates at once.")
 _WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write beside a bundle.")
 
 
@@ -93,7 +93,7 @@ def _with_run(
     def drawn(original: np.ndarray) -> dict[str, np.ndarray]:
         found = translate(params, original[None])
         first = jax.tree.map(lambda each: np.asarray(each[0]), found)
-        return maps_as_images(first, full_color(original.shape))
+        return maps_as_images(first, map_pictures.full_color(original.shape))
 
     return jobs, _one_by_one(drawn, jobs, maps)
 
@@ -107,12 +107,7 @@ def _one_by_one(
         try:
             decoded = image_files.read_image(source)
             found = drawn(image_files.flatten(decoded))
-            output = found["output"]
-            if decoded.alpha is not None:
-                output = image_files.unflatten(output, decoded.alpha)
-            image_files.write_image(target, output, decoded.alpha)
-            for name in maps:
-                image_files.write_image(target.with_name(f"{target.stem}.{name}.png"), found[name])
+            bulk.write(target, found["output"], decoded.alpha, {name: found[name] for name in maps})
         except UserError as error:
             yield str(error)
         else:
@@ -123,13 +118,22 @@ def _with_bundle(
     jobs: list[bulk.Job], folder: Path, maps: Sequence[str]
 ) -> tuple[list[bulk.Job], Iterator[str | None]]:
     """Makes ready to translate with a bundle what is not translated yet."""
-    for flag, value in (("batch", _BATCH.value), ("workers", _WORKERS.value)):
-        if value < 1:
-            raise UserError(f"--{flag}={value} must be at least 1")
+    if program.DIRECTION.value is not None:
+        raise UserError(
+            f"--direction={program.DIRECTION.value} is of runs; a bundle has one generator: name "
+            "another --bundle"
+        )
+    if _WORKERS.value < 1:
+        raise UserError(f"--workers={_WORKERS.value} must be at least 1")
+    batch = bundle_flags.batch()
     opened = bundle.read(str(bundle_flags.BUNDLE.value))
     factor = opened.check_factor(program.FACTOR.value)
     bulk.claim(folder, opened, factor)
-    left = [job for job in jobs if not job[1].exists()]
+    left = [
+        (source, target)
+        for source, target in jobs
+        if not all(path.exists() for path in (target, *(bulk.map_path(target, m) for m in maps)))
+    ]
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} images were done before", file=sys.stderr)
     if not left:
@@ -138,11 +142,15 @@ def _with_bundle(
         bundle_flags.open_engine(opened),
         left,
         factor=factor,
-        batch=_BATCH.value,
+        batch=batch,
         workers=_WORKERS.value,
-        draw=(lambda found: pictures.draw(found, maps)) if maps else None,
+        draw=functools.partial(_draw, names=maps) if maps else None,
     )
     return left, results
+
+
+def _draw(maps: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    return map_pictures.draw(maps, names, map_pictures.full_color(maps["displacement"].shape))
 
 
 def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from warp_translate.evaluation import metrics
 from warp_translate.evaluation.accumulator import Accumulator
 from warp_translate.models import Translation
 from warp_translate.ops.mask_statistics import mask_saturation
-from warp_translate.types import Array, to_float, to_uint8
+from warp_translate.types import Array, to_float
 
 COLUMNS = (
     "original",
@@ -151,14 +151,8 @@ def maps_as_images(translation: Translation, magnitude: float) -> dict[str, np.n
       uint8 ``[H, W, 3]`` each: "reduced", "pretranslated", "mask", "displacement" (as a colour
       wheel), "warped" and "output".
     """
-    return {
-        "reduced": np.asarray(to_uint8(translation.reduced)),
-        "pretranslated": np.asarray(to_uint8(translation.pretranslated)),
-        "mask": map_pictures.mask_to_gray(translation.mask),
-        "displacement": map_pictures.displacement_to_color(translation.displacement, magnitude),
-        "warped": np.asarray(to_uint8(translation.warped)),
-        "output": np.asarray(to_uint8(translation.output)),
-    }
+    names = (*map_pictures.MAPS, "output")
+    return map_pictures.draw({name: getattr(translation, name) for name in names}, names, magnitude)
 
 
 def _row(pair: Mapping[str, Any], translation: Translation, magnitude: float) -> list[np.ndarray]:

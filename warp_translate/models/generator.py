@@ -8,6 +8,7 @@ import flax
 import flax.linen as nn
 import jax.numpy as jnp
 
+from warp_translate.contract import STRIDE
 from warp_translate.models.layers import ReflectConv, ResidualBlock
 from warp_translate.ops import upsample_bilinear
 from warp_translate.types import Array, DType, PyTree
@@ -110,7 +111,7 @@ class Generator(nn.Module):
     @property
     def stride(self) -> int:
         """What must divide the sides of the reduced image, in pixels."""
-        return 4
+        return STRIDE
 
     @nn.compact
     def __call__(self, reduced: Array, original: Array, factor: int) -> GeneratorOutput:

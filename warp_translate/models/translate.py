@@ -6,6 +6,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from warp_translate.contract import padded_side
 from warp_translate.models.generator import Generator
 from warp_translate.ops import MaskWeights, bilinear_warp, box_downsample, fuse
 from warp_translate.types import Array, PyTree
@@ -35,10 +36,6 @@ class Translation:
     warped: Array
 
 
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
 def translate(
     generator: Generator,
     params: PyTree,
@@ -51,8 +48,7 @@ def translate(
     """Translates images of any size at the cost of their reduced copies.
 
     Sizes that the factor and the trunk do not divide are padded by repeating the border, on the
-    right and below, and everything is cropped back. The reduced image has at least twice as many
-    pixels a side as the trunk's stride, so that its deepest layers have something to reflect.
+    right and below (`contract.padded_side`), and everything is cropped back.
 
     Args:
       generator: the module.
@@ -82,8 +78,7 @@ def translate(
     if not isinstance(factor, int) or factor < 1:
         raise ValueError(f"the factor must be a whole number of at least 1, got {factor!r}")
     height, width = original.shape[1:3]
-    multiple = factor * generator.stride
-    padding = [max(_round_up(side, multiple), 2 * multiple) - side for side in (height, width)]
+    padding = [padded_side(side, factor) - side for side in (height, width)]
     padded = jnp.pad(original, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
 
     reduced = box_downsample(padded, factor)

@@ -6,12 +6,6 @@ from typing import Any, Literal, get_args
 
 from warp_translate.errors import UserError
 
-STRIDE = 4
-"""What must divide the sides of the reduced image, in pixels."""
-
-LEAST_REDUCED = 2 * STRIDE
-"""The least side of the reduced image after padding, in pixels."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from warp_translate.serving.architecture import LEAST_REDUCED, STRIDE
+from warp_translate.contract import padded_side
 from warp_translate.serving.engine import Engine, Translated
 
 
@@ -110,9 +110,8 @@ class Batcher:
           Busy: the queue is full or closed.
         """
         height, width = image.shape[:2]
-        multiple, least = factor * STRIDE, factor * LEAST_REDUCED
-        below, right = (max(-(-side // multiple) * multiple, least) for side in (height, width))
-        lane = _Lane(engine, factor, below, right, with_maps)
+        sides = padded_side(height, factor), padded_side(width, factor)
+        lane = _Lane(engine, factor, *sides, with_maps)
         now = self._clock()
         request = _Request(image, Future(), now, now + seconds)
         with self._changed:

@@ -92,7 +92,7 @@ def translate_files(
       factor: one of the bundle's; None for its own.
       batch: most images at once.
       workers: threads that read and write.
-      draw: if given, its pictures are written beside each translation, called NAME.MAP.png.
+      draw: if given, its pictures are written beside each translation, see `map_path`.
 
     Yields:
       For every job that is finished, in no order, None or what went wrong.
@@ -173,14 +173,38 @@ def _translate(
         writing.append(pool.submit(_write, read, translated.output[place], pictures))
 
 
+def write(
+    target: Path,
+    output: np.ndarray,
+    alpha: np.ndarray | None,
+    pictures: Mapping[str, np.ndarray],
+) -> None:
+    """Writes a translation, after the pictures of its maps.
+
+    Args:
+      target: where it goes.
+      output: uint8 ``[H, W, 3]``, over white where the image was transparent.
+      alpha: uint8 ``[H, W]``, the image's, or None.
+      pictures: uint8 ``[H, W, 3]`` by name, see `map_path`.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    for name, picture in pictures.items():
+        image_files.write_image(map_path(target, name), picture)
+    if alpha is not None:
+        output = image_files.unflatten(output, alpha)
+    image_files.write_image(target, output, alpha)
+
+
+def map_path(target: Path, name: str) -> Path:
+    """Where the picture of a map lies beside a translation."""
+    return target.with_name(f"{target.stem}.{name}.png")
+
+
 def _write(read: _Read, output: np.ndarray, pictures: Mapping[str, np.ndarray]) -> str | None:
-    target = read.job[1]
     try:
-        for name, picture in pictures.items():
-            image_files.write_image(target.with_name(f"{target.stem}.{name}.png"), picture)
-        if read.decoded.alpha is not None:
-            output = image_files.unflatten(output, read.decoded.alpha)
-        image_files.write_image(target, output, read.decoded.alpha)
+        write(read.job[1], output, read.decoded.alpha, pictures)
     except UserError as error:
         return str(error)
     return None

@@ -12,6 +12,7 @@ A bundle is made whole under another name and then renamed, so that readers neve
 """
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,27 @@ def check_name(name: str, what: str) -> str:
             "letter or a digit"
         )
     return name
+
+
+def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle tells of its origin.
+
+    Args:
+      config: the experiment's configuration.
+      step: steps done.
+      figures: metrics of that step.
+
+    Returns:
+      That, the time of the export and the versions of the packages, ready for JSON.
+    """
+    packages = ("warp-translate", "jax", "flax", "onnx")
+    return {
+        "config": dict(config),
+        "step": step,
+        "figures": dict(figures),
+        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: metadata.version(name) for name in packages},
+    }
 
 
 def read(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:

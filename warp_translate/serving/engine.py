@@ -4,24 +4,27 @@
 Both give the same values up to one level of uint8.
 """
 
+import abc
 import collections
 import dataclasses
 import importlib
 import importlib.util
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
+from warp_translate.contract import PIXEL_SCALE, padded_side
 from warp_translate.errors import UserError
+from warp_translate.map_pictures import to_uint8
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving.architecture import LEAST_REDUCED, STRIDE
 from warp_translate.serving.bundle import Bundle
 
 Backend = Literal["auto", "onnx", "jax"]
 
-_PIXEL_SCALE = np.float32(127.5)  # types.PIXEL_SCALE, which comes with jax.
+# What ONNX Runtime and XLA say when memory is short.
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "RESOURCE_EXHAUSTED")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,16 @@ class Translated:
     maps: Mapping[str, np.ndarray] | None
 
 
-class Engine(Protocol):
+class Engine(abc.ABC):
     """A bundle that is ready to translate; several threads may use it."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
 
     @property
     def bundle(self) -> Bundle:
         """What it runs."""
-        ...
+        return self._bundle
 
     def translate(
         self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
@@ -59,18 +65,38 @@ class Engine(Protocol):
 
         Raises:
           UserError: the bundle does not serve the factor.
+          MemoryError: the images are too large for this machine.
           ValueError: the images are of another shape or type.
         """
-        ...
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[3] != 3
+            or 0 in images.shape
+        ):
+            raise ValueError(
+                "an engine takes uint8 images [N, H, W, 3] of one pixel or more, got "
+                f"{images.dtype} {images.shape}"
+            )
+        decided = self._bundle.check_factor(factor)
+        try:
+            return self._run(images, decided, with_maps)
+        except Exception as error:  # Each runtime has a type of its own for whatever goes wrong.
+            if any(word in str(error) for word in _OUT_OF_MEMORY):
+                raise MemoryError(f"{images.shape} at factor {decided}") from error
+            raise
+
+    @abc.abstractmethod
+    def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
+        """Translates what was checked."""
 
 
-def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, backend: Backend = "auto") -> Engine:
     """Makes a bundle ready.
 
     Args:
       bundle: the bundle.
       backend: "onnx", "jax", or "auto" for the first of them that is installed.
-      threads: of ONNX Runtime; None for all cores.
 
     Raises:
       UserError: the backend is not installed, or the bundle's file is damaged.
@@ -85,18 +111,17 @@ def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | Non
         raise UserError(
             f"the engine {backend} needs {needs[backend]}: pip install 'warp-translate[onnx]'"
         )
-    return OnnxEngine(bundle, threads=threads) if backend == "onnx" else JaxEngine(bundle)
+    return OnnxEngine(bundle) if backend == "onnx" else JaxEngine(bundle)
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """A bundle in ONNX Runtime on CPUs. A new size costs nothing that lasts."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, floats: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, floats: bool = False) -> None:
         """Loads the graph.
 
         Args:
           bundle: the bundle.
-          threads: that one translation uses; None for all cores.
           floats: whether to run the graph for float32 images, which gives the same.
 
         Raises:
@@ -104,11 +129,10 @@ class OnnxEngine:
         """
         import onnxruntime
 
-        self._bundle = bundle
+        super().__init__(bundle)
         self._floats = floats
         path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
         # Threads that spin while they wait take the cores from whoever shares them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
@@ -123,19 +147,9 @@ class OnnxEngine:
             ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    @property
-    def bundle(self) -> Bundle:
-        """What it runs."""
-        return self._bundle
-
-    def translate(
-        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
-    ) -> Translated:
-        """See `Engine.translate`."""
-        _check(images)
-        factor = self._bundle.check_factor(factor)
+    def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         if self._floats:
-            images = images.astype(np.float32) / _PIXEL_SCALE - 1
+            images = images.astype(np.float32) / np.float32(PIXEL_SCALE) - 1
         feeds = {
             "image": images,
             "factor": np.array(factor, np.int64),
@@ -149,7 +163,7 @@ class OnnxEngine:
         )
 
 
-class JaxEngine:
+class JaxEngine(Engine):
     """A bundle in jax, on whatever device it finds; the model's code is not needed.
 
     Every padded size is compiled once. The programs of the sizes used last are kept.
@@ -170,7 +184,7 @@ class JaxEngine:
 
         self._jax: Any = jax
         self._export = importlib.import_module("jax.export")
-        self._bundle = bundle
+        super().__init__(bundle)
         self._most = most_programs
         self._lock = threading.Lock()
         self._exported: dict[int, Any] = {}
@@ -189,21 +203,9 @@ class JaxEngine:
         # Read now: the folder may be replaced while this engine still serves.
         self._files = {factor: self._read(factor) for factor in bundle.factors}
 
-    @property
-    def bundle(self) -> Bundle:
-        """What it runs."""
-        return self._bundle
-
-    def translate(
-        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
-    ) -> Translated:
-        """See `Engine.translate`."""
-        _check(images)
-        factor = self._bundle.check_factor(factor)
+    def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         height, width = images.shape[1:3]
-        multiple = factor * STRIDE
-        least = factor * LEAST_REDUCED
-        padding = [max(-(-side // multiple) * multiple, least) - side for side in (height, width)]
+        padding = [padded_side(side, factor) - side for side in (height, width)]
         padded = np.pad(images, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
         program = self._program(padded.shape, factor, with_maps)
         output, maps = self._jax.device_get(program(self._params, padded))
@@ -251,16 +253,3 @@ class JaxEngine:
             raise UserError(
                 f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
             ) from error
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Maps float32 in [-1, 1] to uint8 as ``types.to_uint8`` does, without jax."""
-    return np.clip(np.round((images + 1) * _PIXEL_SCALE), 0, 255).astype(np.uint8)
-
-
-def _check(images: np.ndarray) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
-        raise ValueError(
-            f"an engine takes uint8 images [N, H, W, 3] of one pixel or more, got {images.dtype} "
-            f"{images.shape}"
-        )

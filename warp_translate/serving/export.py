@@ -1,10 +1,8 @@
 """Makes a bundle of a trained generator, and measures every format in it against the generator."""
 
 import dataclasses
-import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -14,14 +12,15 @@ import onnx
 import safetensors.numpy
 from jax import export as jax_export
 
+from warp_translate.contract import LEAST_REDUCED, STRIDE
 from warp_translate.errors import UserError
+from warp_translate.map_pictures import MAPS
 from warp_translate.models import Generator, Translation, translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import model_card, onnx_graph
-from warp_translate.serving.architecture import LEAST_REDUCED, Architecture
+from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Engine, JaxEngine, OnnxEngine, Translated
-from warp_translate.serving.pictures import MAPS
 from warp_translate.types import Array, PyTree, to_float, to_uint8
 
 PARITY_SIZES = (
@@ -109,27 +108,6 @@ def write_bundle(
     return found
 
 
-def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bundle tells of its origin.
-
-    Args:
-      config: the experiment's configuration.
-      step: steps done.
-      figures: metrics of that step.
-
-    Returns:
-      That, the time of the export and the versions of the packages, ready for JSON.
-    """
-    packages = ("warp-translate", "jax", "flax", "onnx")
-    return {
-        "config": dict(config),
-        "step": step,
-        "figures": dict(figures),
-        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: metadata.version(name) for name in packages},
-    }
-
-
 def flatten(params: PyTree) -> dict[str, np.ndarray]:
     """Float32 arrays by their paths.
 
@@ -167,8 +145,7 @@ def _lower(generator: Generator, architecture: Architecture, params: PyTree, fac
         maps = {name: getattr(translation, name) for name in MAPS}
         return to_uint8(translation.output), maps
 
-    multiple = factor * generator.stride
-    least = LEAST_REDUCED // generator.stride
+    multiple, least = factor * STRIDE, LEAST_REDUCED // STRIDE
     shape = jax_export.symbolic_shape(
         f"n, {multiple}*h, {multiple}*w, 3",
         constraints=[

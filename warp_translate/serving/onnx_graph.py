@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from warp_translate.serving.architecture import LEAST_REDUCED, STRIDE, Architecture
-from warp_translate.serving.pictures import MAPS
+from warp_translate.contract import LEAST_REDUCED, PIXEL_SCALE, STRIDE
+from warp_translate.map_pictures import MAPS
+from warp_translate.serving.architecture import Architecture
 
 OPSET = 18
 IR_VERSION = 8
 
-_PIXEL_SCALE = 127.5  # types.PIXEL_SCALE, which comes with jax.
 _NORM_EPSILON = 1e-5
 
 
@@ -144,13 +144,13 @@ class _Graph:
 
 def _to_float(graph: _Graph, image: str) -> str:
     cast = graph.node("Cast", image, name="original/cast", to=TensorProto.FLOAT)
-    scaled = graph.node("Div", cast, graph.number(_PIXEL_SCALE), name="original/scaled")
+    scaled = graph.node("Div", cast, graph.number(PIXEL_SCALE), name="original/scaled")
     return graph.node("Sub", scaled, graph.number(1.0), name="original/float")
 
 
 def _to_uint8(graph: _Graph, image: str) -> str:
     shifted = graph.node("Add", image, graph.number(1.0), name="uint8/shifted")
-    scaled = graph.node("Mul", shifted, graph.number(_PIXEL_SCALE), name="uint8/scaled")
+    scaled = graph.node("Mul", shifted, graph.number(PIXEL_SCALE), name="uint8/scaled")
     rounded = graph.node("Round", scaled, name="uint8/rounded")
     clipped = graph.node(
         "Clip", rounded, graph.number(0.0), graph.number(255.0), name="uint8/clipped"

@@ -19,9 +19,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from warp_translate import image_files
+from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError
-from warp_translate.serving import pictures
 from warp_translate.serving.batcher import Busy, TooLate
 from warp_translate.serving.routing import Choices, NoRoute
 from warp_translate.serving.service import Answer, Service
@@ -42,6 +41,7 @@ def build(
     *,
     most_bytes: int,
     most_requests: int,
+    read_seconds: float = 60.0,
     scan_seconds: float = 2.0,
     api_key: str | None = None,
     log: TextIO | None = sys.stderr,
@@ -52,6 +52,7 @@ def build(
       service: answers.
       most_bytes: of a request's body; a larger one is answered with 413.
       most_requests: translations in work and in the queue together; more are answered with 503.
+      read_seconds: in which a request must have come whole, or it is answered with 408.
       scan_seconds: between looks at the folder of bundles.
       api_key: if given, what ``X-API-Key`` or ``Authorization: Bearer`` must hold.
       log: gets one JSON line for each request; None for none.
@@ -70,13 +71,24 @@ def build(
 
     app = FastAPI(title="warp_translate", lifespan=lifespan, docs_url=None, redoc_url=None)
     limiter = anyio.CapacityLimiter(most_requests)
+    in_work = 0
 
     @app.post("/v1/translate")
     async def translate(request: Request) -> Response:
         """Translates the image of the request."""
-        if limiter.borrowed_tokens >= most_requests:
+        nonlocal in_work
+        # Counted before their bodies are read, which bounds what is held of them.
+        if in_work >= most_requests:
             raise Busy(f"{most_requests} requests are being answered")
-        data, fields = await _read(request)
+        in_work += 1
+        try:
+            return await answer(request)
+        finally:
+            in_work -= 1
+
+    async def answer(request: Request) -> Response:
+        async with asyncio.timeout(read_seconds):
+            data, fields = await _read(request)
         source, target = fields.get("source") or None, fields.get("target") or None
         factor = _whole("factor", fields.get("factor"))
         form = _one_of("format", fields.get("format") or "png", tuple(MEDIA_TYPES))
@@ -274,9 +286,12 @@ class _Metrics:
 async def _watch(service: Service, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
-        # The folder may be away for a moment, on a network for instance.
-        with contextlib.suppress(UserError):
+        try:
             await asyncio.to_thread(service.registry.scan)
+        except Exception as error:
+            # The folder may be away for a moment, on a network for instance. Whatever it is, what
+            # is served goes on, and so do the looks.
+            print(f"the bundles cannot be looked at: {error}", file=sys.stderr, flush=True)
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, str]]:
@@ -329,7 +344,8 @@ def _image(found: Answer, form: Any) -> Response:
 def _with_maps(found: Answer, form: Any) -> Response:
     """The output and pictures of the maps as data addresses."""
     assert found.maps is not None
-    drawn = pictures.draw(found.maps)
+    full = map_pictures.full_color(found.rgb.shape)
+    drawn = map_pictures.draw(found.maps, map_pictures.MAPS, full)
     told = {name.lower()[2:]: value for name, value in _headers(found).items()}
     return JSONResponse(
         {
@@ -350,12 +366,10 @@ def _data(data: bytes, form: str) -> str:
 
 def _choices(found: Choices) -> Response:
     listed = [{"source": source, "target": target} for source, target in found.pairs]
-    what = f"looks like {found.recognised}" if found.recognised else "is not known"
-    message = f"what the image is {what}" if not found.recognised else f"the image {what}"
+    looks = f"looks like {found.recognised}" if found.recognised else "could be anything"
     return JSONResponse(
         {
-            "error": f"{message}, and several translations are possible: choose with target or "
-            "source",
+            "error": f"the image {looks} and several translations fit: say target or source",
             "recognised": found.recognised,
             "choices": listed,
         },
@@ -394,6 +408,10 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(_TooLarge)
     def large(request: Request, error: _TooLarge) -> Response:
         return _error(413, str(error))
+
+    @app.exception_handler(TimeoutError)
+    def slow(request: Request, error: TimeoutError) -> Response:
+        return _error(408, "the request did not come whole in time; send it again")
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:

@@ -81,8 +81,8 @@ class Checkpointer:
         """The evaluated step with the smallest metric, or None if none was evaluated."""
         scores = {}
         for step in self._manager.all_steps():
-            metrics = self._manager.metrics(step)
-            if metrics and self._best_metric in metrics:
+            metrics = self.metrics(step)
+            if self._best_metric in metrics:
                 scores[step] = metrics[self._best_metric]
         return min(scores, key=lambda step: (scores[step], -step)) if scores else None
 
