@@ -117,6 +117,16 @@ def test_pixels_are_bounded_but_no_image_is_too_large_for_ever(batcher, gate):
         queue.submit(gate, image(1, 1), 2)
     gate.open.set()
     large.result(20)
+    # What was answered counts no more.
+    gate.open.clear()
+    gate.busy.clear()
+    first_in(queue, gate)
+    small = [queue.submit(gate, image(20, 20), 2) for _ in range(2)]
+    with pytest.raises(Busy):
+        queue.submit(gate, image(20, 20), 2)
+    gate.open.set()
+    for future in small:
+        future.result(20)
 
 
 def test_what_an_engine_raises_reaches_its_requests_alone(batcher, gate):

@@ -106,6 +106,24 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
 
+def test_one_that_cannot_take_its_place_leaves_the_older_one(tmp_path, monkeypatch):
+    folder = tmp_path / "one"
+    with bundles.replaced(folder) as partial:
+        (partial / bundles.CONFIG).write_text("first")
+    rename = type(folder).rename
+
+    def refuse(path, target):
+        if path.name.endswith(".partial"):
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(folder), "rename", refuse)
+    with pytest.raises(OSError), bundles.replaced(folder) as partial:
+        (partial / bundles.CONFIG).write_text("second")
+    assert (folder / bundles.CONFIG).read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
 def test_what_is_no_bundle_is_left_alone(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "thesis.txt").write_text("precious")

@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 
 from warp_translate.image_files import decode_image, flatten
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import server
+from warp_translate.serving import device, server
 from warp_translate.serving.batcher import Batcher
+from warp_translate.serving.device import LatencyModel
 from warp_translate.serving.registry import Registry
 from warp_translate.serving.service import Service
 
@@ -38,13 +39,15 @@ def serve(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     running = []
 
-    def make(*, queue=None, most_pixels=1 << 20, seconds=20.0, root=folder, **options):
+    def make(
+        *, queue=None, budget=1000.0, most_pixels=1 << 20, seconds=20.0, root=folder, **options
+    ):
         registry = Registry(root)
         registry.scan()
         service = Service(
             registry,
             Batcher(**(queue or {})),
-            budget_milliseconds=1000.0,
+            budget_milliseconds=budget,
             most_pixels=most_pixels,
             seconds=seconds,
         )
@@ -215,6 +218,24 @@ def test_limits_of_bytes_and_pixels(serve, rng):
     assert post(client, unknown_length(), target="plum").status_code == 413
     response = client.post("/v1/translate", files={"image": bytes(5000)})
     assert response.status_code == 413
+
+
+def test_claim_8_the_factor_follows_from_the_device(serve, rng, monkeypatch):
+    """By what was measured of it at first, and by what translations take from then on."""
+    data = picture(rng, 16, 16, 3)
+
+    def factors(model, budget, times):
+        monkeypatch.setattr(device, "load", lambda path: model)
+        client = serve(budget=budget)
+        answers = [post(client, data, target="plum") for _ in range(times)]
+        return [int(answer.headers["x-factor"]) for answer in answers]
+
+    assert factors(LatencyModel(0.0, 0.0, 1.0), 100.0, 1) == [2]  # 64 ms, by the model.
+    assert factors(LatencyModel(0.0, 0.0, 1.0), 50.0, 1) == [4]
+    # It takes longer than a thousandth of a millisecond, whatever the model says.
+    assert factors(LatencyModel(0.0, 0.0, 1e-9), 1e-3, 4) == [2, 2, 2, 4]
+    # What the request says is not the device's to choose.
+    assert post(serve(budget=1e-3), data, target="plum", factor=2).headers["x-factor"] == "2"
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(serve, rng):
