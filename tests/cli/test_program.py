@@ -1,6 +1,7 @@
 """The commands as a user starts them: in a process of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,41 @@ def test_an_unknown_flag_is_named():
     done = start("evaluate", "--workdri=x")
     assert done.returncode != 0
     assert "workdri" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_of_several_processes_the_slowest_may_still_say_its_mistake():
+    """The others live by the service of the first; it leaves when they have left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = """
+import sys, time
+from warp_translate.cli import program
+from warp_translate.errors import UserError
+from warp_translate.training import distributed
+
+def main(argv):
+    number = int(argv[1])
+    distributed.connect(argv[2], num_processes=2, process_id=number, heartbeat_timeout=10)
+    time.sleep(4 * number)
+    raise UserError(f"the mistake of process {number}")
+
+program.run(main)
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(number), f"127.0.0.1:{port}"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [2, 2], said
+    for number, words in enumerate(said):
+        assert own_lines(words) == [f"error: the mistake of process {number}"]

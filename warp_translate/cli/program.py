@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -27,8 +26,6 @@ FACTOR = flags.DEFINE_integer(
     None,
     "How many times smaller the trunk's image is; the run's or the bundle's own by default.",
 )
-
-_SECONDS_FOR_THE_OTHERS = 5.0
 
 # What is said when another process dies in the middle of a sum over devices.
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection", "barrier")
@@ -100,12 +97,8 @@ def _parse(argv: list[str]) -> list[str]:
 def _leave(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     if _is_one_of_several():
-        import jax
-
-        # The others live by the service of the first and are aborted when it is gone. Most mistakes
-        # are made by all of them: they get the time to say so and to leave by themselves.
-        if jax.process_index() == 0:
-            time.sleep(_SECONDS_FOR_THE_OTHERS)
+        # Most mistakes are made by all of them, and each is to say so.
+        sys.modules["warp_translate.training.distributed"].wait_to_leave()
     _exit(status.USER_ERROR)
 
 

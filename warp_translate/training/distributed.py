@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ from warp_translate.errors import UserError
 
 DEFAULT_HEARTBEAT_TIMEOUT = 100
 """Seconds without a sign of life after which a process counts as lost."""
+
+_SECONDS_FOR_THE_OTHERS = 60
+_SECONDS_TO_EXIT = 2
 
 _exchanges = itertools.count()  # The same in all processes, since all of them take part in each.
 
@@ -155,6 +159,23 @@ def barrier(name: str, timeout: int = 3600) -> None:
     """
     if jax.process_count() > 1:
         ocp_multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * timeout)
+
+
+def wait_to_leave(timeout: int = _SECONDS_FOR_THE_OTHERS) -> None:
+    """Waits a while for the others to leave as well, before this process does.
+
+    The others live by the service of process 0 and are aborted when it is gone: where all of them
+    have the same reason to leave, none may be cut short before it could say so.
+
+    Args:
+      timeout: seconds, after which those that do not leave are left behind.
+    """
+    try:
+        barrier("leave", timeout)
+    except Exception:  # Late or lost ones: jax tells of both, and of much else, as it likes.
+        return
+    if is_writer():
+        time.sleep(_SECONDS_TO_EXIT)
 
 
 def from_first_process(value: Any) -> Any:
