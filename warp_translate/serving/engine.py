@@ -101,15 +101,16 @@ def open_engine(bundle: Bundle, backend: Backend = "auto") -> Engine:
     Raises:
       UserError: the backend is not installed, or the bundle's file is damaged.
     """
-    needs = {"onnx": "onnxruntime", "jax": "jax"}
-    there = [name for name, module in needs.items() if importlib.util.find_spec(module)]
+    needs = {"onnx": ("onnxruntime", "serve"), "jax": ("jax", "train")}
+    there = [name for name, (module, _) in needs.items() if importlib.util.find_spec(module)]
     if backend == "auto":
         if not there:
-            raise UserError("no engine is installed: pip install 'warp-translate[onnx]'")
+            raise UserError("no engine is installed: pip install 'warp-translate[serve]'")
         backend = "onnx" if "onnx" in there else "jax"
     if backend not in there:
+        module, extra = needs[backend]
         raise UserError(
-            f"the engine {backend} needs {needs[backend]}: pip install 'warp-translate[onnx]'"
+            f"the engine {backend} needs {module}: pip install 'warp-translate[{extra}]'"
         )
     return OnnxEngine(bundle) if backend == "onnx" else JaxEngine(bundle)
 
