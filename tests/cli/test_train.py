@@ -11,7 +11,7 @@ from warp_translate.cli import build
 from warp_translate.cli import train as train_command
 from warp_translate.cli.task import Report, Task
 from warp_translate.errors import UserError
-from warp_translate.training.state import DiscriminatorState, GeneratorState, PairedState
+from warp_translate.training.state import DiscriminatorState, NetworkState, PairedState
 
 
 def lines(workdir):
@@ -98,7 +98,7 @@ def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_conf
             numbers = jnp.zeros(2)
             return PairedState(
                 step=jnp.int32(0),
-                generator=GeneratorState(params=numbers, opt_state=(), ema=numbers + 1),
+                generator=NetworkState(params=numbers, opt_state=(), ema=numbers + 1),
                 discriminator=DiscriminatorState(params=numbers + 2, spectral={}, opt_state=()),
             )
 

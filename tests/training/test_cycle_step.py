@@ -40,7 +40,7 @@ def full(tiny_cycle, fresh, shake):
     # At the start the displacement is zero, where its smoothness has no gradient.
     generators = {
         name: getattr(fresh, name).replace(params=shake(getattr(fresh, name).params))
-        for name in training.generators
+        for name in training.results
     }
     return training, fresh.replace(**generators), jax.jit(training.step)
 

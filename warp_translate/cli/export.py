@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from warp_translate.serving import export
 
     trained = trained_generators()
-    directions = list(trained.training.generators)
+    directions = list(trained.training.results)
     if program.DIRECTION.value is not None:
         if program.DIRECTION.value not in directions:
             raise UserError(
@@ -126,7 +126,7 @@ def _describe(
         "fusion": config.method.fusion,
     }
     # A cycle run measures both of its generators.
-    generators = trained.training.generators
+    generators = trained.training.results
     figures = {
         name: value
         for name, value in trained.figures.items()

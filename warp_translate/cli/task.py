@@ -107,7 +107,7 @@ class Task:
 
 def generator_params(training: Training, state: PyTree) -> dict[str, PyTree]:
     """The moving averages of all generators in a state, by name."""
-    return {name: getattr(state, name).ema for name in training.generators}
+    return {name: getattr(state, name).ema for name in training.results}
 
 
 def abstract_params(training: Training, size: int) -> dict[str, PyTree]:

@@ -74,7 +74,7 @@ def _with_run(
     from warp_translate.types import to_float
 
     trained = trained_generators()
-    generators = trained.training.generators
+    generators = trained.training.results
     direction = program.DIRECTION.value or generators[0]
     if direction not in generators:
         raise UserError(
@@ -129,11 +129,7 @@ def _with_bundle(
     opened = bundle.read(str(bundle_flags.BUNDLE.value))
     factor = opened.check_factor(program.FACTOR.value)
     bulk.claim(folder, opened, factor)
-    left = [
-        (source, target)
-        for source, target in jobs
-        if not all(path.exists() for path in (target, *(bulk.map_path(target, m) for m in maps)))
-    ]
+    left = bulk.not_done(jobs, maps)
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} images were done before", file=sys.stderr)
     if not left:

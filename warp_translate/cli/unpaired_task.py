@@ -61,7 +61,7 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int) -> Report:
         translate = {
             name: functools.partial(training.translate, params[name])
-            for name in training.generators
+            for name in training.results
         }
         further_a, further_b = training_features()
         result = evaluate_domains(

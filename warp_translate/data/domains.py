@@ -74,7 +74,14 @@ def open_domains(
     if root is None:
         return _open_splits(open_cycle_gan(name, data_dir))
     layout = scan_domains(root) if domains is None else scan_portraits(root, domains)
-    return _open_splits(_prepare_layout(layout, name, data_dir))
+    if layout.held_out:
+        logging.warning(
+            "%s has no test folders: %d images of A and %d of B are held out for testing",
+            layout.root,
+            len(layout.splits["testA"]),
+            len(layout.splits["testB"]),
+        )
+    return _open_splits(prepare_layout(layout, name, data_dir))
 
 
 def _check_argument(
@@ -88,16 +95,22 @@ def _check_argument(
         )
 
 
-def _prepare_layout(
+def prepare_layout(
     layout: UnpairedLayout, name: str, data_dir: str | os.PathLike[str] | None
 ) -> tfds.core.DatasetBuilder:
-    if layout.held_out:
-        logging.warning(
-            "%s has no test folders: %d images of A and %d of B are held out for testing",
-            layout.root,
-            len(layout.splits["testA"]),
-            len(layout.splits["testB"]),
-        )
+    """Prepares the images of a user's folder unless that was done before.
+
+    Args:
+      layout: the images.
+      name: what an error calls the set.
+      data_dir: folder of prepared sets; None for TFDS's own.
+
+    Returns:
+      The builder, prepared, with the splits of the layout.
+
+    Raises:
+      UserError: a file cannot be read, or ``data_dir`` cannot be written.
+    """
     config = unpaired_folder_config(layout)
     return prepare_with(
         lambda: UnpairedFolder(

@@ -5,6 +5,9 @@ import difflib
 from warp_translate.errors import UserError
 
 PAIRED = ("openmoji_gender", "paired_folder")
+LABELLED = "domain_folders"
+"""Folders by the names of their domains, for a classifier alone."""
+
 UNPAIRED = ("openmoji_gender_unpaired", "unpaired_folder", "portraits")
 
 CYCLE_GAN = "cycle_gan/"
@@ -24,6 +27,11 @@ def check_paired(name: str) -> None:
 def check_unpaired(name: str) -> None:
     """Raises a UserError unless ``name`` is a set for unpaired training."""
     fitting = (*UNPAIRED, f"{CYCLE_GAN}horse2zebra")
+    if name == LABELLED:
+        raise UserError(
+            f"data set {name!r} is for a classifier, but unpaired training needs two domains; use "
+            f"one of {', '.join(fitting)}"
+        )
     if name in PAIRED:
         raise UserError(
             f"data set {name!r} is of pairs, but unpaired training needs two domains; use one of "

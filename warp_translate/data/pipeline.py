@@ -4,7 +4,7 @@ Training batch k follows from the seed and k alone. A run that resumes at step k
 over another number of processes, sees the very same global batches.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -115,6 +115,59 @@ def unpaired_batches(
     ).map(lambda both: {"source": both[0]["image"], "target": both[1]["image"]})
     parts = _parts(examples, global_batch, process_index, process_count)
     return _read(parts, start_step, num_threads, prefetch)
+
+
+def labelled_batches(
+    sources: Sequence[ImageSource],
+    augment: Augment,
+    *,
+    global_batch: int,
+    seed: int,
+    start_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 8,
+    prefetch: int = 8,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this process's part of the training batches of a classifier, without end.
+
+    An example is one image of each domain, so that all domains are seen alike, however many images
+    they have. All else is as in `unpaired_batches`.
+
+    Args:
+      sources: the images of each domain.
+      augment: called on every image alone, as an example of one ``image``.
+      global_batch: examples in a batch over all processes.
+      seed: any integer from 0.
+      start_step: number of the first batch, which is the number of batches already consumed.
+      process_index: which process this is, 0 to process_count - 1.
+      process_count: number of processes.
+      num_threads: threads that read, decode and augment; each makes whole batches.
+      prefetch: local batches held ready in memory, at most.
+
+    Returns:
+      Iterator over {"images": uint8 [global_batch / process_count, domains, H, W, 3]}. Closing or
+      dropping it stops its threads.
+
+    Raises:
+      UserError: an empty source, or global_batch that process_count does not divide.
+      ValueError: process_index, seed, start_step, num_threads or prefetch out of range.
+    """
+    _check_parts(global_batch, seed, start_step, process_index, process_count)
+    _check_reading(min(map(len, sources)), num_threads, prefetch)
+    seeds = np.random.SeedSequence(seed).spawn(len(sources))
+    examples = grain.experimental.ZipMapDataset(
+        [
+            _endless(_ImageExamples(source), augment, its_seed)
+            for source, its_seed in zip(sources, seeds, strict=True)
+        ]
+    ).map(lambda each: {"images": np.stack([example["image"] for example in each])})
+    return _read(
+        _parts(examples, global_batch, process_index, process_count),
+        start_step,
+        num_threads,
+        prefetch,
+    )
 
 
 def eval_batches(

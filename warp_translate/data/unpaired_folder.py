@@ -25,7 +25,7 @@ class UnpairedFolderConfig(tfds.core.BuilderConfig):
 
 
 def unpaired_folder_config(layout: UnpairedLayout) -> UnpairedFolderConfig:
-    """Returns the config that prepares the images of two domains.
+    """Returns the config that prepares the images of domains.
 
     Its name is a fingerprint of the files and their splits, so that a folder that has changed is
     prepared anew and never answered with an earlier preparation. Earlier ones stay until the user
@@ -41,9 +41,10 @@ def unpaired_folder_config(layout: UnpairedLayout) -> UnpairedFolderConfig:
 
 
 class UnpairedFolder(tfds.core.GeneratorBasedBuilder):
-    """Builder of ``unpaired_folder``, with the splits and the feature of TFDS's ``cycle_gan``.
+    """Builder of ``unpaired_folder``, with the splits and the feature of TFDS's ``cycle_gan``,
+    and of ``domain_folders``, with two splits for each domain.
 
-    Splits: trainA, trainB, testA and testB. Feature: ``image``, uint8 [H, W, 3] of any size, over
+    Splits: those of the layout. Feature: ``image``, uint8 [H, W, 3] of any size, over
     white where the file is transparent. The examples of a split lie in the order of their names.
     """
 
@@ -54,7 +55,7 @@ class UnpairedFolder(tfds.core.GeneratorBasedBuilder):
         image = tfds.features.Image(shape=(None, None, 3))
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Images of two domains of {self.builder_config.layout.root}.",
+            description=f"Images by domain of {self.builder_config.layout.root}.",
             features=tfds.features.FeaturesDict({"image": image}),
             # The order of names lets a user find the file behind an example.
             disable_shuffling=True,

@@ -23,11 +23,12 @@ _EXPECTED = "expected trainA/ and trainB/"
 
 @dataclass(frozen=True)
 class UnpairedLayout:
-    """The images of two domains.
+    """The images of domains.
 
     Attributes:
       root: the folder, absolute.
-      splits: files by the names in `SPLITS`, all of them, sorted by the path below ``root``.
+      splits: files by the names of the splits, which for two domains are `SPLITS`; sorted by the
+        path below ``root``.
       held_out: whether the tests were taken from train for want of test folders.
     """
 

@@ -72,6 +72,20 @@ def claim(folder: Path, bundle: Bundle, factor: int) -> None:
         raise UserError(f"{path} cannot be used ({reason}): choose another --output") from error
 
 
+def not_done(jobs: Iterable[Job], maps: Sequence[str] = ()) -> list[Job]:
+    """Returns the jobs whose translation, or a picture of whose maps, is not there yet.
+
+    Args:
+      jobs: images and where their translations go.
+      maps: names of the maps that are wanted too, see `map_path`.
+    """
+    return [
+        (source, target)
+        for source, target in jobs
+        if not all(path.exists() for path in (target, *(map_path(target, name) for name in maps)))
+    ]
+
+
 def translate_files(
     engine: Engine,
     jobs: Sequence[Job],

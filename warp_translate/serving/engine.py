@@ -91,12 +91,14 @@ class Engine(abc.ABC):
         """Translates what was checked."""
 
 
-def open_engine(bundle: Bundle, backend: Backend = "auto") -> Engine:
+def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | None = None) -> Engine:
     """Makes a bundle ready.
 
     Args:
       bundle: the bundle.
       backend: "onnx", "jax", or "auto" for the first of them that is installed.
+      threads: most threads of one translation in ONNX Runtime; None for one for each core. jax
+        takes what it finds.
 
     Raises:
       UserError: the backend is not installed, or the bundle's file is damaged.
@@ -112,18 +114,19 @@ def open_engine(bundle: Bundle, backend: Backend = "auto") -> Engine:
         raise UserError(
             f"the engine {backend} needs {module}: pip install 'warp-translate[{extra}]'"
         )
-    return OnnxEngine(bundle) if backend == "onnx" else JaxEngine(bundle)
+    return OnnxEngine(bundle, threads=threads) if backend == "onnx" else JaxEngine(bundle)
 
 
 class OnnxEngine(Engine):
     """A bundle in ONNX Runtime on CPUs. A new size costs nothing that lasts."""
 
-    def __init__(self, bundle: Bundle, *, floats: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, floats: bool = False, threads: int | None = None) -> None:
         """Loads the graph.
 
         Args:
           bundle: the bundle.
           floats: whether to run the graph for float32 images, which gives the same.
+          threads: most threads of one translation; None for one for each core.
 
         Raises:
           UserError: the file is missing or damaged.
@@ -137,6 +140,7 @@ class OnnxEngine(Engine):
         # Threads that spin while they wait take the cores from whoever shares them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0  # 0 is its word for one for each core.
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

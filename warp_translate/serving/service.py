@@ -57,6 +57,7 @@ class Service:
         budget_milliseconds: float,
         most_pixels: int,
         seconds: float,
+        cores: int | None = None,
     ) -> None:
         """Takes over the parts; the registry has been scanned.
 
@@ -66,6 +67,8 @@ class Service:
           budget_milliseconds: what a translation may take where the request names no factor.
           most_pixels: larger images are refused.
           seconds: how long a request may wait.
+          cores: what the engines have of the machine's, for the estimate of a translation's time;
+            None for all that this process may use.
         """
         self.registry = registry
         self.batcher = batcher
@@ -73,6 +76,8 @@ class Service:
         self._most_pixels = most_pixels
         self._seconds = seconds
         self._device = device.find_device()
+        if cores is not None:
+            self._device = dataclasses.replace(self._device, cores=cores)
         self._choosers: dict[tuple[str, str], FactorChooser] = {}
         self._lock = threading.Lock()
 

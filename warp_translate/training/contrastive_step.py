@@ -23,7 +23,7 @@ from warp_translate.training.accumulation import forward
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
 from warp_translate.training.image_pool import empty_pool, exchange
 from warp_translate.training.networks import check_size, init_params
-from warp_translate.training.optim import init_generator, update_generator
+from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import device_index, mean_over_devices
 from warp_translate.training.priors import Metrics, branch_reports, weighted_sum
 from warp_translate.training.rng import stream_key
@@ -108,8 +108,8 @@ class ContrastiveTraining:
             raise ValueError(f"method.factor must be at least 1, got {self.factor}")
 
     @property
-    def generators(self) -> tuple[str, ...]:
-        """Names of the generators in the state."""
+    def results(self) -> tuple[str, ...]:
+        """Names of the networks in the state that the training is for: the generators."""
         return ("a_to_b",)
 
     @property
@@ -144,7 +144,7 @@ class ContrastiveTraining:
         ]
         return ContrastiveState(
             step=jnp.zeros((), jnp.int32),
-            a_to_b=init_generator(params, self.generator_optimizer),
+            a_to_b=init_network(params, self.generator_optimizer),
             projection=ProjectionState(
                 params=projection, opt_state=self.generator_optimizer.init(projection)
             ),
@@ -228,7 +228,7 @@ class ContrastiveTraining:
         metrics |= {f"d_b/{name}": value for name, value in d_b_reports.items()}
         next_state = ContrastiveState(
             step=state.step + 1,
-            a_to_b=update_generator(
+            a_to_b=update_network(
                 state.a_to_b,
                 gradient,
                 self.generator_optimizer,

@@ -15,7 +15,7 @@ from warp_translate.training.accumulation import forward
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
 from warp_translate.training.image_pool import empty_pool, exchange
 from warp_translate.training.networks import check_size, init_params
-from warp_translate.training.optim import init_generator, update_generator
+from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import device_index, mean_over_devices
 from warp_translate.training.priors import Metrics, branch_reports, weighted_sum
 from warp_translate.training.rng import stream_key
@@ -101,8 +101,8 @@ class CycleTraining:
             raise ValueError(f"method.factor must be at least 1, got {self.factor}")
 
     @property
-    def generators(self) -> tuple[str, ...]:
-        """Names of the generators in the state."""
+    def results(self) -> tuple[str, ...]:
+        """Names of the networks in the state that the training is for: the generators."""
         return ("a_to_b", "b_to_a")
 
     @property
@@ -138,7 +138,7 @@ class CycleTraining:
 
         def generator(name: str) -> PyTree:
             params = init_params(self.generator, stream_key(root, name), size, self.factor)
-            return init_generator(params, self.generator_optimizer)
+            return init_network(params, self.generator_optimizer)
 
         def discriminator(name: str) -> DiscriminatorState:
             return self.adversary.init(stream_key(root, name), images)
@@ -228,7 +228,7 @@ class CycleTraining:
         gradients, (to_b_reports, to_a_reports) = back(objective)
         gradients = mean_over_devices(gradients, axis_name)
         generators = [
-            update_generator(
+            update_network(
                 generator,
                 gradient,
                 self.generator_optimizer,

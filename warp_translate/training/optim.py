@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from warp_translate.training.state import GeneratorState
+from warp_translate.training.state import NetworkState
 from warp_translate.types import Array, PyTree
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -67,26 +67,26 @@ def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree
     return jax.tree.map(lambda old, new: old + rate.astype(old.dtype) * (new - old), ema, params)
 
 
-def init_generator(params: PyTree, optimizer: optax.GradientTransformation) -> GeneratorState:
-    """The state of a generator at step 0."""
+def init_network(params: PyTree, optimizer: optax.GradientTransformation) -> NetworkState:
+    """The state of a network at step 0."""
     # The average is a copy of its own: the state is donated, and no buffer can be given away twice.
-    return GeneratorState(
+    return NetworkState(
         params=params, opt_state=optimizer.init(params), ema=jax.tree.map(jnp.array, params)
     )
 
 
-def update_generator(
-    state: GeneratorState,
+def update_network(
+    state: NetworkState,
     gradient: PyTree,
     optimizer: optax.GradientTransformation,
     *,
     step: Array,
     ema_decay: float,
-) -> GeneratorState:
-    """One step of a generator along its gradient.
+) -> NetworkState:
+    """One step of a network along its gradient.
 
     Args:
-      state: the generator.
+      state: the network.
       gradient: averaged over devices, the same tree as its parameters.
       optimizer: transforms the gradient.
       step: number of steps done before this one, a scalar.
@@ -97,6 +97,6 @@ def update_generator(
     """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return GeneratorState(
+    return NetworkState(
         params=params, opt_state=opt_state, ema=ema_update(state.ema, params, step, ema_decay)
     )

@@ -14,7 +14,7 @@ from warp_translate.ops import MaskWeights
 from warp_translate.training.accumulation import forward
 from warp_translate.training.adversary import Adversary, example_keys, example_streams
 from warp_translate.training.networks import check_size, init_params
-from warp_translate.training.optim import init_generator, update_generator
+from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import mean_over_devices
 from warp_translate.training.priors import Metrics, Priors, branch_reports, weighted_sum
 from warp_translate.training.rng import stream_key
@@ -85,8 +85,8 @@ class PairedTraining:
             raise ValueError(f"method.factor must be at least 1, got {self.factor}")
 
     @property
-    def generators(self) -> tuple[str, ...]:
-        """Names of the generators in the state."""
+    def results(self) -> tuple[str, ...]:
+        """Names of the networks in the state that the training is for: the generators."""
         return ("generator",)
 
     @property
@@ -118,7 +118,7 @@ class PairedTraining:
         params = init_params(self.generator, stream_key(root, "generator_init"), size, self.factor)
         return PairedState(
             step=jnp.zeros((), jnp.int32),
-            generator=init_generator(params, self.generator_optimizer),
+            generator=init_network(params, self.generator_optimizer),
             discriminator=self.adversary.init(
                 stream_key(root, "discriminator_init"), original, original
             ),
@@ -185,7 +185,7 @@ class PairedTraining:
         reports["gradient_norm"] = optax.tree.norm(gradient)
         metrics |= {f"generator/{name}": value for name, value in reports.items()}
         metrics |= branches
-        generator = update_generator(
+        generator = update_network(
             state.generator,
             gradient,
             self.generator_optimizer,

@@ -7,8 +7,8 @@ from warp_translate.types import Array, PyTree
 
 
 @flax.struct.dataclass
-class GeneratorState:
-    """A generator in training.
+class NetworkState:
+    """A generator or a classifier in training.
 
     Attributes:
       params: its parameters.
@@ -47,7 +47,7 @@ class PairedState:
     """
 
     step: Array
-    generator: GeneratorState
+    generator: NetworkState
     discriminator: DiscriminatorState
 
 
@@ -66,8 +66,8 @@ class CycleState:
     """
 
     step: Array
-    a_to_b: GeneratorState
-    b_to_a: GeneratorState
+    a_to_b: NetworkState
+    b_to_a: NetworkState
     d_a: DiscriminatorState
     d_b: DiscriminatorState
     pool_a: ImagePool | None
@@ -100,7 +100,20 @@ class ContrastiveState:
     """
 
     step: Array
-    a_to_b: GeneratorState
+    a_to_b: NetworkState
     projection: ProjectionState
     d_b: DiscriminatorState
     pool_b: ImagePool | None
+
+
+@flax.struct.dataclass
+class ClassifierState:
+    """Everything that the training of a domain classifier changes.
+
+    Attributes:
+      step: number of steps done, int32 scalar.
+      classifier: the classifier.
+    """
+
+    step: Array
+    classifier: NetworkState

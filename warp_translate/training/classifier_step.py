@@ -1,0 +1,161 @@
+"""One step of a domain classifier's training."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from warp_translate.models import DomainClassifier
+from warp_translate.training.accumulation import mean_over_microbatches
+from warp_translate.training.adversary import example_keys
+from warp_translate.training.optim import init_network, update_network
+from warp_translate.training.parallel import mean_over_devices
+from warp_translate.training.priors import Metrics
+from warp_translate.training.rng import stream_key
+from warp_translate.training.state import ClassifierState
+from warp_translate.types import Array, PyTree, to_float
+
+Batch = Mapping[str, Array]
+
+_PIECES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierTraining:
+    """The training of a domain classifier as functions of explicit state.
+
+    Besides the images, the classifier is shown images of no domain, to which it is to give all
+    domains alike (Hendrycks et al. 2019, outlier exposure): its own images in pieces that have
+    changed places, which have the colours and the textures of a domain and are none.
+
+    Attributes:
+      classifier: the module.
+      optimizer: transforms the gradients.
+      outliers: weight of the loss on images of no domain; 0 shows none.
+      ema_decay: decay of the moving average.
+      microbatches: parts of a device's batch whose gradients are taken one after the other.
+    """
+
+    classifier: DomainClassifier
+    optimizer: optax.GradientTransformation
+    outliers: float = 0.5
+    ema_decay: float = 0.999
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.outliers < 0:
+            raise ValueError(f"method.outliers {self.outliers} must be 0 or more")
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Names of the networks in the state that the training is for."""
+        return ("classifier",)
+
+    @property
+    def axes(self) -> None:
+        """Which part of the state each device has for itself, see `parallel.Replicas`: none."""
+        return None
+
+    def init(self, root: Array, size: int) -> ClassifierState:
+        """Draws the initial state.
+
+        Args:
+          root: the run's root key.
+          size: side of the training images in pixels.
+
+        Returns:
+          The state at step 0. Parameters do not depend on the size.
+
+        Raises:
+          ValueError: the size does not suit the network.
+        """
+        smallest = 2**self.classifier.stages
+        if size < smallest or size % _PIECES:
+            raise ValueError(
+                f"training size {size} must be a multiple of {_PIECES} and at least {smallest} for "
+                f"the classifier's {self.classifier.stages} stages"
+            )
+        key = stream_key(root, "classifier_init")
+        params = self.classifier.init(key, jnp.zeros((1, size, size, 3)))["params"]
+        return ClassifierState(
+            step=jnp.zeros((), jnp.int32), classifier=init_network(params, self.optimizer)
+        )
+
+    def probabilities(self, params: PyTree, images: Array) -> Array:
+        """Maps ``[B, S, S, 3]`` in [-1, 1] to probabilities ``[B, domains]``."""
+        return jax.nn.softmax(self.classifier.apply({"params": params}, images))
+
+    def step(
+        self, state: ClassifierState, batch: Batch, root: Array, *, axis_name: str | None = None
+    ) -> tuple[ClassifierState, Metrics]:
+        """Updates the classifier.
+
+        Args:
+          state: the state.
+          batch: "images", uint8 ``[B, D, S, S, 3]``: of every example one image of each domain.
+          root: the run's root key.
+          axis_name: the mapped axis of the devices, or None on a single one.
+
+        Returns:
+          The next state and the metrics, float32 scalars averaged over devices.
+        """
+        images = to_float(batch["images"])
+        keys = example_keys(root, "outliers", state.step, len(images), axis_name)
+
+        def one(part: tuple[Array, Array]) -> tuple[PyTree, Metrics]:
+            return jax.grad(self._loss, has_aux=True)(state.classifier.params, *part)
+
+        gradient, reports = mean_over_devices(
+            mean_over_microbatches(one, (images, keys), self.microbatches), axis_name
+        )
+        following = ClassifierState(
+            step=state.step + 1,
+            classifier=update_network(
+                state.classifier,
+                gradient,
+                self.optimizer,
+                step=state.step,
+                ema_decay=self.ema_decay,
+            ),
+        )
+        reports["classifier/gradient_norm"] = optax.tree.norm(gradient)
+        return following, {name: jnp.float32(value) for name, value in reports.items()}
+
+    def _loss(self, params: PyTree, images: Array, keys: Array) -> tuple[Array, Metrics]:
+        count, domains = images.shape[:2]
+        labels = jnp.tile(jnp.arange(domains), count)
+        shown = images.reshape(-1, *images.shape[2:])
+        if self.outliers:
+            shown = jnp.concatenate([shown, jax.vmap(scramble)(keys, images)])
+        logits = self.classifier.apply({"params": params}, shown)
+        logits, outlier_logits = logits[: len(labels)], logits[len(labels) :]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        accuracy = (logits.argmax(-1) == labels).mean()
+        reports = {"classifier/cross_entropy": entropy, "classifier/accuracy": accuracy}
+        loss = entropy
+        if self.outliers:
+            even = -jax.nn.log_softmax(outlier_logits).mean()
+            reports["classifier/outliers"] = even - jnp.log(domains)
+            loss = loss + self.outliers * even
+        return loss, {**reports, "classifier/loss": loss}
+
+
+def scramble(key: Array, images: Array) -> Array:
+    """An image of no domain: 4 x 4 pieces of images, each from a random one and a random place.
+
+    Args:
+      key: random key.
+      images: ``[D, S, S, 3]``, one of each domain; 4 divides ``S``.
+
+    Returns:
+      ``[S, S, 3]``.
+    """
+    domains, size = images.shape[:2]
+    side = size // _PIECES
+    pieces = images.reshape(domains, _PIECES, side, _PIECES, side, 3).swapaxes(2, 3)
+    pieces = pieces.reshape(domains * _PIECES**2, side, side, 3)
+    chosen = jax.random.choice(key, pieces, (_PIECES**2,), replace=False)
+    rows = chosen.reshape(_PIECES, _PIECES, side, side, 3).swapaxes(1, 2)
+    return rows.reshape(size, size, 3)
