@@ -44,14 +44,21 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
     """Every field there is. Lengths are steps, sizes are pixels, weights of 0 cost nothing.
 
     Args:
-      kind: "paired", "cycle" or "contrastive", see ``warp_translate/training``.
+      kind: "paired", "cycle", "contrastive" or "classifier", see ``warp_translate/training``.
     """
+    config = _common(kind)
+    return _classifier(config) if kind == "classifier" else _translation(config, kind)
+
+
+def _common(kind: str) -> ml_collections.ConfigDict:
+    """Data, optimisation, training and evaluation."""
     config = ml_collections.ConfigDict()
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
     # Or "paired_folder"; without pairs "unpaired_folder", "portraits" or TFDS's "cycle_gan/...".
-    data.name = "openmoji_gender" if kind == "paired" else "openmoji_gender_unpaired"
+    drawn_pairs = kind in ("paired", "classifier")
+    data.name = "openmoji_gender" if drawn_pairs else "openmoji_gender_unpaired"
     data.dir = config_dict.placeholder(str)  # prepared sets; TFDS's own folder by default
     data.root = config_dict.placeholder(str)  # folders and portraits: where they are
     data.direction = "AtoB"  # paired_folder: or "BtoA"
@@ -67,6 +74,50 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
 
     config.method = method = ml_collections.ConfigDict()
     method.training = kind
+
+    config.optim = optim = ml_collections.ConfigDict()
+    optim.lr = 2e-4
+    optim.b1 = 0.5
+    optim.b2 = 0.999
+    optim.schedule = "linear"  # or "constant", "cosine"
+    optim.warmup_steps = 0
+    optim.ema_decay = 0.999
+
+    config.training = training = ml_collections.ConfigDict()
+    training.global_batch = 8  # over all devices of all processes
+    training.accumulate = 1  # parts of a device's batch that are computed one after the other
+    training.steps_per_call = 1  # steps on the devices before the host looks again
+    training.parallel = "pmap"  # or "shard_map"; see launch/README.md
+    training.total_steps = 100_000
+    training.log_every = 100
+    training.evaluate_every = 5_000
+    training.save_every = 5_000
+    training.keep_latest = 2
+
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    evaluation.batch_size = 8
+    evaluation.sheet_rows = 8
+    return config
+
+
+def _classifier(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """What tells domains apart."""
+    config.classifier = classifier = ml_collections.ConfigDict()
+    # Names; of "domain_folders", which has one folder for each, any number, at data.root.
+    classifier.domains = "man,woman"
+    classifier.width = 16
+    classifier.stages = 4
+    classifier.dtype = "float32"
+    classifier.param_dtype = "float32"
+    config.method.outliers = 0.5  # weight of images of no domain
+    config.method.threshold = 0.8  # below this probability an image is of no known domain
+    config.evaluation.best_metric = "test/cross_entropy"
+    return config
+
+
+def _translation(config: ml_collections.ConfigDict, kind: str) -> ml_collections.ConfigDict:
+    """What translates."""
+    method = config.method
     method.factor = 2  # how many times smaller the trunk's image is
     method.mask_weights = "pretranslated"  # or "warped": which image the mask multiplies
     method.fusion = "full"  # or "pretranslated": that branch alone
@@ -130,32 +181,11 @@ def get_config(kind: str) -> ml_collections.ConfigDict:
         losses.temperature = 0.07
         losses.patches = 256
 
-    config.optim = optim = ml_collections.ConfigDict()
-    optim.lr = 2e-4
-    optim.discriminator_lr = 2e-4
-    optim.b1 = 0.5
-    optim.discriminator_b1 = 0.5
-    optim.b2 = 0.999
-    optim.schedule = "linear"  # or "constant", "cosine"
-    optim.warmup_steps = 0
-    optim.ema_decay = 0.999
-
-    config.training = training = ml_collections.ConfigDict()
-    training.global_batch = 8  # over all devices of all processes
-    training.accumulate = 1  # parts of a device's batch that are computed one after the other
-    training.steps_per_call = 1  # steps on the devices before the host looks again
-    training.parallel = "pmap"  # or "shard_map"; see launch/README.md
-    training.total_steps = 100_000
-    training.log_every = 100
-    training.evaluate_every = 5_000
-    training.save_every = 5_000
-    training.keep_latest = 2
-
-    config.evaluation = evaluation = ml_collections.ConfigDict()
-    evaluation.batch_size = 8
+    config.optim.discriminator_lr = 2e-4
+    config.optim.discriminator_b1 = 0.5
     # The smallest is the best checkpoint.
+    evaluation = config.evaluation
     evaluation.best_metric = "test/output/l1" if kind == "paired" else "test/kernel_distance"
-    evaluation.sheet_rows = 8
     if kind != "paired":
         # What kernel distances see; or a .safetensors or .onnx file, or "" for none.
         evaluation.extractor = "efficientnet_lite0"
@@ -166,12 +196,15 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Makes everything so small that the whole run takes seconds: what ``runlocal`` means."""
     config.data.size = config.data.load_size = 32
     config.data.max_shift = min(config.data.max_shift, 2)
-    config.generator.update(width=8, blocks=1)
-    config.discriminator.update(width=8, layers=1, scales=1)
-    if config.method.training == "paired":
-        config.losses.pyramid_levels = 2
+    if config.method.training == "classifier":
+        config.classifier.update(width=8, stages=2)
     else:
-        config.method.pool_size = 4
+        config.generator.update(width=8, blocks=1)
+        config.discriminator.update(width=8, layers=1, scales=1)
+        if config.method.training == "paired":
+            config.losses.pyramid_levels = 2
+        else:
+            config.method.pool_size = 4
     config.training.update(
         global_batch=8, total_steps=4, log_every=1, evaluate_every=2, save_every=2
     )

@@ -172,7 +172,13 @@ def make_plan(
         with _progress("checking the gathers"):
             moved = tuple(moved_by_gathers(traced.jaxpr, topology.devices[0], say))
     return Plan(
-        experiment=f"{config.method.training}, {config.data.size} px, factor {training.factor}",
+        experiment=", ".join(
+            [
+                config.method.training,
+                f"{config.data.size} px",
+                *([f"factor {config.method.factor}"] if "factor" in config.method else []),
+            ]
+        ),
         topology=topology.name,
         chips=chips,
         chip=topology.devices[0].device_kind,

@@ -14,11 +14,13 @@ import optax
 from warp_translate.cli.task import Training
 from warp_translate.data import augment, sources
 from warp_translate.data.domains import Domains, open_domains
+from warp_translate.data.labelled import Labelled, open_labelled
 from warp_translate.data.pair import PairSource
 from warp_translate.errors import UserError
-from warp_translate.models import Discriminator, Generator
+from warp_translate.models import Discriminator, DomainClassifier, Generator
 from warp_translate.ops.augment import Augmentation
 from warp_translate.training.adversary import Adversary
+from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
 from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.loop import Schedule
@@ -28,17 +30,29 @@ from warp_translate.training.parallel import Replicas
 from warp_translate.types import Array, PyTree
 
 CONFIG_FILE = "config.json"
-TRAININGS = ("paired", "cycle", "contrastive")
+TRAININGS = ("paired", "cycle", "contrastive", "classifier")
+
+GeneratorTraining = PairedTraining | CycleTraining | ContrastiveTraining
+
+
+def generator_training(
+    config: ml_collections.ConfigDict, *, factor: int | None = None
+) -> GeneratorTraining:
+    """The same as `training`, where generators are trained."""
+    found = training(config, factor=factor)
+    assert not isinstance(found, ClassifierTraining)
+    return found
 
 
 def training(
     config: ml_collections.ConfigDict, *, factor: int | None = None
-) -> PairedTraining | CycleTraining | ContrastiveTraining:
+) -> GeneratorTraining | ClassifierTraining:
     """Networks, optimisers and losses of a configuration.
 
     Args:
       config: the configuration.
-      factor: how many times smaller the trunk's image is; the configuration's by default.
+      factor: how many times smaller the trunk's image is; the configuration's by default. A
+        classifier has none.
 
     Raises:
       UserError: they cannot be built.
@@ -56,6 +70,19 @@ def training(
         return optax.adam(schedule, b1=b1, b2=optim.b2)
 
     try:
+        if method.training == "classifier":
+            return ClassifierTraining(
+                classifier=DomainClassifier(
+                    **{
+                        **_with_types(config.classifier),
+                        "domains": len(domain_names(config)),
+                    }
+                ),
+                optimizer=adam(optim.lr, optim.b1),
+                outliers=method.outliers,
+                ema_decay=optim.ema_decay,
+                microbatches=config.training.accumulate,
+            )
         adversary = config.adversary.to_dict()
         augmentation = Augmentation(
             **{field.name: adversary.pop(field.name) for field in dataclasses.fields(Augmentation)}
@@ -154,8 +181,12 @@ def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTr
 def batch_shapes(
     config: ml_collections.ConfigDict, examples: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch of so many examples of each domain, uint8 ``[B, H, W, 3]``."""
-    images = jax.ShapeDtypeStruct((examples, config.data.size, config.data.size, 3), jnp.uint8)
+    """Shapes and types of a batch of so many examples of each domain, uint8."""
+    size = config.data.size
+    if config.method.training == "classifier":
+        shape = (examples, len(domain_names(config)), size, size, 3)
+        return {"images": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    images = jax.ShapeDtypeStruct((examples, size, size, 3), jnp.uint8)
     return {"source": images, "target": images}
 
 
@@ -207,6 +238,24 @@ def domains(config: ml_collections.ConfigDict) -> Domains:
         size=data.size if data.name == "openmoji_gender_unpaired" else None,
         root=data.root,
         domains=data.domains if data.name == "portraits" else None,
+    )
+
+
+def domain_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What the domains are called that a classifier tells apart."""
+    return tuple(name.strip() for name in config.classifier.domains.split(","))
+
+
+def labelled(config: ml_collections.ConfigDict) -> Labelled:
+    """The images by domain of a data set, which is prepared first if need be."""
+    data = config.data
+    return open_labelled(
+        data.name,
+        data.dir,
+        domain_names(config),
+        size=data.size if data.name.startswith("openmoji_gender") else None,
+        root=data.root,
+        portraits=data.domains if data.name == "portraits" else None,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from warp_translate.cli import program, tasks
-from warp_translate.cli.restore import trained_generators
+from warp_translate.cli.restore import trained
 from warp_translate.errors import UserError
 from warp_translate.evaluation.sheet import write_sheet
 
@@ -23,23 +23,23 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"evaluate takes flags only, got {' '.join(argv[1:])!r}")
     if _ROWS.value < 1:
         raise UserError(f"--rows={_ROWS.value} must be at least 1")
-    trained = trained_generators()
-    task = tasks.open_task(trained.config, factor=trained.training.factor)
-    report = task.evaluate(trained.params, _ROWS.value)
+    found = trained()
+    task = tasks.open_task(found.config, factor=program.FACTOR.value)
+    report = task.evaluate(found.params, _ROWS.value)
     print(report.table)
 
     folder = Path(program.OUTPUT.value or f"{program.WORKDIR.value}/evaluation")
-    found = {"step": trained.step, **report.protocol, **report.scalars}
+    figures = {"step": found.step, **report.protocol, **report.scalars}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
         for name, sheet in report.sheets.items():
             write_sheet(
                 folder / f"{name}.png",
                 sheet.rows,
                 sheet.columns,
-                cell=min(256, max(128, trained.config.data.size)),
-                title=f"{sheet.title}, step {trained.step}",
+                cell=min(256, max(128, found.config.data.size)),
+                title=f"{sheet.title}, step {found.step}",
                 footer=sheet.footer,
                 wheel_magnitude=sheet.wheel_magnitude,
             )

@@ -16,7 +16,8 @@ import numpy as np
 from absl import flags
 
 from warp_translate.cli import build, program
-from warp_translate.cli.restore import TrainedGenerators, trained_generators
+from warp_translate.cli.restore import Trained, trained_generators
+from warp_translate.cli.task import TranslationTraining
 from warp_translate.data import names
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
@@ -113,7 +114,7 @@ def _factors(own: int) -> tuple[int, ...]:
 
 
 def _describe(
-    trained: TrainedGenerators,
+    trained: Trained[TranslationTraining],
     folder: Path,
     direction: str,
     name: str,

@@ -27,7 +27,7 @@ def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None)
     Raises:
       UserError: a mistake in the configuration or the data.
     """
-    training = build.training(config, factor=factor)
+    training = build.generator_training(config, factor=factor)
     train_set, test_set = build.pairs(config, "train", "test")
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int) -> Report:

@@ -1,38 +1,55 @@
-"""Takes the trained generators out of a run, for the commands that use it."""
+"""Takes what was trained out of a run, for the commands that use it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 import ml_collections
 
 from warp_translate.cli import build, program
-from warp_translate.cli.task import Training, abstract_params
+from warp_translate.cli.task import Training, TranslationTraining, abstract_params
 from warp_translate.errors import UserError
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.types import PyTree
 
+Kind = TypeVar("Kind", bound=Training)
+
 
 @dataclasses.dataclass(frozen=True)
-class TrainedGenerators:
-    """The generators as a run left them.
+class Trained(Generic[Kind]):
+    """The results as a run left them.
 
     Attributes:
       config: the run's configuration.
-      training: what translates; its factor is the one asked for.
+      training: the networks; the factor of generators is the one asked for.
       params: moving averages of their parameters by name, arrays of one device.
       step: steps done.
       figures: what was measured at that step.
     """
 
     config: ml_collections.ConfigDict
-    training: Training
+    training: Kind
     params: dict[str, PyTree]
     step: int
     figures: dict[str, float]
 
 
-def trained_generators() -> TrainedGenerators:
+def trained_generators() -> Trained[TranslationTraining]:
+    """Restores the generators that the flags ``--workdir``, ``--step`` and ``--factor`` name.
+
+    Raises:
+      UserError: as `trained`, or the run has trained a classifier.
+    """
+    found = trained()
+    if found.config.method.training == "classifier":
+        raise UserError(
+            f"the run in {program.WORKDIR.value} has trained a classifier, which translates "
+            "nothing: give a run of generators"
+        )
+    return cast(Trained[TranslationTraining], found)
+
+
+def trained() -> Trained[Training]:
     """Restores what the flags ``--workdir``, ``--step`` and ``--factor`` name.
 
     Raises:
@@ -59,4 +76,4 @@ def trained_generators() -> TrainedGenerators:
     figures = checkpointer.metrics(step)
     checkpointer.close()
     params = {name: jax.device_put(part[name]["ema"]) for name in wanted}
-    return TrainedGenerators(config, training, params, step, figures)
+    return Trained(config, training, params, step, figures)

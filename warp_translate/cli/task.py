@@ -13,21 +13,11 @@ from warp_translate.types import Array, PyTree
 
 
 class Training(Protocol):
-    """What paired and cycle training have in common."""
+    """What all kinds of training have in common."""
 
     @property
-    def generator(self) -> Generator:
-        """The module of all generators."""
-        ...
-
-    @property
-    def factor(self) -> int:
-        """How many times smaller the trunk's image is."""
-        ...
-
-    @property
-    def generators(self) -> tuple[str, ...]:
-        """Names of the generators in the state; the first is the one meant where none is named."""
+    def results(self) -> tuple[str, ...]:
+        """Names of the networks in the state that it is for; the first is meant where none is."""
         ...
 
     @property
@@ -39,14 +29,28 @@ class Training(Protocol):
         """Draws the initial state as one device sees it."""
         ...
 
-    def translate(self, params: PyTree, original: Array) -> Translation:
-        """Translates ``[B, H, W, 3]`` floats in [-1, 1]."""
-        ...
-
     def step(
         self, state: PyTree, batch: Mapping[str, Array], root: Array, *, axis_name: str | None
     ) -> tuple[PyTree, Metrics]:
         """One step of training."""
+        ...
+
+
+class TranslationTraining(Training, Protocol):
+    """What all kinds of training have in common that make generators."""
+
+    @property
+    def generator(self) -> Generator:
+        """The module of all generators."""
+        ...
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the trunk's image is."""
+        ...
+
+    def translate(self, params: PyTree, original: Array) -> Translation:
+        """Translates ``[B, H, W, 3]`` floats in [-1, 1]."""
         ...
 
 
@@ -57,14 +61,14 @@ class Sheet:
     Attributes:
       rows: one list of uint8 pictures for each example.
       columns: titles.
-      wheel_magnitude: displacement in pixels that is shown in full colour.
+      wheel_magnitude: displacement in pixels that is shown in full colour; None without any.
       title: what the sheet shows.
       footer: figures.
     """
 
     rows: list[list[np.ndarray]]
     columns: tuple[str, ...]
-    wheel_magnitude: float
+    wheel_magnitude: float | None
     title: str
     footer: str
 
@@ -95,7 +99,7 @@ class Task:
       data: one line about the data.
       shown: metrics that the progress line shows.
       batches: training batches from a step on.
-      evaluate: measures generators, given their parameters by name and the rows of a sheet.
+      evaluate: measures the results, given their parameters by name and the rows of a sheet.
     """
 
     training: Training
@@ -105,12 +109,12 @@ class Task:
     evaluate: Callable[[Mapping[str, PyTree], int], Report]
 
 
-def generator_params(training: Training, state: PyTree) -> dict[str, PyTree]:
-    """The moving averages of all generators in a state, by name."""
+def result_params(training: Training, state: PyTree) -> dict[str, PyTree]:
+    """The moving averages of all results in a state, by name."""
     return {name: getattr(state, name).ema for name in training.results}
 
 
 def abstract_params(training: Training, size: int) -> dict[str, PyTree]:
-    """Shapes and types of `generator_params`, computed without drawing any."""
+    """Shapes and types of `result_params`, computed without drawing any."""
     state = jax.eval_shape(lambda: training.init(jax.random.key(0), size))
-    return generator_params(training, state)
+    return result_params(training, state)

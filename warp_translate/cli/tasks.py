@@ -3,11 +3,17 @@
 import ml_collections
 
 from warp_translate.cli import build
+from warp_translate.cli.classifier_task import classifier_task
 from warp_translate.cli.paired_task import paired_task
 from warp_translate.cli.task import Task
 from warp_translate.cli.unpaired_task import unpaired_task
 
-_TASKS = {"paired": paired_task, "cycle": unpaired_task, "contrastive": unpaired_task}
+_TASKS = {
+    "paired": paired_task,
+    "cycle": unpaired_task,
+    "contrastive": unpaired_task,
+    "classifier": classifier_task,
+}
 
 
 def open_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
@@ -15,7 +21,8 @@ def open_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -
 
     Args:
       config: the configuration.
-      factor: how many times smaller the trunk's image is; the configuration's by default.
+      factor: how many times smaller the trunk's image is; the configuration's by default. A
+        classifier has none.
 
     Returns:
       The task.

@@ -11,7 +11,7 @@ from absl import flags
 
 from warp_translate.cli import build, program, tasks
 from warp_translate.cli.config_flag import CONFIG, experiment
-from warp_translate.cli.task import generator_params
+from warp_translate.cli.task import result_params
 from warp_translate.errors import Preempted, UserError
 from warp_translate.evaluation.sheet import render_sheet
 from warp_translate.training import distributed, loop
@@ -97,7 +97,7 @@ def _train(
     say(f"{task.data}; {_devices_in_words(replicas.count)}")
 
     def evaluate(state: PyTree) -> loop.Evaluation:
-        params = replicas.first_replica(generator_params(training, state))
+        params = replicas.first_replica(result_params(training, state))
         # Every process measures, so that none has to wait for another, and the first one's figures
         # count for all.
         report = task.evaluate(params, config.evaluation.sheet_rows)
@@ -157,7 +157,7 @@ def _train(
                 stream=sys.stderr if writes else None,
             ),
             clock=clock,
-            watch=BranchWatch(config.method.mask_weights),
+            watch=BranchWatch(config.method.get("mask_weights", "pretranslated")),
             disagreements=replicas.disagreements,
             leave=leave,
             between=profiler,

@@ -6,7 +6,7 @@ files in ``--output``, named like the inputs. With a bundle, what is there is no
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,20 @@ def main(argv: Sequence[str]) -> None:
     if not jobs:
         print(f"nothing is left to do in {folder}")
         return
+    finish(jobs, results, folder)
 
+
+def finish(jobs: Sequence[bulk.Job], results: Iterable[str | None], folder: Path) -> None:
+    """Waits for the translations, shows how far they are, and says at the end what failed.
+
+    Args:
+      jobs: what is translated; at least one.
+      results: for each of them, in any order, None or what went wrong.
+      folder: where the translations go.
+
+    Raises:
+      UserError: some failed; every one of them is named.
+    """
     failures: list[str] = []
     progress = Progress(len(jobs), batch_size=1, stream=sys.stderr if len(jobs) > 1 else None)
     for done, failure in enumerate(results, start=1):

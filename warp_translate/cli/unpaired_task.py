@@ -39,7 +39,7 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
             "config.evaluation.extractor: name one, or another metric, test/a_to_b/output/l1 of a "
             "paired test set for instance"
         )
-    training = build.training(config, factor=factor)
+    training = build.generator_training(config, factor=factor)
     data = build.domains(config)
     extractor = load_extractor(extractor_name) if extractor_name else None
     crop = build.eval_crop(config)
@@ -60,8 +60,7 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int) -> Report:
         translate = {
-            name: functools.partial(training.translate, params[name])
-            for name in training.results
+            name: functools.partial(training.translate, params[name]) for name in training.results
         }
         further_a, further_b = training_features()
         result = evaluate_domains(

@@ -1,8 +1,8 @@
 """Finds the images of any number of domains in a user's own folder, before anything is decoded.
 
-``root/train/DOMAIN`` and ``root/test/DOMAIN`` hold the images of each domain under any names, folders
-inside these too; or ``root/DOMAIN`` alone, of which a tenth, at least one image, is held out: those
-whose names have the smallest SHA-256, so always the same ones.
+``root/train/DOMAIN`` and ``root/test/DOMAIN`` hold the images of each domain under any names, and
+folders inside these are searched too. Or ``root/DOMAIN`` alone does, and a tenth of it, at least
+one image, is held out: those whose names have the smallest SHA-256, so always the same ones.
 """
 
 import os

@@ -72,9 +72,7 @@ def open_labelled(
         train, test = ((_Side(each, "source"), _Side(each, "target")) for each in pairs)
         return Labelled(tuple(domains), train, test)
     found = open_domains(name, data_dir, size=size, root=root, domains=portraits)
-    return Labelled(
-        tuple(domains), (found.train_a, found.train_b), (found.test_a, found.test_b)
-    )
+    return Labelled(tuple(domains), (found.train_a, found.train_b), (found.test_a, found.test_b))
 
 
 class _Side:

@@ -41,8 +41,7 @@ def unpaired_folder_config(layout: UnpairedLayout) -> UnpairedFolderConfig:
 
 
 class UnpairedFolder(tfds.core.GeneratorBasedBuilder):
-    """Builder of ``unpaired_folder``, with the splits and the feature of TFDS's ``cycle_gan``,
-    and of ``domain_folders``, with two splits for each domain.
+    """Builder of ``unpaired_folder``, as TFDS's ``cycle_gan``, and of ``domain_folders``.
 
     Splits: those of the layout. Feature: ``image``, uint8 [H, W, 3] of any size, over
     white where the file is transparent. The examples of a split lie in the order of their names.

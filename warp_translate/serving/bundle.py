@@ -1,4 +1,6 @@
-"""A bundle: one folder that holds an exported generator and all that is known of it.
+"""A bundle: one folder that holds an exported network and all that is known of it.
+
+Of a generator:
 
     config.json         what it is; see `Bundle`
     model.safetensors   the parameters, by their paths
@@ -7,6 +9,8 @@
     factor2.jaxexport   the whole method for one factor, for cpu, cuda and tpu
     parity.json         how far each of these is from the checkpoint
     README.md           the card for model hubs
+
+A classifier's has the first two, ``classifier.onnx``, ``classifier.jaxexport`` and the last two.
 
 A bundle is made whole under another name and then renamed, so that readers never see half of it.
 """
@@ -33,6 +37,8 @@ CONFIG = "config.json"
 PARAMETERS = "model.safetensors"
 ONNX = "model.onnx"
 ONNX_FLOAT = "model_float.onnx"
+CLASSIFIER_ONNX = "classifier.onnx"
+CLASSIFIER_JAX = "classifier.jaxexport"
 PARITY = "parity.json"
 CARD = "README.md"
 
@@ -45,18 +51,13 @@ def jax_file(factor: int) -> str:
     return f"factor{factor}.jaxexport"
 
 
-@dataclasses.dataclass(frozen=True)
-class Bundle:
-    """What ``config.json`` says.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Exported:
+    """What ``config.json`` says of every kind.
 
     Attributes:
       folder: where the bundle lies.
       name: what it is called, also in addresses.
-      source: the domain that it translates from.
-      target: the domain that it translates to.
-      architecture: the generator.
-      factors: how many times smaller the trunk's image may be, ascending.
-      factor: the one that it was trained with.
       size: side of the images that it was trained with, in pixels.
       provenance: where it comes from: configuration, step, figures, versions.
       files: SHA-256 of every other file by its name, the card aside.
@@ -64,11 +65,6 @@ class Bundle:
 
     folder: Path
     name: str
-    source: str
-    target: str
-    architecture: Architecture
-    factors: tuple[int, ...]
-    factor: int
     size: int
     provenance: Mapping[str, Any]
     files: Mapping[str, str]
@@ -90,6 +86,36 @@ class Bundle:
             )
         return self.folder / name
 
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            **{
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(self)
+                if field.name != "folder"
+            },
+            "normalisation": "uint8 / 127.5 - 1",
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle(_Exported):
+    """What ``config.json`` says of a generator, besides what it says of every kind.
+
+    Attributes:
+      source: the domain that it translates from.
+      target: the domain that it translates to.
+      architecture: the generator.
+      factors: how many times smaller the trunk's image may be, ascending.
+      factor: the one that it was trained with.
+    """
+
+    source: str
+    target: str
+    architecture: Architecture
+    factors: tuple[int, ...]
+    factor: int
+
     def check_factor(self, factor: int | None) -> int:
         """Returns the factor, or the bundle's own for None.
 
@@ -107,17 +133,28 @@ class Bundle:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("folder", "architecture")
-        }
-        return {
-            "format": FORMAT,
-            **fields,
-            "architecture": dataclasses.asdict(self.architecture),
-            "normalisation": "uint8 / 127.5 - 1",
-        }
+        return self._fields() | {"architecture": dataclasses.asdict(self.architecture)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierBundle(_Exported):
+    """What ``config.json`` says of a domain classifier, besides what it says of every kind.
+
+    Attributes:
+      domains: names of the domains, in the order of the network's outputs.
+      threshold: an image is of none of them if no probability reaches it.
+    """
+
+    domains: tuple[str, ...]
+    threshold: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        return self._fields() | {"kind": "classifier"}
+
+
+AnyBundle = Bundle | ClassifierBundle
+"""What a folder may hold."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -156,11 +193,23 @@ def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any])
 
 
 def read(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-    """Opens a bundle.
+    """Opens a generator's bundle.
 
     Args:
       folder: the bundle.
       verify: whether the files' checksums are compared, which reads them once.
+
+    Raises:
+      UserError: there is no bundle, it is damaged, or it is a classifier's.
+    """
+    found = read_any(folder, verify=verify)
+    if isinstance(found, ClassifierBundle):
+        raise UserError(f"{folder} holds a classifier, which translates nothing; give a generator")
+    return found
+
+
+def read_any(folder: str | os.PathLike[str], *, verify: bool = True) -> AnyBundle:
+    """Opens a bundle of whatever kind; as `read`.
 
     Raises:
       UserError: there is no bundle, or it is damaged.
@@ -185,7 +234,7 @@ def read(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     return bundle
 
 
-def _parse(folder: Path, path: Path, found: Any) -> Bundle:
+def _parse(folder: Path, path: Path, found: Any) -> AnyBundle:
     def bad(what: str) -> UserError:
         return UserError(f"{path}: {what}; export the bundle again")
 
@@ -193,35 +242,54 @@ def _parse(folder: Path, path: Path, found: Any) -> Bundle:
         raise bad("this is no bundle's")
     if found["format"] != FORMAT:
         raise bad(f"format {found['format']!r} is not {FORMAT}, which this version reads")
-    kinds: dict[str, type] = {
-        **{"name": str, "source": str, "target": str, "factor": int, "size": int},
-        **{"factors": list, "architecture": dict, "provenance": dict, "files": dict},
-    }
-    for name, kind in kinds.items():
-        if not isinstance(found.get(name), kind) or isinstance(found.get(name), bool):
+    kind = found.get("kind", "generator")
+    types: dict[str, Any] = {"name": str, "size": int, "provenance": dict, "files": dict}
+    if kind == "generator":
+        types |= {"source": str, "target": str, "factor": int, "factors": list}
+        types |= {"architecture": dict}
+    elif kind == "classifier":
+        types |= {"domains": list, "threshold": int | float}
+    else:
+        raise bad(f"kind {kind!r} is none that this version reads")
+    for name, expected in types.items():
+        if not isinstance(found.get(name), expected) or isinstance(found.get(name), bool):
             raise bad(f"{name} is {found.get(name)!r}")
-    for name in ("name", "source", "target"):
+    if found["size"] < 1:
+        raise bad(f"size is {found['size']}")
+    for name, digest in found["files"].items():
+        # A name from a file must not lead out of the folder.
+        if not _NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
+            raise bad(f"file {name!r} with checksum {digest!r}")
+    if PARAMETERS not in found["files"]:
+        raise bad(f"{PARAMETERS} is not among its files")
+    check_name(found["name"], f"{path}: name")
+    common = {name: found[name] for name in ("name", "size", "provenance", "files")}
+    if kind == "classifier":
+        domains = found["domains"]
+        for domain in domains:
+            if not isinstance(domain, str):
+                raise bad(f"domains are {domains!r}")
+            check_name(domain, f"{path}: domain")
+        if len(domains) < 2 or len(set(domains)) != len(domains):
+            raise bad(f"domains are {domains!r}")
+        if not 0 <= found["threshold"] <= 1:
+            raise bad(f"threshold is {found['threshold']!r}")
+        return ClassifierBundle(
+            folder=folder, domains=tuple(domains), threshold=float(found["threshold"]), **common
+        )
+    for name in ("source", "target"):
         check_name(found[name], f"{path}: {name}")
     factors = found["factors"]
     if not factors or any(type(each) is not int or each < 1 for each in factors):
         raise bad(f"factors are {factors!r}")
-    if found["factor"] not in factors or found["size"] < 1:
-        raise bad(f"factor {found['factor']} or size {found['size']} does not fit")
-    files = found["files"]
-    for name, digest in files.items():
-        # A name from a file must not lead out of the folder.
-        if not _NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
-            raise bad(f"file {name!r} with checksum {digest!r}")
-    if PARAMETERS not in files:
-        raise bad(f"{PARAMETERS} is not among its files")
+    if found["factor"] not in factors:
+        raise bad(f"factor {found['factor']} is none of its factors {factors!r}")
     return Bundle(
         folder=folder,
         architecture=Architecture.from_json(found["architecture"], str(path)),
         factors=tuple(sorted(set(factors))),
-        **{
-            name: found[name]
-            for name in ("name", "source", "target", "factor", "size", "provenance", "files")
-        },
+        **{name: found[name] for name in ("source", "target", "factor")},
+        **common,
     )
 
 
@@ -245,7 +313,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_config(bundle: Bundle) -> None:
+def write_config(bundle: AnyBundle) -> None:
     """Writes ``config.json`` with the checksums of the other files, the card aside.
 
     That is for people to write on.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ class ClassifierTraining:
 
     def probabilities(self, params: PyTree, images: Array) -> Array:
         """Maps ``[B, S, S, 3]`` in [-1, 1] to probabilities ``[B, domains]``."""
-        return jax.nn.softmax(self.classifier.apply({"params": params}, images))
+        return jax.nn.softmax(self._logits(params, images))
 
     def step(
         self, state: ClassifierState, batch: Batch, root: Array, *, axis_name: str | None = None
@@ -123,13 +124,17 @@ class ClassifierTraining:
         reports["classifier/gradient_norm"] = optax.tree.norm(gradient)
         return following, {name: jnp.float32(value) for name, value in reports.items()}
 
+    def _logits(self, params: PyTree, images: Array) -> Array:
+        logits: Any = self.classifier.apply({"params": params}, images)
+        return logits
+
     def _loss(self, params: PyTree, images: Array, keys: Array) -> tuple[Array, Metrics]:
         count, domains = images.shape[:2]
         labels = jnp.tile(jnp.arange(domains), count)
         shown = images.reshape(-1, *images.shape[2:])
         if self.outliers:
             shown = jnp.concatenate([shown, jax.vmap(scramble)(keys, images)])
-        logits = self.classifier.apply({"params": params}, shown)
+        logits = self._logits(params, shown)
         logits, outlier_logits = logits[: len(labels)], logits[len(labels) :]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         accuracy = (logits.argmax(-1) == labels).mean()

@@ -1,0 +1,98 @@
+"""The training of a domain classifier, with its data and its measures."""
+
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+import numpy as np
+
+from warp_translate.cli import build
+from warp_translate.cli.task import Report, Sheet, Task
+from warp_translate.data import pipeline
+from warp_translate.evaluation.classification import ClassificationResult, evaluate_classifier
+from warp_translate.training.classifier_step import ClassifierTraining
+from warp_translate.types import Array, PyTree, to_float
+
+
+def classifier_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
+    """Builds the task of a configuration, which opens its data set.
+
+    Args:
+      config: with ``method.training`` "classifier".
+      factor: for generators only.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: a mistake in the configuration or the data.
+    """
+    del factor
+    training = build.training(config)
+    assert isinstance(training, ClassifierTraining)
+    data = build.labelled(config)
+    threshold = config.method.threshold
+    crop = build.eval_crop(config)
+    find = jax.jit(lambda params, images: training.probabilities(params, to_float(images)))
+
+    def evaluate(params: Mapping[str, PyTree], sheet_rows: int) -> Report:
+        def probabilities(images: np.ndarray) -> Array:
+            return find(params["classifier"], images)
+
+        result = evaluate_classifier(
+            probabilities,
+            [
+                pipeline.eval_images(each, crop, batch_size=config.evaluation.batch_size)
+                for each in data.test
+            ],
+            data.domains,
+            threshold=threshold,
+            kept=sheet_rows,
+        )
+        sheet = Sheet(
+            rows=[[image for image, _ in row] for row in zip(*result.doubtful, strict=False)],
+            columns=data.domains,
+            wheel_magnitude=None,
+            title=f"{config.data.name}, {config.data.size} px: unseen test images, the least sure "
+            "first",
+            footer=_table(result, data.domains, threshold),
+        )
+        protocol = {"threshold": threshold, "counts": [len(each) for each in data.test]}
+        table = _table(result, data.domains, threshold)
+        return Report(result.scalars, protocol, table, {"sheet": sheet})
+
+    def counts(sources: tuple[object, ...]) -> str:
+        return ", ".join(
+            f"{len(each)} of {name}"  # type: ignore[arg-type]
+            for name, each in zip(data.domains, sources, strict=True)
+        )
+
+    return Task(
+        training=training,
+        data=f"{counts(data.train)} to train on, {counts(data.test)} to test on",
+        shown=("classifier/cross_entropy", "classifier/accuracy", "classifier/outliers"),
+        batches=lambda start_step: pipeline.labelled_batches(
+            data.train,
+            build.joint_augment(config),
+            global_batch=config.training.global_batch,
+            seed=config.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        evaluate=evaluate,
+    )
+
+
+def _table(result: ClassificationResult, domains: tuple[str, ...], threshold: float) -> str:
+    scalars = result.scalars
+    lines = [
+        f"accuracy {scalars['accuracy']:.3f}, cross entropy {scalars['cross_entropy']:.3f}; at "
+        f"threshold {threshold:g} {100 * scalars['known']:.0f} % are known, "
+        f"{scalars['accuracy_known']:.3f} of these rightly; of scrambled images "
+        f"{100 * scalars['unknown_scrambled']:.0f} % are unknown"
+    ]
+    for name, row in zip(domains, result.confusion, strict=True):
+        taken = ", ".join(f"{count} as {other}" for other, count in zip(domains, row, strict=True))
+        lines.append(f"{name}: {taken}")
+    return "\n".join(lines)
