@@ -38,10 +38,15 @@ def budget_milliseconds() -> float:
     return _BUDGET.value
 
 
+def backend() -> engine.Backend:
+    """The value of ``--engine``."""
+    return cast(engine.Backend, _ENGINE.value)
+
+
 def open_engine(bundle: Bundle) -> engine.Engine:
     """Makes a bundle ready on the engine that ``--engine`` names.
 
     Raises:
       UserError: it is not installed, or the bundle's file is damaged.
     """
-    return engine.open_engine(bundle, cast(engine.Backend, _ENGINE.value))
+    return engine.open_engine(bundle, backend())

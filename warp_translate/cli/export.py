@@ -1,7 +1,8 @@
-"""``warp-translate export``: makes bundles of a run's generators, ready to be served.
+"""``warp-translate export``: makes bundles of what a run has trained, ready to be served.
 
 Each generator becomes one folder in ``--output``, called SOURCE-TARGET. It is compared with the
-checkpoint on images of the run's test split, and not written if it differs.
+checkpoint on images of the run's test split, and not written if it differs. A classifier becomes
+one folder, called classifier.
 """
 
 import dataclasses
@@ -16,13 +17,14 @@ import numpy as np
 from absl import flags
 
 from warp_translate.cli import build, program
-from warp_translate.cli.restore import Trained, trained_generators
+from warp_translate.cli.restore import Trained, trained, trained_generators
 from warp_translate.cli.task import TranslationTraining
 from warp_translate.data import names
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.architecture import Architecture
-from warp_translate.serving.bundle import Bundle
+from warp_translate.serving.bundle import Bundle, ClassifierBundle
+from warp_translate.training.classifier_step import ClassifierTraining
 
 _FACTORS = flags.DEFINE_list(
     "factors", ["1", "2", "4", "8"], "Factors to export; the run's own comes in any case."
@@ -30,6 +32,9 @@ _FACTORS = flags.DEFINE_list(
 _SOURCE = flags.DEFINE_string("source", None, "Name of the domain that is translated from.")
 _TARGET = flags.DEFINE_string("target", None, "Name of the domain that is translated to.")
 _NAME = flags.DEFINE_string("bundle_name", None, "Name of the bundle; SOURCE-TARGET by default.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", None, "Of a classifier: below this probability an image is unknown."
+)
 
 PARITY_IMAGES = 20
 
@@ -43,6 +48,9 @@ def main(argv: Sequence[str]) -> None:
     # Late, since it needs onnx, which the others do without.
     from warp_translate.serving import export
 
+    if build.load(program.WORKDIR.value).method.training == "classifier":
+        _export_classifier()
+        return
     trained = trained_generators()
     directions = list(trained.training.results)
     if program.DIRECTION.value is not None:
@@ -84,6 +92,43 @@ def main(argv: Sequence[str]) -> None:
                 f"  {form:<16} {parity.images} images, largest difference {parity.largest} of 255, "
                 f"{100 * parity.differing / parity.values:.3f} % of the values differ"
             )
+
+
+def _export_classifier() -> None:
+    from warp_translate.serving import export_classifier
+
+    assert program.OUTPUT.value is not None
+    found = trained()
+    config, training = found.config, found.training
+    assert isinstance(training, ClassifierTraining)
+    threshold = config.method.threshold if _THRESHOLD.value is None else _THRESHOLD.value
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold={threshold} must be within 0 and 1")
+    data = build.labelled(config)
+    name = bundles.check_name(_NAME.value or "classifier", "the name")
+    bundle = ClassifierBundle(
+        folder=Path(program.OUTPUT.value) / name,
+        name=name,
+        size=config.data.size,
+        provenance=bundles.provenance(config.to_dict(), found.step, found.figures),
+        files={},
+        domains=tuple(bundles.check_name(domain, "the domain") for domain in data.domains),
+        threshold=threshold,
+    )
+    images = [image for source in data.test for image in _spread(source, PARITY_IMAGES)]
+    measured = export_classifier.write_bundle(
+        bundle,
+        training.classifier,
+        found.params["classifier"],
+        images,
+        note=lambda line: print(f"{name}: {line}", file=sys.stderr),
+    )
+    print(f"{bundle.folder}: {' or '.join(bundle.domains)}, unknown below {threshold:g}")
+    for form, parity in measured.items():
+        print(
+            f"  {form:<20} {parity.images} images, largest difference of a probability "
+            f"{parity.largest:.1e}, {parity.domains_differ} taken for another domain"
+        )
 
 
 def _domains(config: ml_collections.ConfigDict) -> tuple[str, str]:
@@ -156,9 +201,12 @@ def _test_images(config: ml_collections.ConfigDict, direction: str) -> list[np.n
     else:
         both = build.domains(config)
         source = both.test_b if direction == "b_to_a" else both.test_a
-    places = [number * len(source) // PARITY_IMAGES for number in range(PARITY_IMAGES)]
-    found = [source[place] for place in places]
+    found = _spread(source, PARITY_IMAGES)
     return [each["source"] for each in found] if config.method.training == "paired" else found
+
+
+def _spread(source: Any, count: int) -> list[Any]:
+    return [source[number * len(source) // count] for number in range(count)]
 
 
 def _join(factors: Sequence[Any]) -> str:

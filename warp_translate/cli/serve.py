@@ -1,5 +1,6 @@
 """``warp-translate serve FOLDER``: answers translations over HTTP with the bundles of a folder."""
 
+import functools
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from absl import flags
 from warp_translate.cli import bundle_flags, program
 from warp_translate.errors import UserError
 from warp_translate.serving.batcher import Batcher
-from warp_translate.serving.registry import Registry
+from warp_translate.serving.registry import Registry, open_bundle
 from warp_translate.serving.service import Service
 
 KEY_VARIABLE = "WARP_TRANSLATE_API_KEY"
@@ -37,12 +38,15 @@ def main(argv: Sequence[str]) -> None:
 
     from warp_translate.serving import server
 
-    registry = Registry(argv[1], bundle_flags.open_engine)
+    registry = Registry(argv[1], functools.partial(open_bundle, backend=bundle_flags.backend()))
     served = registry.scan()
     for name, problem in served.problems.items():
         print(f"{name} is not served: {problem}", file=sys.stderr)
     for (source, target), engine in sorted(served.engines.items()):
         print(f"{source} to {target}: {engine.bundle.folder}", file=sys.stderr)
+    if served.classifier is not None:
+        told = served.classifier.bundle
+        print(f"{' or '.join(told.domains)}: {told.folder}", file=sys.stderr)
     if not served.engines:
         print(f"{argv[1]} holds no bundle yet; what comes is picked up", file=sys.stderr)
     service = Service(

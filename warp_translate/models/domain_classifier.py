@@ -9,6 +9,9 @@ from warp_translate.types import Array, DType
 GROUPS = 4
 """Groups of channels that are normalised together; ``width`` is a multiple."""
 
+NORM_EPSILON = 1e-5
+"""What is added to a variance."""
+
 
 class DomainClassifier(nn.Module):
     """A small convolutional network: strided layers, the mean over places, one dense layer.
@@ -52,6 +55,6 @@ class DomainClassifier(nn.Module):
                 kernel_init=nn.initializers.he_normal(),
                 **types,
             )(features)
-            features = nn.relu(nn.GroupNorm(GROUPS, epsilon=1e-5, **types)(features))
+            features = nn.relu(nn.GroupNorm(GROUPS, epsilon=NORM_EPSILON, **types)(features))
         logits: Array = nn.Dense(self.domains, **types, name="logits")(features.mean((1, 2)))
         return logits.astype(jnp.float32)

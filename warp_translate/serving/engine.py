@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -103,6 +104,19 @@ def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | Non
     Raises:
       UserError: the backend is not installed, or the bundle's file is damaged.
     """
+    decided = choose_backend(backend)
+    return OnnxEngine(bundle, threads=threads) if decided == "onnx" else JaxEngine(bundle)
+
+
+def choose_backend(backend: Backend) -> Literal["onnx", "jax"]:
+    """Decides what "auto" means here.
+
+    Args:
+      backend: "onnx", "jax", or "auto" for the first of them that is installed.
+
+    Raises:
+      UserError: the backend is not installed.
+    """
     needs = {"onnx": ("onnxruntime", "serve"), "jax": ("jax", "train")}
     there = [name for name, (module, _) in needs.items() if importlib.util.find_spec(module)]
     if backend == "auto":
@@ -114,7 +128,34 @@ def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | Non
         raise UserError(
             f"the engine {backend} needs {module}: pip install 'warp-translate[{extra}]'"
         )
-    return OnnxEngine(bundle, threads=threads) if backend == "onnx" else JaxEngine(bundle)
+    return backend
+
+
+def open_session(path: Path, *, threads: int | None = None) -> Any:
+    """Loads a graph into ONNX Runtime, on CPUs.
+
+    Args:
+      path: the file.
+      threads: most threads of one run; None for one for each core.
+
+    Returns:
+      An ``onnxruntime.InferenceSession``.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Threads that spin while they wait take the cores from whoever shares them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0  # 0 is its word for one for each core.
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has one type for each way to be damaged.
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
 
 
 class OnnxEngine(Engine):
@@ -131,25 +172,11 @@ class OnnxEngine(Engine):
         Raises:
           UserError: the file is missing or damaged.
         """
-        import onnxruntime
-
         super().__init__(bundle)
         self._floats = floats
-        path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
-        options = onnxruntime.SessionOptions()
-        # Threads that spin while they wait take the cores from whoever shares them.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0  # 0 is its word for one for each core.
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime has one type for each way to be damaged.
-            words = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{path} cannot be loaded ({words}); export the bundle again"
-            ) from error
+        self._session = open_session(
+            bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX), threads=threads
+        )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:

@@ -30,7 +30,8 @@ PARITY_SIZES = (
 """Heights and widths at which the formats are compared."""
 
 _OTHER_FACTOR_SIZES = 2
-_PLATFORMS = ("cpu", "cuda", "tpu")
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""What computations are lowered to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def write_bundle(
             model = onnx_graph.build(flat, architecture, bundle.factor, floats=floats)
             onnx.save(model, partial / name)
         for factor in bundle.factors:
-            note(f"lowering the computation for factor {factor} to {', '.join(_PLATFORMS)}")
+            note(f"lowering the computation for factor {factor} to {', '.join(PLATFORMS)}")
             exported = _lower(generator, architecture, params, factor)
             (partial / bundles.jax_file(factor)).write_bytes(exported)
         bundles.write_config(made)
@@ -158,7 +159,7 @@ def _lower(generator: Generator, architecture: Architecture, params: PyTree, fac
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flatten(params).items()
     }
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    exported = jax_export.export(jax.jit(run), platforms=_PLATFORMS)(flat, images)
+    exported = jax_export.export(jax.jit(run), platforms=PLATFORMS)(flat, images)
     return bytes(exported.serialize())
 
 

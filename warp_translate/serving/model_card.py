@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving.bundle import Bundle
+from warp_translate.serving.bundle import AnyBundle, Bundle, ClassifierBundle
 
 
 def write(bundle: Bundle, parity: Mapping[str, Mapping[str, Any]]) -> str:
@@ -14,14 +14,12 @@ def write(bundle: Bundle, parity: Mapping[str, Mapping[str, Any]]) -> str:
       bundle: what it is about.
       parity: what was measured of each format, see ``export.Parity``.
     """
-    origin = bundle.provenance
-    data = origin.get("config", {}).get("data", {}).get("name", "unknown")
+    data, origin = _data(bundle), bundle.provenance
     rows = [
         f"| `{name}` | {found['images']} | {found['largest']} | "
         f"{100 * found['differing'] / found['values']:.3f} % |"
         for name, found in parity.items()
     ]
-    figures = [f"| `{name}` | {value:.4g} |" for name, value in origin.get("figures", {}).items()]
     return "\n".join(
         [
             "---",
@@ -61,11 +59,71 @@ def write(bundle: Bundle, parity: Mapping[str, Mapping[str, Any]]) -> str:
             "| format | images | largest difference (levels of 255) | values that differ |",
             "|---|---|---|---|",
             *rows,
-            *(
-                ["", "## Measured at this step", "", "| metric | |", "|---|---|", *figures]
-                if figures
-                else []
-            ),
+            *_figures(bundle),
             "",
         ]
     )
+
+
+def write_classifier(bundle: ClassifierBundle, parity: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the card of a classifier.
+
+    Args:
+      bundle: what it is about.
+      parity: what was measured of each format, see ``export_classifier.Parity``.
+    """
+    rows = [
+        f"| `{name}` | {found['images']} | {found['largest']:.1e} | {found['domains_differ']} |"
+        for name, found in parity.items()
+    ]
+    return "\n".join(
+        [
+            "---",
+            "library_name: flax",
+            "pipeline_tag: image-classification",
+            "tags: [image-classification, jax, onnx, warp-translate]",
+            "---",
+            "",
+            f"# {bundle.name}",
+            "",
+            f"Tells apart the domains {', '.join(f'**{name}**' for name in bundle.domains)}. An "
+            "image of which no domain is",
+            f"{bundle.threshold:g} probable counts as unknown.",
+            "",
+            f"Trained on `{_data(bundle)}` at {bundle.size} px, "
+            f"{bundle.provenance.get('step', '?')} steps.",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "from warp_translate.serving import bundle, classifier",
+            "",
+            f'found = classifier.Classifier(bundle.read_any("{bundle.name}")).classify(image)',
+            "found.domain, found.probabilities  # of a uint8 [H, W, 3] image of any size",
+            "```",
+            "",
+            f"`{bundles.CLASSIFIER_ONNX}` by itself: input `image` (uint8 [N, {bundle.size}, "
+            f"{bundle.size}, 3]), output `probabilities`",
+            f"(float32 [N, {len(bundle.domains)}]).",
+            "",
+            "## How far the formats are from the checkpoint",
+            "",
+            "| format | images | largest difference of a probability | other domain |",
+            "|---|---|---|---|",
+            *rows,
+            *_figures(bundle),
+            "",
+        ]
+    )
+
+
+def _data(bundle: AnyBundle) -> str:
+    return str(bundle.provenance.get("config", {}).get("data", {}).get("name", "unknown"))
+
+
+def _figures(bundle: AnyBundle) -> list[str]:
+    found = bundle.provenance.get("figures", {})
+    if not found:
+        return []
+    rows = [f"| `{name}` | {value:.4g} |" for name, value in found.items()]
+    return ["", "## Measured at this step", "", "| metric | |", "|---|---|", *rows]

@@ -1,12 +1,10 @@
 """The whole method as an ONNX graph: reduce, predict, warp, fuse, at any size and factor.
 
 Written by hand, so that batch, height, width and factor stay open, and every node has a name.
-Opset 18 at IR version 8, which ONNX Runtime, Triton and browsers run alike. Values are those of
-``models.translate``; inside the graph images are channels first.
+Values are those of ``models.translate``; inside the graph images are channels first.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,9 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from warp_translate.contract import LEAST_REDUCED, PIXEL_SCALE, STRIDE
 from warp_translate.map_pictures import MAPS
 from warp_translate.serving.architecture import Architecture
-
-OPSET = 18
-IR_VERSION = 8
+from warp_translate.serving.onnx_nodes import Graph, convolution, relu, to_float
 
 _NORM_EPSILON = 1e-5
 
@@ -42,9 +38,9 @@ def build(
     Returns:
       The model, checked.
     """
-    graph = _Graph(params)
+    graph = Graph(params)
     image_type = TensorProto.FLOAT if floats else TensorProto.UINT8
-    original = "image" if floats else _to_float(graph, "image")
+    original = "image" if floats else to_float(graph, "image")
     original = graph.node("Transpose", original, name="original", perm=[0, 3, 1, 2])
     height, width = _sides(graph, original)
     padded, reduced = _reduce(graph, original, height, width)
@@ -76,79 +72,30 @@ def build(
 
     channels = {"reduced": 3, "pretranslated": 3, "mask": 1, "displacement": 2, "warped": 3}
     image_shape: list[str | int | None] = ["N", "H", "W", 3]
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "warp_translate",
-            [
-                helper.make_tensor_value_info("image", image_type, image_shape),
-                helper.make_tensor_value_info("factor", TensorProto.INT64, []),
-                helper.make_tensor_value_info("with_maps", TensorProto.BOOL, []),
-            ],
-            [
-                helper.make_tensor_value_info("output", image_type, image_shape),
-                *(
-                    helper.make_tensor_value_info(
-                        name, TensorProto.FLOAT, [f"{name}_{axis}" for axis in "NHWC"]
-                    )
-                    for name in channels
-                ),
-            ],
-            [
-                *graph.constants,
-                # An initializer of an input's name is its default.
-                numpy_helper.from_array(np.array(factor, np.int64), "factor"),
-                numpy_helper.from_array(np.array(False), "with_maps"),
-            ],
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="warp_translate",
+    return graph.model(
+        [
+            helper.make_tensor_value_info("image", image_type, image_shape),
+            helper.make_tensor_value_info("factor", TensorProto.INT64, []),
+            helper.make_tensor_value_info("with_maps", TensorProto.BOOL, []),
+        ],
+        [
+            helper.make_tensor_value_info("output", image_type, image_shape),
+            *(
+                helper.make_tensor_value_info(
+                    name, TensorProto.FLOAT, [f"{name}_{axis}" for axis in "NHWC"]
+                )
+                for name in channels
+            ),
+        ],
+        # An initializer of an input's name is its default.
+        [
+            numpy_helper.from_array(np.array(factor, np.int64), "factor"),
+            numpy_helper.from_array(np.array(False), "with_maps"),
+        ],
     )
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
-class _Graph:
-    """Nodes and constants in the order they are made; every node has a name."""
-
-    def __init__(self, params: Mapping[str, np.ndarray]) -> None:
-        self.params = params
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self._known: set[str] = set()
-
-    def node(self, operation: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Adds a node with one output, which is called like the node."""
-        self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
-        return name
-
-    def constant(self, value: Any, dtype: Any, name: str) -> str:
-        """Adds a constant unless it is there."""
-        if name not in self._known:
-            self._known.add(name)
-            array = np.ascontiguousarray(np.asarray(value, dtype))
-            self.constants.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
-        return name
-
-    def integers(self, *values: int) -> str:
-        """A vector of int64."""
-        return self.constant(list(values), np.int64, f"integers/{'_'.join(map(str, values))}")
-
-    def integer(self, value: int) -> str:
-        return self.constant(value, np.int64, f"integer/{value}")
-
-    def number(self, value: float) -> str:
-        return self.constant(value, np.float32, f"number/{value}")
-
-
-def _to_float(graph: _Graph, image: str) -> str:
-    cast = graph.node("Cast", image, name="original/cast", to=TensorProto.FLOAT)
-    scaled = graph.node("Div", cast, graph.number(PIXEL_SCALE), name="original/scaled")
-    return graph.node("Sub", scaled, graph.number(1.0), name="original/float")
-
-
-def _to_uint8(graph: _Graph, image: str) -> str:
+def _to_uint8(graph: Graph, image: str) -> str:
     shifted = graph.node("Add", image, graph.number(1.0), name="uint8/shifted")
     scaled = graph.node("Mul", shifted, graph.number(PIXEL_SCALE), name="uint8/scaled")
     rounded = graph.node("Round", scaled, name="uint8/rounded")
@@ -158,7 +105,7 @@ def _to_uint8(graph: _Graph, image: str) -> str:
     return graph.node("Cast", clipped, name="uint8/cast", to=TensorProto.UINT8)
 
 
-def _sides(graph: _Graph, image: str) -> tuple[str, str]:
+def _sides(graph: Graph, image: str) -> tuple[str, str]:
     """Height and width as int64 scalars."""
     shape = graph.node("Shape", image, name="original/shape")
     height = graph.node("Gather", shape, graph.integer(2), name="original/height", axis=0)
@@ -166,14 +113,14 @@ def _sides(graph: _Graph, image: str) -> tuple[str, str]:
     return height, width
 
 
-def _up(graph: _Graph, size: str, multiple: str, name: str) -> str:
+def _up(graph: Graph, size: str, multiple: str, name: str) -> str:
     """How often ``multiple`` goes into ``size``, rounded up."""
     sum_ = graph.node("Add", size, multiple, name=f"{name}/sum")
     less = graph.node("Sub", sum_, graph.integer(1), name=f"{name}/less")
     return graph.node("Div", less, multiple, name=f"{name}/count")
 
 
-def _vector(graph: _Graph, parts: Sequence[str], name: str) -> str:
+def _vector(graph: Graph, parts: Sequence[str], name: str) -> str:
     """Joins int64 scalars."""
     rows = [
         graph.node("Unsqueeze", part, graph.integers(0), name=f"{name}/{place}")
@@ -182,7 +129,7 @@ def _vector(graph: _Graph, parts: Sequence[str], name: str) -> str:
     return graph.node("Concat", *rows, name=name, axis=0)
 
 
-def _reduce(graph: _Graph, original: str, height: str, width: str) -> tuple[str, str]:
+def _reduce(graph: Graph, original: str, height: str, width: str) -> tuple[str, str]:
     """The padded original, and the average of its blocks of factor x factor pixels."""
     multiple = graph.node("Mul", "factor", graph.integer(STRIDE), name="reduce/multiple")
     sides, padding = [], []
@@ -214,30 +161,7 @@ def _reduce(graph: _Graph, original: str, height: str, width: str) -> tuple[str,
     return padded, graph.node("Reshape", columns, shape, name="reduced/padded")
 
 
-def _convolution(graph: _Graph, features: str, path: str, *, stride: int = 1) -> str:
-    """A convolution of the package: padded by reflection, its kernel turned to channels first."""
-    kernel = graph.params[f"{path}/kernel"]
-    side = kernel.shape[0]
-    amount = side // 2
-    if amount:
-        pads = graph.integers(0, 0, amount, amount, 0, 0, amount, amount)
-        features = graph.node("Pad", features, pads, name=f"{path}/pad", mode="reflect")
-    inputs = [
-        features,
-        graph.constant(kernel.transpose(3, 2, 0, 1), np.float32, f"{path}/kernel"),
-    ]
-    if f"{path}/bias" in graph.params:
-        inputs.append(graph.constant(graph.params[f"{path}/bias"], np.float32, f"{path}/bias"))
-    return graph.node(
-        "Conv",
-        *inputs,
-        name=f"{path}/convolution",
-        kernel_shape=[side, side],
-        strides=[stride, stride],
-    )
-
-
-def _norm(graph: _Graph, features: str, path: str) -> str:
+def _norm(graph: Graph, features: str, path: str) -> str:
     scale, bias = (
         graph.constant(graph.params[f"{path}/{name}"], np.float32, f"{path}/{name}")
         for name in ("scale", "bias")
@@ -247,11 +171,7 @@ def _norm(graph: _Graph, features: str, path: str) -> str:
     )
 
 
-def _relu(graph: _Graph, features: str) -> str:
-    return graph.node("Relu", features, name=f"{features}/relu")
-
-
-def _enlarge(graph: _Graph, features: str, scales: str, name: str) -> str:
+def _enlarge(graph: Graph, features: str, scales: str, name: str) -> str:
     return graph.node(
         "Resize",
         features,
@@ -263,19 +183,19 @@ def _enlarge(graph: _Graph, features: str, scales: str, name: str) -> str:
     )
 
 
-def _trunk(graph: _Graph, architecture: Architecture, reduced: str) -> str:
+def _trunk(graph: Graph, architecture: Architecture, reduced: str) -> str:
     def block(features: str, number: int, stride: int = 1) -> str:
-        features = _convolution(graph, features, f"trunk/ReflectConv_{number}/conv", stride=stride)
-        return _relu(graph, _norm(graph, features, f"trunk/InstanceNorm_{number}"))
+        features = convolution(graph, features, f"trunk/ReflectConv_{number}/conv", stride=stride)
+        return relu(graph, _norm(graph, features, f"trunk/InstanceNorm_{number}"))
 
     features = block(reduced, 0)
     for number in (1, 2):
         features = block(features, number, stride=2)
     for number in range(architecture.blocks):
         path = f"trunk/ResidualBlock_{number}"
-        residual = _convolution(graph, features, f"{path}/ReflectConv_0/conv")
-        residual = _relu(graph, _norm(graph, residual, f"{path}/InstanceNorm_0"))
-        residual = _convolution(graph, residual, f"{path}/ReflectConv_1/conv")
+        residual = convolution(graph, features, f"{path}/ReflectConv_0/conv")
+        residual = relu(graph, _norm(graph, residual, f"{path}/InstanceNorm_0"))
+        residual = convolution(graph, residual, f"{path}/ReflectConv_1/conv")
         residual = _norm(graph, residual, f"{path}/InstanceNorm_1")
         features = graph.node("Add", features, residual, name=path)
     twice = graph.constant([1, 1, 2, 2], np.float32, "trunk/twice")
@@ -286,33 +206,33 @@ def _trunk(graph: _Graph, architecture: Architecture, reduced: str) -> str:
 
 
 def _heads(
-    graph: _Graph, architecture: Architecture, features: str, padded: str
+    graph: Graph, architecture: Architecture, features: str, padded: str
 ) -> tuple[str, str, str]:
     factor = graph.node("Cast", "factor", name="factor/float", to=TensorProto.FLOAT)
     along = graph.node("Unsqueeze", factor, graph.integers(0), name="factor/vector")
     one = graph.constant([1, 1], np.float32, "factor/ones")
     scales = graph.node("Concat", one, along, along, name="factor/scales", axis=0)
     if architecture.head == "projected":
-        features = _convolution(graph, features, "project")
+        features = convolution(graph, features, "project")
         features = _enlarge(graph, features, scales, "enlarge")
         features = graph.node("Concat", features, padded, name="joined", axis=1)
-        features = _relu(graph, _convolution(graph, features, "join/conv"))
+        features = relu(graph, convolution(graph, features, "join/conv"))
         suffix = ""
     else:
         features = _enlarge(graph, features, scales, "enlarge")
         suffix = "/conv"
     pretranslated = graph.node(
-        "Tanh", _convolution(graph, features, f"pretranslated{suffix}"), name="heads/pretranslated"
+        "Tanh", convolution(graph, features, f"pretranslated{suffix}"), name="heads/pretranslated"
     )
     logit = graph.node(
         "Add",
-        _convolution(graph, features, f"mask{suffix}"),
+        convolution(graph, features, f"mask{suffix}"),
         graph.number(architecture.mask_bias),
         name="heads/mask_logit",
     )
     mask = graph.node("Sigmoid", logit, name="heads/mask")
     share = graph.node(
-        "Tanh", _convolution(graph, features, f"displacement{suffix}"), name="heads/share"
+        "Tanh", convolution(graph, features, f"displacement{suffix}"), name="heads/share"
     )
     bound = graph.node(
         "Mul", factor, graph.number(architecture.max_displacement), name="heads/bound"
@@ -320,7 +240,7 @@ def _heads(
     return pretranslated, mask, graph.node("Mul", share, bound, name="heads/displacement")
 
 
-def _crop(graph: _Graph, features: str, height: str, width: str) -> str:
+def _crop(graph: Graph, features: str, height: str, width: str) -> str:
     ends = _vector(graph, [height, width], f"{features}/ends")
     return graph.node(
         "Slice",
@@ -332,7 +252,7 @@ def _crop(graph: _Graph, features: str, height: str, width: str) -> str:
     )
 
 
-def _warp(graph: _Graph, original: str, displacement: str, height: str, width: str) -> str:
+def _warp(graph: Graph, original: str, displacement: str, height: str, width: str) -> str:
     """Samples at ``position + displacement``; GridSample wants both scaled to [-1, 1]."""
     grids, scales = [], []
     for axis, size, shape in (("x", width, (1, -1)), ("y", height, (-1, 1))):
@@ -371,7 +291,7 @@ def _warp(graph: _Graph, original: str, displacement: str, height: str, width: s
     )
 
 
-def _maps(graph: _Graph, maps: Mapping[str, str]) -> None:
+def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
     """The maps, channels last, where they are wanted, and nothing elsewhere."""
     shown, nothing = [], []
     for name, source in maps.items():

@@ -1,4 +1,4 @@
-"""The generators that are served: a folder of bundles, watched while requests are answered."""
+"""What is served: a folder of bundles, watched while requests are answered."""
 
 import dataclasses
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving.bundle import Bundle
-from warp_translate.serving.engine import Engine, open_engine
+from warp_translate.serving.bundle import AnyBundle, ClassifierBundle
+from warp_translate.serving.classifier import Classifier
+from warp_translate.serving.engine import Backend, Engine, open_engine
 from warp_translate.serving.routing import Pair
 
 _Stamp = tuple[int, int, int]
@@ -21,18 +22,38 @@ class Snapshot:
     """What is served at one moment. It does not change, so that a request can keep it.
 
     Attributes:
-      engines: what is ready, by the domains that it translates from and to.
+      engines: generators that are ready, by the domains that they translate from and to.
+      classifier: tells what an image is; None if there is none.
       problems: what is wrong with a folder, by the folder's name.
     """
 
     engines: Mapping[Pair, Engine]
+    classifier: Classifier | None
     problems: Mapping[str, str]
+
+
+def open_bundle(
+    bundle: AnyBundle, backend: Backend = "auto", *, threads: int | None = None
+) -> Engine | Classifier:
+    """Makes a bundle of whatever kind ready.
+
+    Args:
+      bundle: the bundle.
+      backend: what runs it, see `engine.open_engine`.
+      threads: most threads of one translation, see there.
+
+    Raises:
+      UserError: the backend is not installed, or a file of the bundle is damaged.
+    """
+    if isinstance(bundle, ClassifierBundle):
+        return Classifier(bundle, backend)
+    return open_engine(bundle, backend, threads=threads)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     stamp: _Stamp
-    engine: Engine | None  # None: nothing of this folder could be loaded yet.
+    ready: Engine | Classifier | None  # None: nothing of this folder could be loaded yet.
     problem: str | None
 
 
@@ -49,7 +70,7 @@ class Registry:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        open_bundle: Callable[[Bundle], Engine] = open_engine,
+        open_bundle: Callable[[AnyBundle], Engine | Classifier] = open_bundle,
     ) -> None:
         """Remembers the folder; `scan` loads.
 
@@ -62,7 +83,7 @@ class Registry:
         self._scanning = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._missing: set[str] = set()
-        self._snapshot = Snapshot({}, {})
+        self._snapshot = Snapshot({}, None, {})
 
     def snapshot(self) -> Snapshot:
         """What is served now."""
@@ -110,19 +131,30 @@ class Registry:
 
     def _load(self, name: str, stamp: _Stamp, before: _Entry | None) -> _Entry:
         try:
-            return _Entry(stamp, self._open(bundles.read(self._folder / name)), None)
+            return _Entry(stamp, self._open(bundles.read_any(self._folder / name)), None)
         except UserError as error:
-            return _Entry(stamp, before.engine if before else None, str(error))
+            return _Entry(stamp, before.ready if before else None, str(error))
 
 
 def _snapshot(entries: Mapping[str, _Entry]) -> Snapshot:
     engines: dict[Pair, Engine] = {}
     folders: dict[Pair, str] = {}
+    classifier: Classifier | None = None
     problems = {name: entry.problem for name, entry in entries.items() if entry.problem}
     for name, entry in sorted(entries.items()):
-        if entry.engine is None:
+        if entry.ready is None:
             continue
-        bundle = entry.engine.bundle
+        if isinstance(entry.ready, Classifier):
+            if classifier is None:
+                classifier = entry.ready
+            else:
+                problems.setdefault(
+                    name,
+                    f"{name} classifies as {classifier.bundle.name} does, which is asked; remove "
+                    "one of them",
+                )
+            continue
+        bundle = entry.ready.bundle
         pair = bundle.source, bundle.target
         if pair in engines:
             problems.setdefault(
@@ -131,5 +163,5 @@ def _snapshot(entries: Mapping[str, _Entry]) -> Snapshot:
                 "served; remove one of them",
             )
             continue
-        engines[pair], folders[pair] = entry.engine, name
-    return Snapshot(engines, problems)
+        engines[pair], folders[pair] = entry.ready, name
+    return Snapshot(engines, classifier, problems)

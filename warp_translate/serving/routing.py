@@ -11,7 +11,7 @@ Domains are names; what the image is, is only asked when it decides something.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from warp_translate.errors import UserError
 
@@ -44,10 +44,12 @@ class Choices:
     Attributes:
       recognised: what the image was classified as; None if it is none of the known domains.
       pairs: the generators that could answer, sorted.
+      probabilities: of every domain that is known, by name; None where nothing was classified.
     """
 
     recognised: str | None
     pairs: tuple[Pair, ...]
+    probabilities: Mapping[str, float] | None = None
 
 
 class NoRoute(UserError):

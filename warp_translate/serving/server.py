@@ -7,9 +7,9 @@ import hmac
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import anyio
 from fastapi import FastAPI, Request, Response
@@ -24,6 +24,8 @@ from warp_translate.errors import UserError
 from warp_translate.serving.batcher import Busy, TooLate
 from warp_translate.serving.routing import Choices, NoRoute
 from warp_translate.serving.service import Answer, Service
+
+T = TypeVar("T")
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
@@ -73,42 +75,62 @@ def build(
     limiter = anyio.CapacityLimiter(most_requests)
     in_work = 0
 
-    @app.post("/v1/translate")
-    async def translate(request: Request) -> Response:
-        """Translates the image of the request."""
+    async def limited(
+        request: Request,
+        read: Callable[[Request], Awaitable[T]],
+        work: Callable[[T], Response],
+    ) -> Response:
+        """Reads a request and does its work in a thread, within the limits."""
         nonlocal in_work
         # Counted before their bodies are read, which bounds what is held of them.
         if in_work >= most_requests:
             raise Busy(f"{most_requests} requests are being answered")
         in_work += 1
         try:
-            return await answer(request)
+            async with asyncio.timeout(read_seconds):
+                got = await read(request)
+            return await anyio.to_thread.run_sync(work, got, limiter=limiter)
         finally:
             in_work -= 1
 
-    async def answer(request: Request) -> Response:
-        async with asyncio.timeout(read_seconds):
-            data, fields = await _read(request)
-        source, target = fields.get("source") or None, fields.get("target") or None
-        factor = _whole("factor", fields.get("factor"))
-        form = _one_of("format", fields.get("format") or "png", tuple(MEDIA_TYPES))
-        maps = _one_of("maps", fields.get("maps") or "none", ("none", "all"))
+    @app.post("/v1/translate")
+    async def translate(request: Request) -> Response:
+        """Translates the image of the request."""
 
-        def work() -> Response:
+        def work(got: tuple[bytes, dict[str, str]]) -> Response:
+            data, fields = got
+            form = _one_of("format", fields.get("format") or "png", tuple(MEDIA_TYPES))
+            maps = _one_of("maps", fields.get("maps") or "none", ("none", "all"))
             found = service.answer(
-                data, source=source, target=target, factor=factor, with_maps=maps == "all"
+                data,
+                source=fields.get("source") or None,
+                target=fields.get("target") or None,
+                factor=_whole("factor", fields.get("factor")),
+                with_maps=maps == "all",
             )
             if isinstance(found, Choices):
                 return _choices(found)
             return _image(found, form) if maps == "none" else _with_maps(found, form)
 
-        response = await anyio.to_thread.run_sync(work, limiter=limiter)
+        response = await limited(request, _read, work)
         request.state.told = {
             name: response.headers[f"x-{name}"]
             for name in ("bundle", "factor", "size", "milliseconds")
             if f"x-{name}" in response.headers
         }
         return response
+
+    @app.post("/v1/classify")
+    async def classify(request: Request) -> Response:
+        """Tells which domain the image of the request is of."""
+
+        def work(got: tuple[bytes, dict[str, str]]) -> Response:
+            found = service.classify(got[0])
+            return JSONResponse(
+                {"recognised": found.domain, "probabilities": dict(found.probabilities)}
+            )
+
+        return await limited(request, _read, work)
 
     for name, media in _PAGE.items():
         app.add_api_route(f"/{name}", _page(name or "index.html", media), include_in_schema=False)
@@ -128,7 +150,20 @@ def build(
             }
             for (source, target), engine in sorted(served.engines.items())
         ]
-        return {"generators": listed, "problems": dict(served.problems)}
+        classifier = None
+        if served.classifier is not None:
+            told = served.classifier.bundle
+            classifier = {
+                "name": told.name,
+                "domains": list(told.domains),
+                "threshold": told.threshold,
+                "build": told.build,
+            }
+        return {
+            "generators": listed,
+            "classifier": classifier,
+            "problems": dict(served.problems),
+        }
 
     @app.get("/health/live")
     def live() -> Response:
@@ -331,6 +366,7 @@ def _headers(found: Answer) -> dict[str, str]:
         "X-Source": found.source,
         "X-Target": found.target,
         "X-Factor": str(found.factor),
+        **({"X-Recognised": found.recognised} if found.recognised is not None else {}),
         "X-Size": f"{height}x{width}",
         "X-Milliseconds": f"{found.milliseconds:.1f}",
     }
@@ -366,11 +402,16 @@ def _data(data: bytes, form: str) -> str:
 
 def _choices(found: Choices) -> Response:
     listed = [{"source": source, "target": target} for source, target in found.pairs]
-    looks = f"looks like {found.recognised}" if found.recognised else "could be anything"
+    looks = "could be anything"
+    if found.recognised is not None:
+        looks = f"looks like {found.recognised}"
+    elif found.probabilities is not None:
+        looks = "looks like none of the domains that are known"
     return JSONResponse(
         {
             "error": f"the image {looks} and several translations fit: say target or source",
             "recognised": found.recognised,
+            "probabilities": dict(found.probabilities) if found.probabilities else None,
             "choices": listed,
         },
         status_code=300,

@@ -4,6 +4,7 @@ Knows nothing of HTTP. What a user can mend is a `UserError`, what passes by its
 """
 
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Mapping
@@ -13,10 +14,11 @@ import numpy as np
 from warp_translate import image_files
 from warp_translate.serving import device
 from warp_translate.serving.batcher import Batcher
+from warp_translate.serving.classifier import Recognised
 from warp_translate.serving.device import FactorChooser
 from warp_translate.serving.engine import Engine
 from warp_translate.serving.registry import Registry, Snapshot
-from warp_translate.serving.routing import Choices, route
+from warp_translate.serving.routing import Choices, NoRoute, route
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Answer:
       bundle: name of the bundle that translated.
       source: the domain that it translates from.
       target: the domain that it translates to.
-      recognised: what the image was classified as; None if it was not.
+      recognised: what the image was classified as; None if nothing depended on it.
       factor: how many times smaller the trunk's image was.
       milliseconds: from the queue to the translation.
     """
@@ -112,11 +114,28 @@ class Service:
           TooLate: it waited too long.
         """
         served = self.snapshot()
-        # Nothing that the choice depends on is in the image as long as nothing classifies it.
-        chosen = route(served.engines.keys(), None, source=source, target=target)
-        decoded = image_files.decode_image(data, "the image", most_pixels=self._most_pixels)
+        classifier = served.classifier
+        decode = functools.cache(lambda: self._decode(data))
+        recognised: Recognised | None = None
+
+        def classify() -> str | None:
+            nonlocal recognised
+            assert classifier is not None
+            recognised = classifier.classify(image_files.flatten(decode()))
+            return recognised.domain
+
+        chosen = route(
+            served.engines.keys(),
+            None if classifier is None else classify,
+            source=source,
+            target=target,
+        )
+        # An image that cannot be read is said to be one whatever the choice.
+        decoded = decode()
         if isinstance(chosen, Choices):
-            return chosen
+            if recognised is None:
+                return chosen
+            return dataclasses.replace(chosen, probabilities=recognised.probabilities)
         engine = served.engines[chosen.source, chosen.target]
         original = image_files.flatten(decoded)
         height, width = original.shape[:2]
@@ -146,6 +165,24 @@ class Service:
             factor=decided,
             milliseconds=milliseconds,
         )
+
+    def classify(self, data: bytes) -> Recognised:
+        """Tells which domain an image is of; called in a thread of its own.
+
+        Args:
+          data: a JPEG, PNG or WebP file.
+
+        Raises:
+          UserError: the image is wrong.
+          NoRoute: there is no classifier.
+        """
+        classifier = self.snapshot().classifier
+        if classifier is None:
+            raise NoRoute("there is no classifier; add its bundle to the folder that is served")
+        return classifier.classify(image_files.flatten(self._decode(data)))
+
+    def _decode(self, data: bytes) -> image_files.DecodedImage:
+        return image_files.decode_image(data, "the image", most_pixels=self._most_pixels)
 
     def _chooser(self, engine: Engine) -> FactorChooser:
         """Made once for each build, of what was measured on this device or of an estimate."""

@@ -1,0 +1,114 @@
+"""What the ONNX graphs of this package are put together from.
+
+Opset 18 at IR version 8, which ONNX Runtime, Triton and browsers run alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from warp_translate.contract import PIXEL_SCALE
+
+OPSET = 18
+IR_VERSION = 8
+
+
+class Graph:
+    """Nodes and constants in the order they are made; every node has a name."""
+
+    def __init__(self, params: Mapping[str, np.ndarray]) -> None:
+        self.params = params
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._known: set[str] = set()
+
+    def node(self, operation: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Adds a node with one output, which is called like the node."""
+        self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: Any, dtype: Any, name: str) -> str:
+        """Adds a constant unless it is there."""
+        if name not in self._known:
+            self._known.add(name)
+            array = np.ascontiguousarray(np.asarray(value, dtype))
+            self.constants.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A vector of int64."""
+        return self.constant(list(values), np.int64, f"integers/{'_'.join(map(str, values))}")
+
+    def integer(self, value: int) -> str:
+        """A scalar of int64."""
+        return self.constant(value, np.int64, f"integer/{value}")
+
+    def number(self, value: float) -> str:
+        """A scalar of float32."""
+        return self.constant(value, np.float32, f"number/{value}")
+
+    def model(
+        self,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        defaults: Sequence[onnx.TensorProto] = (),
+    ) -> onnx.ModelProto:
+        """The finished model, checked.
+
+        Args:
+          inputs: names, types and shapes of what goes in.
+          outputs: of what comes out.
+          defaults: values of inputs that may be left out.
+        """
+        model = helper.make_model(
+            helper.make_graph(
+                self.nodes,
+                "warp_translate",
+                inputs,
+                outputs,
+                [*self.constants, *defaults],
+            ),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="warp_translate",
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def to_float(graph: Graph, image: str) -> str:
+    """Uint8 to float32 in [-1, 1]."""
+    cast = graph.node("Cast", image, name="original/cast", to=TensorProto.FLOAT)
+    scaled = graph.node("Div", cast, graph.number(PIXEL_SCALE), name="original/scaled")
+    return graph.node("Sub", scaled, graph.number(1.0), name="original/float")
+
+
+def convolution(graph: Graph, features: str, path: str, *, stride: int = 1) -> str:
+    """A convolution of the package: padded by reflection, its kernel turned to channels first."""
+    kernel = graph.params[f"{path}/kernel"]
+    side = kernel.shape[0]
+    amount = side // 2
+    if amount:
+        pads = graph.integers(0, 0, amount, amount, 0, 0, amount, amount)
+        features = graph.node("Pad", features, pads, name=f"{path}/pad", mode="reflect")
+    inputs = [
+        features,
+        graph.constant(kernel.transpose(3, 2, 0, 1), np.float32, f"{path}/kernel"),
+    ]
+    if f"{path}/bias" in graph.params:
+        inputs.append(graph.constant(graph.params[f"{path}/bias"], np.float32, f"{path}/bias"))
+    return graph.node(
+        "Conv",
+        *inputs,
+        name=f"{path}/convolution",
+        kernel_shape=[side, side],
+        strides=[stride, stride],
+    )
+
+
+def relu(graph: Graph, features: str) -> str:
+    """The positive part."""
+    return graph.node("Relu", features, name=f"{features}/relu")
