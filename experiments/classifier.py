@@ -30,8 +30,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         max_rotation=10.0,
         colour=0.2,
     )
+    config.classifier.width = 32
     config.optim.update(lr=1e-3, b1=0.9, schedule="cosine", ema_decay=0.99)
     config.training.update(
-        global_batch=16, total_steps=1_500, log_every=50, evaluate_every=250, save_every=250
+        global_batch=16, total_steps=3_000, log_every=50, evaluate_every=500, save_every=500
     )
     return base.shrink(config) if arg.runlocal else config

@@ -409,7 +409,7 @@ def _choices(found: Choices) -> Response:
         looks = "looks like none of the domains that are known"
     return JSONResponse(
         {
-            "error": f"the image {looks} and several translations fit: say target or source",
+            "error": f"the image {looks}: say target or source, as one of the choices has them",
             "recognised": found.recognised,
             "probabilities": dict(found.probabilities) if found.probabilities else None,
             "choices": listed,

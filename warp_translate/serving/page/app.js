@@ -14,6 +14,7 @@ let file = null;
 let beforeAddress = null;
 let served = [];
 let running = null;
+let answered = "";  // What was chosen for this picture, where the server had to ask.
 
 function key() {
   return byId("key").value || sessionStorage.getItem("key") || "";
@@ -72,6 +73,7 @@ async function list() {
 function take(given) {
   if (!given) return;
   file = given;
+  answered = "";
   byId("drop-text").textContent = given.name || "the pasted picture";
   byId("go").disabled = false;
   if (beforeAddress) URL.revokeObjectURL(beforeAddress);
@@ -85,7 +87,7 @@ async function translate() {
   const mine = new AbortController();
   running = mine;
   const timer = setTimeout(() => mine.abort(), mostMilliseconds);
-  const [source, target] = byId("pair").value.split(" ");
+  const [source, target] = (byId("pair").value || answered).split(" ");
   const fields = new URLSearchParams({ maps: "all" });
   if (source) fields.set("source", source);
   if (target) fields.set("target", target);
@@ -123,21 +125,27 @@ async function translate() {
 function choose(found) {
   byId("status").textContent = "";
   show("result", false);
-  byId("choices-title").textContent = found.recognised
-    ? `The picture looks like ${found.recognised}. Translate it to`
-    : "What is it, and what should become of it?";
+  byId("choices-title").textContent = question(found);
   byId("choice-buttons").replaceChildren(...found.choices.map((each) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = `${each.source} to ${each.target}`;
     button.addEventListener("click", () => {
-      byId("pair").value = `${each.source} ${each.target}`;
+      answered = `${each.source} ${each.target}`;
       translate();
     });
     return button;
   }));
   show("choices", true);
   byId("choice-buttons").firstElementChild.focus();
+}
+
+function question(found) {
+  if (found.recognised) return `The picture looks like ${found.recognised}. Translate it to`;
+  if (!found.probabilities) return "What is it, and what should become of it?";
+  const shares = Object.entries(found.probabilities)
+    .map(([name, share]) => `${name} ${Math.round(100 * share)} %`);
+  return `The picture looks like nothing that is known (${shares.join(", ")}). Translate it as`;
 }
 
 function present(found, milliseconds) {
@@ -148,7 +156,7 @@ function present(found, milliseconds) {
   byId("after").height = height;
   byId("after").style.height = "auto";
   byId("facts").textContent =
-    `${found.source} to ${found.target}, ${width} x ${height} pixels, factor ${found.factor}, ` +
+    `${found.source}${found.recognised ? ", as recognised," : ""} to ${found.target}, ${width} x ${height} pixels, factor ${found.factor}, ` +
     `translated in ${Math.round(found.milliseconds)} ms (${Math.round(milliseconds)} ms in all)`;
   const link = byId("download");
   link.href = found.output;

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from warp_translate.models import DomainClassifier
+
+
+def away_from_the_start(module, size, rng):
+    shapes = jax.eval_shape(
+        lambda key: module.init(key, jnp.zeros((1, size, size, 3)))["params"], jax.random.key(0)
+    )
+    return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
+
+
+def test_it_is_the_network_that_torch_computes(rng):
+    module = DomainClassifier(domains=3, width=8, stages=2)
+    params = away_from_the_start(module, 12, rng)
+    images = rng.uniform(-1, 1, (2, 12, 10, 3)).astype(np.float32)
+    features = torch.tensor(images.transpose(0, 3, 1, 2))
+    for stage in range(2):
+        kernel = torch.tensor(
+            params[f"ReflectConv_{stage}"]["conv"]["kernel"].transpose(3, 2, 0, 1)
+        )
+        padded = functional.pad(features, (1, 1, 1, 1), mode="reflect")
+        norm = params[f"GroupNorm_{stage}"]
+        features = functional.relu(
+            functional.group_norm(
+                functional.conv2d(padded, kernel, stride=2),
+                4,
+                torch.tensor(norm["scale"]),
+                torch.tensor(norm["bias"]),
+                eps=1e-5,
+            )
+        )
+    dense = params["logits"]
+    expected = features.mean((2, 3)) @ torch.tensor(dense["kernel"]) + torch.tensor(dense["bias"])
+    found = module.apply({"params": params}, images)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_are_float32_whatever_it_computes_in(rng):
+    module = DomainClassifier(domains=2, width=4, stages=1, dtype=jnp.bfloat16)
+    params = away_from_the_start(module, 8, rng)
+    assert module.apply({"params": params}, jnp.zeros((1, 8, 8, 3))).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"domains": 1}, "two domains or more, got 1"),
+        ({"domains": 2, "width": 6}, r"classifier\.width 6 must be a multiple of 4"),
+        ({"domains": 2, "width": 0}, r"classifier\.width 0"),
+        ({"domains": 2, "stages": 0}, r"classifier\.stages 0"),
+    ],
+)
+def test_what_cannot_be_built_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DomainClassifier(**fields)

@@ -1,0 +1,115 @@
+"""Colours are told apart, and what is no colour is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from warp_translate.models import DomainClassifier
+from warp_translate.training.classifier_step import ClassifierTraining, scramble
+from warp_translate.training.parallel import Replicas
+
+ROOT = jax.random.key(0)
+SIZE = 16
+
+
+def training(**fields):
+    return ClassifierTraining(
+        classifier=DomainClassifier(domains=3, width=8, stages=2),
+        **{"optimizer": optax.sgd(0.1), **fields},
+    )
+
+
+def batch(rng, count=8):
+    """Noise with one strong channel: red, green, blue."""
+    images = rng.integers(0, 100, (count, 3, SIZE, SIZE, 3), dtype=np.uint8)
+    for domain in range(3):
+        images[:, domain, :, :, domain] += 150
+    return {"images": images}
+
+
+def start(made):
+    return jax.jit(made.init, static_argnums=1)(ROOT, SIZE)
+
+
+def test_it_learns_and_stays_undecided_on_images_of_no_domain(rng):
+    made = training(optimizer=optax.adam(1e-2), ema_decay=0.9)
+    state, step = start(made), jax.jit(made.step)
+    for _ in range(80):
+        state, metrics = step(state, batch(rng), ROOT)
+    assert metrics["classifier/accuracy"] == 1.0
+    assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
+    probabilities = jax.jit(made.probabilities)
+    seen = batch(rng)["images"] / np.float32(127.5) - 1
+    for domain in range(3):
+        found = probabilities(state.classifier.ema, seen[:, domain])
+        np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
+        assert found[:, domain].min() > 0.8
+    pieces = jax.vmap(scramble)(jax.random.split(ROOT, 8), seen)
+    assert probabilities(state.classifier.ema, pieces).max(1).mean() < 0.7
+
+
+def test_without_outliers_it_is_cross_entropy_alone(rng):
+    made = training(outliers=0.0)
+    state, shown = start(made), batch(rng)
+    _, metrics = jax.jit(made.step)(state, shown, ROOT)
+    given = made.probabilities(
+        state.classifier.params, shown["images"].reshape(-1, SIZE, SIZE, 3) / 127.5 - 1.0
+    )
+    right = given[np.arange(24), np.tile(np.arange(3), 8)]
+    assert "classifier/outliers" not in metrics
+    np.testing.assert_allclose(metrics["classifier/loss"], -np.log(right).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["four devices", "two parts"])
+def test_the_step_does_not_depend_on_how_a_batch_is_split(how, rng):
+    shown = batch(rng)
+    whole = training()
+    state = start(whole)
+    expected, metrics = jax.jit(whole.step)(state, shown, ROOT)
+    if how == "two parts":
+        found, other = jax.jit(training(microbatches=2).step)(state, shown, ROOT)
+    else:
+        replicas = Replicas(whole.axes, tuple(jax.devices()[:4]), "pmap")
+        found, other = replicas.map(whole.step, steps_per_call=1)(
+            replicas.initial(state), replicas.place_batches([shown]), ROOT
+        )
+        found = replicas.first_replica(found)
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), state.classifier.params, expected.classifier.params
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    for one, two in zip(
+        jax.tree.leaves(expected.classifier), jax.tree.leaves(found.classifier), strict=True
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["classifier/loss"], other["classifier/loss"], rtol=1e-5)
+
+
+def test_scrambled_pieces_are_pieces_of_the_images(rng):
+    images = rng.permutation(2 * SIZE * SIZE).reshape(2, SIZE, SIZE, 1).repeat(3, -1)
+    found = np.asarray(scramble(jax.random.key(1), jnp.asarray(images)))
+
+    def pieces(image):
+        return {
+            image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4].tobytes()
+            for row in range(4)
+            for column in range(4)
+        }
+
+    known = pieces(images[0].astype(found.dtype)) | pieces(images[1].astype(found.dtype))
+    assert pieces(found) <= known and len(pieces(found)) == 16
+    assert pieces(found) & pieces(images[0].astype(found.dtype))
+    assert pieces(found) & pieces(images[1].astype(found.dtype))
+
+
+@pytest.mark.parametrize("size", [2, 18])
+def test_a_size_that_does_not_suit_is_named(size):
+    with pytest.raises(ValueError, match=rf"training size {size} must be a multiple of 4"):
+        training().init(ROOT, size)
+
+
+def test_a_negative_weight_is_named():
+    with pytest.raises(ValueError, match=r"method\.outliers -1"):
+        training(outliers=-1)
