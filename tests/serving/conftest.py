@@ -5,13 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from warp_translate.models import Generator
+from warp_translate.models import DomainClassifier, Generator
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import export
+from warp_translate.serving import export, export_classifier
 from warp_translate.serving.architecture import Architecture
-from warp_translate.serving.bundle import Bundle
+from warp_translate.serving.bundle import Bundle, ClassifierBundle
+from warp_translate.training.classifier_step import ClassifierTraining
 
 
 def random_generator(head="projected", **fields):
@@ -66,3 +68,40 @@ def copied(exported, tmp_path):
     import shutil
 
     return shutil.copytree(exported[0].folder, tmp_path / "bundles" / "apple-pear")
+
+
+COLOURS = ("apple", "pear", "plum")
+"""Domains of red, green and blue images, which the classifier of the tests tells apart."""
+
+
+def coloured(rng, domain, *shape):
+    """An image of a domain: noise on one strong channel; grey noise for None."""
+    image = rng.integers(0, 100, (*shape, 3), dtype=np.uint8)
+    if domain is not None:
+        image[..., COLOURS.index(domain)] += 150
+    return image
+
+
+@pytest.fixture(scope="session")
+def classified(tmp_path_factory):
+    """The bundle of a classifier that was trained for seconds, its module and its parameters."""
+    module = DomainClassifier(domains=3, width=8, stages=2)
+    training = ClassifierTraining(classifier=module, optimizer=optax.adam(1e-2), ema_decay=0.9)
+    root, chance = jax.random.key(0), np.random.default_rng(3)
+    state, step = training.init(root, 16), jax.jit(training.step)
+    for _ in range(80):
+        images = [[coloured(chance, each, 16, 16) for each in COLOURS] for _ in range(8)]
+        state, _ = step(state, {"images": np.array(images)}, root)
+    params = jax.device_get(state.classifier.ema)
+    bundle = ClassifierBundle(
+        folder=tmp_path_factory.mktemp("bundles") / "colours",
+        name="colours",
+        size=16,
+        provenance={"step": 80, "figures": {"test/accuracy": 1.0}},
+        files={},
+        domains=COLOURS,
+        threshold=0.8,
+    )
+    shown = [coloured(chance, each, 40, 30) for each in COLOURS]
+    export_classifier.write_bundle(bundle, module, params, shown)
+    return bundles.read_any(bundle.folder), module, params

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serving.conftest import coloured
 from warp_translate.image_files import decode_image
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine
@@ -43,8 +44,10 @@ def browser():
 def serve(exported, tmp_path):
     running = []
 
-    def start(*pairs, **environment):
+    def start(*pairs, classifier=None, **environment):
         root = tmp_path / "served"
+        if classifier is not None:
+            shutil.copytree(classifier.folder, root / classifier.name)
         for source, target in pairs:
             made = shutil.copytree(exported[0].folder, root / f"{source}-{target}")
             path = made / bundles.CONFIG
@@ -100,9 +103,13 @@ def visit(browser):
 
 def picture(rng, height=21, width=34):
     array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return array, file_of(array)
+
+
+def file_of(array):
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
-    return array, {"name": "my.cat.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+    return {"name": "my.cat.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
 
 
 def until(page, expression):
@@ -139,7 +146,6 @@ def test_a_picture_goes_through_and_comes_back_at_its_own_size(serve, visit, exp
 
 
 def test_where_it_is_ambiguous_the_user_chooses(serve, visit, rng):
-    """The patent's cases on the page: an unknown image, and what was said of it."""
     page = visit(serve(("apple", "pear"), ("apple", "plum"), ("plum", "pear")))
     page.set_input_files("#file", picture(rng)[1])
     page.wait_for_selector("#choices", state="visible")
@@ -157,6 +163,51 @@ def test_where_it_is_ambiguous_the_user_chooses(serve, visit, rng):
     page.click("#go")
     until(page, "document.getElementById('facts').textContent.startsWith('plum')")
     assert "factor 4" in page.text_content("#facts")
+
+
+def test_the_page_knows_what_a_picture_shows(serve, visit, classified, rng):
+    """The patent's four cases, and an image of no known domain."""
+    pairs = [("apple", "pear"), ("apple", "plum"), ("plum", "pear")]
+    page = visit(serve(*pairs, classifier=classified[0]))
+
+    def show(domain):
+        page.set_input_files("#file", file_of(coloured(rng, domain, 20, 28)))
+
+    def facts(start):
+        until(page, f"document.getElementById('facts').textContent.startsWith('{start}')")
+        assert page.is_visible("#result") and not page.is_visible("#choices")
+
+    show("plum")  # Claim 5: one generator leads on.
+    facts("plum, as recognised, to pear,")
+    show("apple")  # Claim 6: several do.
+    page.wait_for_selector("#choices", state="visible")
+    title = "document.getElementById('choices-title').textContent"
+    assert page.evaluate(title) == "The picture looks like apple. Translate it to"
+    buttons = page.locator("#choice-buttons button")
+    assert buttons.all_text_contents() == ["apple to pear", "apple to plum"]
+    buttons.nth(1).click()
+    facts("apple to plum,")
+    # What was chosen was for that picture.
+    show("plum")
+    facts("plum, as recognised, to pear,")
+    page.select_option("#pair", label="to plum")  # Claim 3: one generator leads there.
+    page.click("#go")
+    facts("apple to plum,")
+    page.select_option("#pair", label="to pear")  # Claim 4: two do.
+    page.click("#go")
+    facts("plum, as recognised, to pear,")
+    show("apple")
+    facts("apple, as recognised, to pear,")
+    page.select_option("#pair", label="whatever fits")
+    page.set_input_files(
+        "#file",
+        file_of(np.hstack([coloured(rng, each, 20, 14) for each in ("apple", "pear")])),
+    )
+    page.wait_for_selector("#choices", state="visible")
+    asked = page.evaluate(title)
+    assert asked.startswith("The picture looks like nothing that is known (apple ")
+    assert asked.endswith("%). Translate it as")
+    assert buttons.count() == 3 and not page.is_visible("#result")
 
 
 @pytest.mark.parametrize("width", [320, 1100])

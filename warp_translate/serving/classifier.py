@@ -13,7 +13,7 @@ from PIL import Image
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import ClassifierBundle
-from warp_translate.serving.engine import Backend, choose_backend, open_session
+from warp_translate.serving.engine import Backend, choose_backend, load_parameters, open_session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +112,12 @@ def _open_onnx(bundle: ClassifierBundle) -> Callable[[np.ndarray], np.ndarray]:
 
 def _open_jax(bundle: ClassifierBundle) -> Callable[[np.ndarray], np.ndarray]:
     import jax
-    import safetensors.numpy
 
+    params = jax.device_put(load_parameters(bundle))
     path = bundle.path(bundles.CLASSIFIER_JAX)
     try:
-        params = safetensors.numpy.load_file(bundle.path(bundles.PARAMETERS))
         exported = importlib.import_module("jax.export").deserialize(bytearray(path.read_bytes()))
-    except Exception as error:  # The libraries have types of their own, and OSErrors.
+    except Exception as error:  # Whatever a damaged file makes of the reader.
         raise UserError(
             f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
         ) from error

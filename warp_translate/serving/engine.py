@@ -20,7 +20,7 @@ from warp_translate.contract import PIXEL_SCALE, padded_side
 from warp_translate.errors import UserError
 from warp_translate.map_pictures import to_uint8
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving.bundle import Bundle
+from warp_translate.serving.bundle import AnyBundle, Bundle
 
 Backend = Literal["auto", "onnx", "jax"]
 
@@ -158,6 +158,22 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
 
 
+def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
+    """The parameters of a bundle by their paths.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    import safetensors.numpy
+
+    path = bundle.path(bundles.PARAMETERS)
+    try:
+        return safetensors.numpy.load_file(path)
+    except Exception as error:  # The library has its own types, and OSErrors.
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+
+
 class OnnxEngine(Engine):
     """A bundle in ONNX Runtime on CPUs. A new size costs nothing that lasts."""
 
@@ -212,7 +228,6 @@ class JaxEngine(Engine):
           UserError: a file is missing or damaged.
         """
         import jax
-        import safetensors.numpy
 
         self._jax: Any = jax
         self._export = importlib.import_module("jax.export")
@@ -223,15 +238,7 @@ class JaxEngine(Engine):
         self._programs: collections.OrderedDict[tuple[Any, ...], Callable[..., Any]] = (
             collections.OrderedDict()
         )
-        path = bundle.path(bundles.PARAMETERS)
-        try:
-            params = safetensors.numpy.load_file(path)
-        except Exception as error:  # The library has its own types, and OSErrors.
-            raise UserError(
-                f"{path} cannot be loaded ({' '.join(str(error).split())[:200]}); export the "
-                "bundle again"
-            ) from error
-        self._params = jax.device_put(params)
+        self._params = jax.device_put(load_parameters(bundle))
         # Read now: the folder may be replaced while this engine still serves.
         self._files = {factor: self._read(factor) for factor in bundle.factors}
 

@@ -60,6 +60,9 @@ async function list() {
   const pair = byId("pair");
   const chosen = pair.value;
   pair.replaceChildren(option("", "whatever fits"));
+  for (const target of new Set(served.map((each) => each.target).sort())) {
+    pair.append(option(` ${target}`, `to ${target}`));
+  }
   for (const each of served) {
     pair.append(option(`${each.source} ${each.target}`, `${each.source} to ${each.target}`));
   }
