@@ -20,7 +20,7 @@ CALLS = [
     for name in EXPERIMENTS
     for arg in ["", *("kind=contrastive,",) * ("kind=" in (FOLDER / f"{name}.py").read_text())]
 ]
-KINDS = ("paired", "cycle", "contrastive")
+KINDS = ("paired", "cycle", "contrastive", "classifier")
 
 
 def get_config(name, arg=""):
@@ -36,14 +36,17 @@ def test_there_are_experiments():
 def test_every_experiment_can_be_built_and_is_shrunk_by_runlocal(name, arg):
     full, tiny = get_config(name, arg), get_config(name, f"{arg}runlocal")
     training = build.training(full)
-    assert full.data.size % (training.factor * training.generator.stride) == 0
-    assert full.data.size >= training.adversary.discriminator.minimum_size
+    if full.method.training == "classifier":
+        assert tiny.classifier.width * tiny.classifier.stages <= 16
+    else:
+        assert full.data.size % (training.factor * training.generator.stride) == 0
+        assert full.data.size >= training.adversary.discriminator.minimum_size
+        assert tiny.generator.width * tiny.generator.blocks <= 16
     build.joint_augment(full)
     build.eval_crop(full)
     build.schedule(full)
     build.training(tiny)
     assert tiny.training.total_steps <= 10 < full.training.total_steps
-    assert tiny.generator.width * tiny.generator.blocks <= 16
     for section, fields in base.get_config(full.method.training).items():
         for config in (full, tiny):
             assert section == "seed" or set(config[section]) == set(fields), section
@@ -60,6 +63,11 @@ def test_base_fields_are_all_read(kind):
             assert f".{name}" in sources, f"config.{section}.{name}"
     # Reads generator, discriminator, adversary and losses whole, field by field.
     training = build.training(config)
+    if kind == "classifier":
+        fields = {**config.classifier, "domains": 2}
+        assert fields == {name: getattr(training.classifier, name) for name in fields}
+        assert training.outliers == config.method.outliers
+        return
     for section, built in (("generator", training.generator), ("losses", training.losses)):
         for name in config[section]:
             assert getattr(built, name) == config[section][name], f"config.{section}.{name}"

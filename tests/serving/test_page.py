@@ -254,11 +254,11 @@ def test_a_key_is_asked_for_and_remembered(serve, visit, rng):
     assert "asks for an API key" in page.text_content("#error")
     page.fill("#key", "secret")
     page.keyboard.press("Tab")
-    until(page, "document.getElementById('pair').options.length === 2")
+    until(page, "document.getElementById('pair').options.length === 3")
     page.set_input_files("#file", picture(rng)[1])
     page.wait_for_selector("#result", state="visible")
     page.reload()
-    until(page, "document.getElementById('pair').options.length === 2")
+    until(page, "document.getElementById('pair').options.length === 3")
 
 
 def test_the_page_stays_as_it_is_when_the_server_is_gone(serve, visit, rng, exported):

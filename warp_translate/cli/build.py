@@ -255,6 +255,7 @@ def labelled(config: ml_collections.ConfigDict) -> Labelled:
         domain_names(config),
         size=data.size if data.name.startswith("openmoji_gender") else None,
         root=data.root,
+        direction=data.direction,
         portraits=data.domains if data.name == "portraits" else None,
     )
 

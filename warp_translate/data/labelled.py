@@ -37,6 +37,7 @@ def open_labelled(
     *,
     size: int | None = None,
     root: str | os.PathLike[str] | None = None,
+    direction: str = "AtoB",
     portraits: str | None = None,
 ) -> Labelled:
     """Opens a data set as images with labels, which is prepared first if need be and possible.
@@ -47,6 +48,7 @@ def open_labelled(
       domains: names of the domains: of domain_folders the folders, else what the two are called.
       size: of the drawn sets: side of the images in pixels.
       root: of sets that are a user's folder: where it is.
+      direction: of pairs: "AtoB" or "BtoA", which exchanges the domains.
       portraits: portraits only: one of `portraits.DOMAINS`.
 
     Returns:
@@ -67,7 +69,7 @@ def open_labelled(
             "domain_folders"
         )
     if name in names.PAIRED:
-        builder = sources.prepare(name, data_dir, size=size, root=root)
+        builder = sources.prepare(name, data_dir, size=size, root=root, direction=direction)
         pairs = [sources.open_pairs(builder, split) for split in ("train", "test")]
         train, test = ((_Side(each, "source"), _Side(each, "target")) for each in pairs)
         return Labelled(tuple(domains), train, test)

@@ -1,0 +1,117 @@
+"""A classifier from its experiment to a bundle, by the commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import classifier
+from warp_translate.cli import build
+from warp_translate.errors import UserError
+from warp_translate.image_files import write_image
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving.classifier import Classifier
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ("pear", "apple", "plum")
+
+
+@pytest.fixture(scope="module")
+def fruit(tmp_path_factory):
+    """Folders of green, red and blue pictures."""
+    rng = np.random.default_rng(4)
+    root = tmp_path_factory.mktemp("fruit")
+    for channel, domain in ((1, "pear"), (0, "apple"), (2, "plum")):
+        for split, count in (("train", 12), ("test", 4)):
+            folder = root / split / domain
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = rng.integers(0, 100, (40, 48, 3), dtype=np.uint8)
+                image[..., channel] += 150
+                write_image(folder / f"{number}.png", image)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(fruit, tmp_path_factory):
+    """The work directory of the command itself, and what it said."""
+    workdir = tmp_path_factory.mktemp("classifier")
+    fields = {
+        "data.name": "domain_folders",
+        "data.root": fruit,
+        "data.dir": tmp_path_factory.mktemp("prepared_fruit"),
+        "data.colour": 0.0,
+        "classifier.domains": ",".join(DOMAINS),
+        "optim.lr": 0.01,
+        "optim.ema_decay": 0.9,
+        "training.total_steps": 60,
+        "training.log_every": 20,
+        "training.evaluate_every": 60,
+        "training.save_every": 30,
+        "training.global_batch": 8,
+    }
+    done = subprocess.run(
+        [
+            *[sys.executable, "-m", "warp_translate.cli.main", "train"],
+            "--config=experiments/classifier.py:runlocal",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+            f"--workdir={workdir}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stderr
+
+
+def test_it_trains_through_the_loop_and_tells_domains_apart(call, run, tmp_path, capsys):
+    workdir, said = run
+    assert "12 of pear, 12 of apple, 12 of plum to train on" in said
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} >= {"30", "60"}
+    call("evaluate", workdir=str(workdir), output=str(tmp_path))
+    printed = capsys.readouterr().out
+    assert "plum: 0 as pear, 0 as apple, 4 as plum" in printed
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["accuracy"] == 1.0 and found["known"] > 0.7
+    assert found["threshold"] == 0.8 and found["counts"] == [4, 4, 4]
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_it_becomes_a_bundle_that_knows_the_folders(call, run, tmp_path, rng, capsys):
+    workdir, _ = run
+    call("export", workdir=str(workdir), output=str(tmp_path), threshold=0.6)
+    assert "pear or apple or plum, unknown below 0.6" in capsys.readouterr().out
+    bundle = bundles.read_any(tmp_path / "classifier")
+    assert (bundle.domains, bundle.threshold, bundle.size) == (DOMAINS, 0.6, 32)
+    assert bundle.provenance["step"] == 60
+    ready = Classifier(bundle)
+    for channel, domain in ((1, "pear"), (0, "apple"), (2, "plum")):
+        image = rng.integers(0, 100, (70, 50, 3), dtype=np.uint8)
+        image[..., channel] += 150
+        assert ready.classify(image).domain == domain
+
+
+def test_it_translates_nothing_and_says_so(call, run, tmp_path, fruit):
+    workdir, _ = run
+    with pytest.raises(UserError, match="has trained a classifier, which translates nothing"):
+        call(
+            "translate", workdir=str(workdir), input=str(fruit / "test/plum"), output=str(tmp_path)
+        )
+    with pytest.raises(UserError, match=r"--threshold=1\.5 must be within 0 and 1"):
+        call("export", workdir=str(workdir), output=str(tmp_path), threshold=1.5)
+
+
+def test_domains_come_from_the_configuration():
+    config = classifier.get_config("runlocal")
+    config.classifier.domains = "a, b ,c"
+    assert build.domain_names(config) == ("a", "b", "c")
+    assert build.training(config).classifier.domains == 3
+    assert build.batch_shapes(config, 4)["images"].shape == (4, 3, 32, 32, 3)
+    config.classifier.domains = "a"
+    with pytest.raises(UserError, match="two domains or more, got 1"):
+        build.training(config)
