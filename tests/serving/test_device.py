@@ -90,10 +90,13 @@ def test_the_fit_finds_what_the_times_were_made_of():
     for name in ("call", "pixel", "reduced_pixel"):
         assert getattr(fitted, name) == pytest.approx(getattr(true, name), rel=1e-6)
     assert len(fitted.measured) == 12
-    noisy = device.fit(list(cases(true, noise=0.1)))
-    assert noisy.milliseconds(1080, 1920, 2) == pytest.approx(
-        true.milliseconds(1080, 1920, 2), rel=0.15
-    )
+    spread = list(cases(true, noise=0.1))
+    noisy = device.fit(spread)
+    share = noisy.milliseconds(1080, 1920, 2) / true.milliseconds(1080, 1920, 2)
+    assert 0.9 < share < 1.3
+    # Rather too slow than too fast: nine of ten of what was measured is within the model.
+    within = [high <= noisy.milliseconds(h, w, s) * 1.0001 for h, w, s, _, high in spread]
+    assert np.mean(within) >= 0.9
 
 
 def test_no_part_of_the_fit_is_negative():
@@ -123,7 +126,7 @@ def test_calibration_times_every_factor_and_size(exported):
         (*size, factor) for size in device.SIZES for factor in (4, 2)
     ]
     assert model.milliseconds(512, 512, 2) == pytest.approx(true.milliseconds(512, 512, 2), rel=0.2)
-    assert len(said) == 8 and said[-1].startswith("8/8  768 x 1024, factor 2: median")
+    assert len(said) == 10 and said[-1].startswith("10/10  1080 x 1920, factor 2: median")
     assert said[-1].endswith(" 0 s left")
 
 
