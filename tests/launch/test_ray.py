@@ -1,0 +1,389 @@
+"""A cluster of one node: the service and the job on it give what they give without it."""
+
+import concurrent.futures
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Of its own, while it is imported.
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.serve")
+
+import pydantic
+from ray import serve
+from starlette.testclient import TestClient
+
+from launch.ray import serve_app, translate_job
+from tests.serving.conftest import describe, random_generator
+from warp_translate.errors import UserError
+from warp_translate.serving import bulk, engine, export, server
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving.batcher import Batcher
+from warp_translate.serving.registry import Registry
+from warp_translate.serving.service import Service
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Bundles from apple to pear and to plum, and from plum to pear."""
+    generator, params = random_generator()
+    root = tmp_path_factory.mktemp("served")
+    first = root / "apple-pear"
+    image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    export.write_bundle(describe(first, generator), generator, params, [image])
+    for source, target in (("apple", "plum"), ("plum", "pear")):
+        made = shutil.copytree(first, root / f"{source}-{target}")
+        config = json.loads((made / bundles.CONFIG).read_text())
+        changed = {"name": made.name, "source": source, "target": target}
+        (made / bundles.CONFIG).write_text(json.dumps(config | changed))
+    return root
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Starts one, with what it writes in a folder of its own, whose path must be short."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as home:
+        patch.chdir(ROOT)  # Workers import from there.
+        for name, value in {**QUIET, "HOME": home, "XDG_CACHE_HOME": home}.items():
+            patch.setenv(name, value)
+        patch.delenv(serve_app.KEY_VARIABLE, raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(address="local", num_cpus=4, include_dashboard=False, _temp_dir=f"{home}/tmp")
+        try:
+            yield Path(home) / "tmp/session_latest"
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+@pytest.fixture
+def running(cluster, folder):
+    """The address of two replicas."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(serve_app.app({"bundles": str(folder), "replicas": "2"}), name="translate")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.fixture
+def alone(cluster, folder):
+    """The service without Ray, with the options of a replica."""
+    registry = Registry(folder, lambda bundle: engine.open_engine(bundle, threads=1))
+    registry.scan()
+    service = Service(
+        registry,
+        Batcher(most_waiting=64, batch=8),
+        budget_milliseconds=200,
+        most_pixels=16_000_000,
+        seconds=60,
+        cores=1,
+    )
+    app = server.build(service, most_bytes=32_000_000, most_requests=64, log=None)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def picture(rng, *shape, form="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def ask(url, data=None):
+    """Status, headers and body."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def same_headers(headers):
+    """Those that are not of the moment, nor of who passed the answer on."""
+    changing = {"connection", "date", "server", "x-request-id", "x-milliseconds"}
+    return {name.lower(): value for name, value in headers.items() if name.lower() not in changing}
+
+
+@pytest.mark.long
+def test_two_replicas_answer_what_the_service_answers(running, alone, cluster, rng):
+    small = picture(rng, 20, 30, 3)
+    requests = [
+        *(
+            (f"/v1/translate?target=plum&factor={factor}", picture(rng, *size))
+            for size in ((21, 34, 3), (1, 1, 3), (64, 50, 3), (30, 41, 4), (33, 20))
+            for factor in (2, 4)
+        ),
+        ("/v1/translate?target=plum&format=jpeg", small),
+        ("/v1/translate?source=plum", small),
+        ("/v1/translate", small),  # 300: several could be meant.
+        ("/v1/translate?target=quince", small),
+        ("/v1/translate?target=plum&factor=3", small),
+        ("/v1/translate?target=plum", b"no picture"),
+        ("/v1/generators", None),
+        ("/health/ready", None),
+        ("/", None),
+    ]
+    seen = set()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        # Thrice, together, so that both are asked.
+        answers = list(pool.map(lambda asked: ask(running + asked[0], asked[1]), 3 * requests))
+    for (path, data), (status, headers, body) in zip(3 * requests, answers, strict=True):
+        expected = alone.request("GET" if data is None else "POST", path, content=data)
+        assert (status, body) == (expected.status_code, expected.content), path
+        assert same_headers(headers) == same_headers(expected.headers), path
+        seen.add(status)
+    assert seen == {200, 300, 400, 404}
+    lines = [path.read_text() for path in (cluster / "logs").glob("worker-*.err")]
+    replicas = [text for text in lines if '"bundle": "apple-plum"' in text]
+    assert len(replicas) == 2, "one line of JSON for each request, from each of both"
+
+
+@pytest.mark.long
+def test_what_was_taken_is_finished_when_the_application_goes(running, rng):
+    data = picture(rng, 900, 1000, 3)
+    url = f"{running}/v1/translate?target=plum&factor=2&format=jpeg"
+    ended = []
+
+    def wait(_):
+        status = ask(url, data)[0]
+        ended.append(time.monotonic())
+        return status
+
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        found = pool.map(wait, range(24))
+        time.sleep(1)
+        told = time.monotonic()
+        serve.delete("translate")
+        assert list(found) == [200] * 24
+    assert max(ended) > told + 0.2, "all were answered before it was told to go: ask for more"
+    assert ask(url, data)[0] == 404
+
+
+@pytest.mark.long
+def test_the_key_of_the_environment_reaches_the_replicas(cluster, folder, monkeypatch, rng):
+    monkeypatch.setenv(serve_app.KEY_VARIABLE, "secret")
+    application = serve_app.app({"bundles": str(folder)})
+    monkeypatch.delenv(serve_app.KEY_VARIABLE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(application, name="translate")
+    url = f"http://127.0.0.1:{port}/v1/translate?target=plum"
+    try:
+        assert ask(url, picture(rng, 8, 8, 3))[0] == 401
+        request = urllib.request.Request(url, picture(rng, 8, 8, 3), {"X-API-Key": "secret"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200
+    finally:
+        serve.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "bundles is missing: give bundles=..."),
+        ({"bundles": "/nowhere"}, "bundles=/nowhere cannot be read (No such file or directory)"),
+        ({"bundles": ".", "replica": "2"}, "replica is unknown: use bundles, replicas,"),
+        ({"bundles": ".", "replicas": "0"}, "replicas=0: input should be greater than"),
+        ({"bundles": ".", "cpus": "two"}, "cpus=two: input should be a valid integer"),
+        ({"bundles": ".", "engine": "tpu"}, "engine=tpu: input should be 'auto', 'onnx' or 'jax'"),
+        (
+            {"bundles": ".", "replicas": 3, "most_replicas": 2},
+            "most_replicas=2 must be at least replicas=3",
+        ),
+        ({"bundles": ".", "gpus": 1}, "gpus=1 needs engine=jax"),
+    ],
+)
+def test_mistakes_in_the_arguments(arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        serve_app.app(arguments)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.long
+def test_serve_run_answers_a_mistake_with_a_line_and_status_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "ray.serve.scripts", "run", "launch.ray.serve_app:app", "cpu=2"],
+        cwd=ROOT,
+        env={**os.environ, **QUIET},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^Error: bundles is missing: .*; cpu is unknown", done.stderr, re.M)
+
+
+def test_the_shipped_file_fits_the_application(folder, monkeypatch):
+    config = yaml.safe_load((ROOT / "launch/ray/serve.yaml").read_text())
+    (application,) = config["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert getattr(sys.modules[module], name) is serve_app.app
+    monkeypatch.chdir(folder.parent)
+    arguments = application["args"] | {"bundles": folder.name}
+    assert isinstance(serve_app.app(arguments), serve.Application)
+    schema = pydantic.TypeAdapter(serve.schema.ServeDeploySchema)
+    schema.validate_python(config)
+
+
+def test_a_replica_keeps_to_its_cpus_and_says_when_it_is_ill(folder):
+    plain = serve_app.Translator.__mro__[1]  # As it is written, without what Ray adds.
+    replica = plain(serve_app.Options(bundles=str(folder), cpus=3))
+    served = replica._service
+    try:
+        (session, *_) = (each._session for each in served.snapshot().engines.values())
+        assert session.get_session_options().intra_op_num_threads == 3
+        assert served._device.cores == 3
+        replica.check_health()
+    finally:
+        served.batcher.close()
+    with pytest.raises(RuntimeError, match="has ended"):
+        replica.check_health()
+
+
+@pytest.fixture
+def pictures(tmp_path, rng):
+    """Pictures of some sizes and modes, of which two differ in their suffix alone."""
+    made = tmp_path / "in"
+    made.mkdir()
+    for number in range(21):
+        shape = (20 + number % 3, 30, 3 + (number % 5 == 0))
+        image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+        image.save(made / f"{number}.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(made / "1.png").save(made / "1.jpg", exif=turned)
+    shutil.copy(made / "2.png", os.path.join(os.fsencode(made), b"caf\xe9.png"))  # No UTF-8.
+    return made
+
+
+def job(folder, pictures, output, *words):
+    return translate_job.main(
+        [
+            *(f"--bundle={folder / 'apple-pear'}", f"--input={pictures}", f"--output={output}"),
+            *("--workers=2", "--batch=2", *words),
+        ]
+    )
+
+
+@pytest.mark.long
+def test_the_job_writes_what_translate_writes_and_goes_on(
+    cluster, folder, pictures, tmp_path, capsys, monkeypatch
+):
+    opened = bundles.read(folder / "apple-pear")
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    planned = translate_job.plan_outputs(pictures, expected)
+    assert not any(bulk.translate_files(engine.open_engine(opened), planned, factor=4))
+
+    output = tmp_path / "out"
+    assert job(folder, pictures, output, "--factor=4") == 0
+    told = capsys.readouterr()
+    assert f"23 of 23 images written to {output}" in told.out
+    assert "23/23 (100.0%)" in told.err
+    names = sorted(os.listdir(expected))
+    assert sorted(os.listdir(output)) == sorted([*names, bulk.RECORD])
+    for name in names:
+        assert (output / name).read_bytes() == (expected / name).read_bytes(), name
+
+    # Taken up again: what is there is left alone.
+    for name in names[:3]:
+        (output / name).unlink()
+    before = {name: (output / name).stat().st_mtime_ns for name in names[3:]}
+    assert job(folder, pictures, output, "--factor=4") == 0
+    told = capsys.readouterr()
+    assert "20 of 23 images were done before" in told.err
+    assert "3 of 3 images written" in told.out
+    assert {name: (output / name).stat().st_mtime_ns for name in names[3:]} == before
+    for name in names:
+        assert (output / name).read_bytes() == (expected / name).read_bytes(), name
+
+    monkeypatch.setattr(translate_job, "_connect", None)  # Not even a cluster is asked for.
+    assert job(folder, pictures, output, "--factor=4") == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"holds translations by .* factor 4"):
+        job(folder, pictures, output, "--factor=2")
+
+
+@pytest.mark.long
+def test_a_worker_that_sees_another_bundle_ends_the_job(cluster, folder, pictures, tmp_path):
+    opened = bundles.read(folder / "apple-pear")
+    other = types.SimpleNamespace(folder=opened.folder, build="0" * 12)
+    jobs = translate_job.plan_outputs(pictures, tmp_path)
+    with pytest.raises(UserError, match=f"is build {opened.build} here and {'0' * 12}"):
+        list(translate_job.translate(other, jobs, factor=2, workers=1))
+    with pytest.raises(UserError, match="finds no room where there are 4 and 0"):
+        job(folder, pictures, tmp_path / "out", "--cpus=5")
+
+
+@pytest.mark.long
+def test_the_command_names_what_failed_and_leaves_with_status_2(folder, pictures, tmp_path):
+    (pictures / "3.png").write_bytes(b"no picture")
+    (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:300])
+    output = tmp_path / "out"
+    with tempfile.TemporaryDirectory(prefix="ray") as home:
+        environment = {**os.environ, "HOME": home, "RAY_TMPDIR": home}
+        environment.pop("RAY_ADDRESS", None)
+        words = f"--bundle={folder / 'apple-pear'} --input={pictures} --output={output} --workers=1"
+        done = subprocess.run(
+            [sys.executable, "-m", "launch.ray.translate_job", *words.split()],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2, done.stderr
+    assert f"21 of 23 images written to {output}" in done.stdout
+    assert "Traceback" not in done.stderr
+    (failed,) = re.findall(r"^error: 2 of 23 images failed:\n((?:  .*\n)+)\Z", done.stderr, re.M)
+    assert "3.png is not a JPEG, PNG or WebP image" in failed
+    assert "7.png is damaged or cut short" in failed
+    assert len(list(output.glob("*.png"))) == 21
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output=o"], "the following arguments are required: --bundle, --input"),
+        (["--bundle=/nowhere", "--input=i", "--output=o"], "/nowhere holds no bundle"),
+        (["--bundle=b", "--input=i", "--output=o", "--workers=0"], "--workers=0 must be at least"),
+        (["--bundle=b", "--input=i", "--output=o", "--gpus=1"], "1 with --engine=jax"),
+        (["--bundle=b", "--input=i", "--output=o", "--worker=1"], "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.ray.translate_job", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr), done.stderr
