@@ -206,7 +206,7 @@ def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
                 best, least = np.zeros(3), error
                 best[list(chosen)] = found
     # The budget is to hold for the cases that are slower than the fit, too.
-    best = best * max(1.0, float(np.percentile(1 / (rows @ best), _PERCENTILE)))
+    best = best * max(1.0, float(np.percentile(1 / (rows @ best), _PERCENTILE, method="higher")))
     call, pixel, reduced_pixel = map(float, best)
     return LatencyModel(call, pixel, reduced_pixel, tuple(measured))
 
