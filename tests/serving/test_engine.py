@@ -120,3 +120,8 @@ def test_the_first_engine_that_is_installed_is_taken(exported, monkeypatch):
     assert isinstance(engines.open_engine(bundle), engines.JaxEngine)
     with pytest.raises(UserError, match=r"onnx needs onnxruntime: pip install"):
         engines.open_engine(bundle, "onnx")
+
+
+def test_onnx_takes_as_many_threads_as_it_is_given(exported):
+    opened = engines.open_engine(exported[0], "onnx", threads=2)
+    assert opened._session.get_session_options().intra_op_num_threads == 2
