@@ -125,7 +125,8 @@ def test_calibration_times_every_factor_and_size(exported):
     assert [tuple(row[:3]) for row in model.measured] == [
         (*size, factor) for size in device.SIZES for factor in (4, 2)
     ]
-    assert model.milliseconds(512, 512, 2) == pytest.approx(true.milliseconds(512, 512, 2), rel=0.2)
+    share = model.milliseconds(512, 512, 2) / true.milliseconds(512, 512, 2)
+    assert 1 <= share <= 1.5  # As late as the latest call at most.
     assert len(said) == 10 and said[-1].startswith("10/10  1080 x 1920, factor 2: median")
     assert said[-1].endswith(" 0 s left")
 
