@@ -11,6 +11,8 @@ from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.training.parallel import Replicas
 from warp_translate.types import to_float, to_uint8
 
+pytestmark = pytest.mark.long
+
 ROOT = jax.random.key(0)
 POOL_SIZE = 2
 POOLS = ("pool_a", "pool_b")

@@ -83,7 +83,7 @@ def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
             np.testing.assert_array_equal(first, shard.data, err_msg=str(path))
 
 
-@pytest.mark.parametrize("kind", ["paired", "cycle"])
+@pytest.mark.parametrize("kind", ["paired", pytest.param("cycle", marks=pytest.mark.long)])
 def test_the_two_mappings_give_the_same_bits(kind, tiny, tiny_cycle, start, draw_batch):
     adam = optax.adam(1e-3)
     build = tiny if kind == "paired" else functools.partial(tiny_cycle, pool_size=2)
