@@ -75,6 +75,11 @@ class Batcher:
         self._thread.start()
 
     @property
+    def most_waiting(self) -> int:
+        """Most requests in the queue."""
+        return self._most_waiting
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._waiting

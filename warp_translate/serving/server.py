@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError
+from warp_translate.serving import kserve
 from warp_translate.serving.batcher import Busy, TooLate
 from warp_translate.serving.routing import Choices, NoRoute
 from warp_translate.serving.service import Answer, Service
@@ -30,7 +31,10 @@ T = TypeVar("T")
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
 _PAGE = {"": "text/html", "style.css": "text/css", "app.js": "text/javascript"}
-_OPEN_PATHS = ("/health/live", "/health/ready", *(f"/{name}" for name in _PAGE))
+_OPEN_PATHS = (
+    *("/health/live", "/health/ready", *kserve.OPEN_PATHS),
+    *(f"/{name}" for name in _PAGE),
+)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; "
@@ -182,6 +186,7 @@ def build(
         """Figures for Prometheus."""
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    kserve.add_routes(app, service, limited)
     _answer_errors(app)
 
     app.add_middleware(_Edge, metrics=metrics, most_bytes=most_bytes, api_key=api_key, log=log)
@@ -261,7 +266,7 @@ class _Edge:
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         # Not a label for whatever somebody tries.
-        path = scope["path"] if scope.get("route") is not None else "other"
+        path = getattr(scope.get("route"), "path", "other")
         self._metrics.observe(path, status, seconds)
         if self._log is not None:
             client = scope.get("client")

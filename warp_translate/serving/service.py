@@ -8,17 +8,22 @@ import functools
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 import numpy as np
 
 from warp_translate import image_files
+from warp_translate.errors import UserError
 from warp_translate.serving import device
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.classifier import Recognised
 from warp_translate.serving.device import FactorChooser
-from warp_translate.serving.engine import Engine
+from warp_translate.serving.engine import Engine, Translated
 from warp_translate.serving.registry import Registry, Snapshot
 from warp_translate.serving.routing import Choices, NoRoute, route
+
+# Of one request, and of these in the queue at once.
+_MOST_IMAGES, _TOGETHER = 64, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,23 @@ class Answer:
     milliseconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Translations of images of one size.
+
+    Attributes:
+      output: uint8 ``[N, H, W, 3]``.
+      maps: float32 ``[N, ...]`` by name, see `engine.Translated`; None unless asked for.
+      factor: how many times smaller the trunk's image was.
+      milliseconds: from the queue to the last translation.
+    """
+
+    output: np.ndarray
+    maps: Mapping[str, np.ndarray] | None
+    factor: int
+    milliseconds: float
+
+
 class Service:
     """The registry, the batcher, and a choice of the factor for every build."""
 
@@ -67,7 +89,7 @@ class Service:
           registry: the generators.
           batcher: the queue before them.
           budget_milliseconds: what a translation may take where the request names no factor.
-          most_pixels: larger images are refused.
+          most_pixels: larger images are refused, and more of one request together.
           seconds: how long a request may wait.
           cores: what the engines have of the machine's, for the estimate of a translation's time;
             None for all that this process may use.
@@ -137,33 +159,89 @@ class Service:
                 return chosen
             return dataclasses.replace(chosen, probabilities=recognised.probabilities)
         engine = served.engines[chosen.source, chosen.target]
-        original = image_files.flatten(decoded)
-        height, width = original.shape[:2]
-        chooser = self._chooser(engine)
-        decided = engine.bundle.check_factor(factor)
-        if factor is None:
-            decided = chooser.choose(height, width).factor
-        begin = time.perf_counter()
-        future = self.batcher.submit(
-            engine, original, decided, with_maps=with_maps, seconds=self._seconds
+        found = self.translate(
+            engine, image_files.flatten(decoded)[None], factor, with_maps=with_maps
         )
-        found = future.result()
-        milliseconds = 1000 * (time.perf_counter() - begin)
-        if factor is None:
-            chooser.observe(height, width, decided, milliseconds)
-        rgb = found.output
+        rgb = found.output[0]
         if decoded.alpha is not None:
             rgb = image_files.unflatten(rgb, decoded.alpha)
         return Answer(
             rgb=rgb,
             alpha=decoded.alpha,
-            maps=found.maps,
+            maps=found.maps and {name: each[0] for name, each in found.maps.items()},
             bundle=engine.bundle.name,
             source=chosen.source,
             target=chosen.target,
             recognised=chosen.recognised,
-            factor=decided,
-            milliseconds=milliseconds,
+            factor=found.factor,
+            milliseconds=found.milliseconds,
+        )
+
+    def translate(
+        self,
+        engine: Engine,
+        images: np.ndarray,
+        factor: int | None = None,
+        *,
+        with_maps: bool = False,
+    ) -> Stack:
+        """Translates images of one size through the queue; called in a thread of its own.
+
+        Args:
+          engine: one of the snapshot's.
+          images: uint8 ``[N, H, W, 3]``, of at least one pixel.
+          factor: one of the bundle's; None for the smallest that meets the budget.
+          with_maps: whether the maps are wanted too.
+
+        Returns:
+          The translations.
+
+        Raises:
+          UserError: the bundle does not serve the factor, or there are too many images or pixels.
+          Busy: too many are waiting.
+          TooLate: one waited too long.
+          MemoryError: the images are too large for this machine.
+        """
+        count, height, width, _ = images.shape
+        if count > _MOST_IMAGES:
+            raise UserError(f"{count} images are more than {_MOST_IMAGES}; send fewer at once")
+        if count * height * width > self._most_pixels:
+            raise UserError(
+                f"{count} x {height} x {width} are more than {self._most_pixels} pixels; send "
+                "fewer or smaller images"
+            )
+        chooser = self._chooser(engine)
+        decided = engine.bundle.check_factor(factor)
+        if factor is None:
+            decided = chooser.choose(height, width).factor
+        begin = time.perf_counter()
+        found: list[Translated] = []
+        # A few at a time, so that a long stack neither fills the queue nor holds up the others.
+        together = min(_TOGETHER, self.batcher.most_waiting)
+        for start in range(0, count, together):
+            futures: list[Future[Translated]] = []
+            left = self._seconds - (time.perf_counter() - begin)
+            try:
+                for image in images[start : start + together]:
+                    futures.append(
+                        self.batcher.submit(
+                            engine, image, decided, with_maps=with_maps, seconds=left
+                        )
+                    )
+                found += [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+        milliseconds = 1000 * (time.perf_counter() - begin)
+        if factor is None:
+            chooser.observe(height, width, decided, milliseconds / count)
+        maps = [each.maps for each in found if each.maps is not None]
+        return Stack(
+            _stack([each.output for each in found]),
+            {name: _stack([each[name] for each in maps]) for name in maps[0]} if maps else None,
+            decided,
+            milliseconds,
         )
 
     def classify(self, data: bytes) -> Recognised:
@@ -194,3 +272,8 @@ class Service:
                 model = device.load(path) or device.estimate(self._device, bundle.architecture)
                 self._choosers[key] = FactorChooser(model, bundle.factors, self._budget)
             return self._choosers[key]
+
+
+def _stack(arrays: list[np.ndarray]) -> np.ndarray:
+    # A single one may be large, and is not copied.
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
