@@ -96,6 +96,18 @@ def test_a_translation_does_not_train_on_it():
         check_unpaired("domain_folders")
 
 
+def test_domains_of_one_size_have_orders_of_their_own():
+    batches = pipeline.labelled_batches(
+        [Numbered(domain, 50) for domain in range(2)],
+        lambda example, rng: example,
+        global_batch=50,
+        seed=1,
+        start_step=0,
+    )
+    first, second = next(batches)["images"][..., 0, 0, 0].T
+    assert (first != second - 100).mean() > 0.9
+
+
 class Numbered:
     """Images that hold their number, of one domain."""
 

@@ -50,6 +50,22 @@ def test_it_learns_and_stays_undecided_on_images_of_no_domain(rng):
     assert probabilities(state.classifier.ema, pieces).max(1).mean() < 0.7
 
 
+def test_images_of_no_domain_are_part_of_the_loss_that_is_descended(rng):
+    shown = batch(rng)
+    steps = {}
+    for weight in (0.0, 0.5):
+        made = training(outliers=weight)
+        after, metrics = jax.jit(made.step)(start(made), shown, ROOT)
+        steps[weight] = jax.tree.leaves(after.classifier.params)
+    even = metrics["classifier/outliers"] + np.log(np.float32(3))
+    np.testing.assert_allclose(
+        metrics["classifier/loss"], metrics["classifier/cross_entropy"] + 0.5 * even, rtol=1e-5
+    )
+    assert metrics["classifier/outliers"] > 0  # Cross entropy against even shares is least there.
+    moved = [float(np.abs(a - b).max()) for a, b in zip(*steps.values(), strict=True)]
+    assert max(moved) > 1e-4
+
+
 def test_without_outliers_it_is_cross_entropy_alone(rng):
     made = training(outliers=0.0)
     state, shown = start(made), batch(rng)
