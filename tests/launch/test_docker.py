@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -7,7 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "launch/docker"
-KINDS = {"cpu": {"demo", "eval"}, "cuda": {"demo", "eval", "cuda"}, "tpu": {"demo", "eval", "tpu"}}
+TRAINING = {
+    "cpu": {"demo", "eval"},
+    "cuda": {"demo", "eval", "cuda"},
+    "tpu": {"demo", "eval", "tpu"},
+}
+KINDS = {**TRAINING, "serve": {"serve"}}
 
 
 def text(kind):
@@ -51,19 +57,22 @@ def test_what_they_copy_is_there_and_nothing_else_is_sent(kind):
         for line in re.findall(r"^COPY (.*)$", text(kind), re.M)
         for source in line.split()[:-1]
     }
-    assert {"setup.py", "warp_translate", "experiments"} <= copied
+    assert {"setup.py", "warp_translate"} <= copied
+    # Who trains has configurations.
+    assert ("experiments" in copied) == (kind in TRAINING)
     for source in copied:
         assert (ROOT / source).exists(), source
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in ignore if line and not line.startswith("#")]
     assert rules[0] == "*"
-    assert {rule[1:] for rule in rules if rule[0] == "!"} == copied
+    let_through = {rule[1:] for rule in rules if rule[0] == "!"}
+    assert let_through == copied | {"experiments"}
     # What setup.py reads must have been copied before it is called.
     read = set(re.findall(r'"(\w+\.md)"', (ROOT / "setup.py").read_text()))
     assert read and read <= copied
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINING)
 def test_the_user_is_the_one_that_the_jobset_names(kind):
     (user,) = re.findall(r"^USER (\d+)$", text(kind), re.M)
     assert f"--uid={user} " in text(kind)
@@ -75,3 +84,12 @@ def test_the_user_is_the_one_that_the_jobset_names(kind):
     after = text(kind).partition(f"USER {user}\n")[2]
     assert "RUN" not in after
     assert after.endswith('ENTRYPOINT ["warp-translate"]\n')
+
+
+def test_the_one_that_serves_can_be_reached_and_is_nobody_special():
+    after = text("serve").partition("USER 1000\n")[2]
+    assert "RUN" not in after
+    (command,) = re.findall(r"^CMD (.*)$", after, re.M)
+    assert json.loads(command) == ["serve", "--host=0.0.0.0", "/bundles"]
+    (port,) = re.findall(r"^EXPOSE (\d+)$", after, re.M)
+    assert f'DEFINE_integer("port", {port},' in (ROOT / "warp_translate/cli/serve.py").read_text()
