@@ -30,6 +30,7 @@ def exported(tmp_path_factory, paired_run):
         [
             *[sys.executable, "-m", "warp_translate.cli.main", "export", "--factors=4"],
             *[f"--workdir={paired_run.workdir}", f"--output={folder}"],
+            f"--triton={folder}/models",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -53,6 +54,9 @@ def test_a_run_becomes_a_bundle(exported, tiny_config):
     assert max(found["largest"] for found in parity.values()) <= 1
     assert re.search(r"man-woman: comparing, image 22: 128 x 96, factor 4 \(\d+ s\)", done.stderr)
     assert re.search(r"model\.onnx +22 images, largest difference [01] of 255", done.stdout)
+    model = folder.parent / "models/man-woman"
+    assert f"{model}: the same for Triton" in done.stdout
+    assert (model / "1/model.onnx").samefile(folder / "model.onnx")
 
 
 @pytest.mark.parametrize("engine", ["onnx", "jax"])
@@ -215,6 +219,8 @@ def test_both_generators_of_a_cycle_run_are_exported(call, cycle_run, tmp_path, 
         ({"source": "a/b"}, "--source 'a/b' must be 1 to 64 letters"),
         ({"bundle_name": ".hidden"}, "the name '.hidden' must be"),
         ({"step": "3"}, "no checkpoint of step 3"),
+        ({"output": "out", "triton": "./out"}, "--triton and --output are both ./out"),
+        ({"triton": str(ROOT), "bundle_name": "tests"}, "tests is there and is not just what"),
     ],
 )
 def test_mistakes_are_named(call, workdir, tmp_path, values, match):

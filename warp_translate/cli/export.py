@@ -35,6 +35,9 @@ _NAME = flags.DEFINE_string("bundle_name", None, "Name of the bundle; SOURCE-TAR
 _THRESHOLD = flags.DEFINE_float(
     "threshold", None, "Of a classifier: below this probability an image is unknown."
 )
+_TRITON = flags.DEFINE_string(
+    "triton", None, "Model repository of Triton; the generators are laid out there as well."
+)
 
 PARITY_IMAGES = 20
 
@@ -46,9 +49,13 @@ def main(argv: Sequence[str]) -> None:
     if program.WORKDIR.value is None or program.OUTPUT.value is None:
         raise UserError("export needs --workdir=RUN and --output=FOLDER, where the bundles go")
     # Late, since it needs onnx, which the others do without.
-    from warp_translate.serving import export
+    from warp_translate.serving import export, triton
 
     if build.load(program.WORKDIR.value).method.training == "classifier":
+        if _TRITON.value is not None:
+            raise UserError(
+                f"--triton={_TRITON.value} takes generators, no classifier; leave it out"
+            )
         _export_classifier()
         return
     trained = trained_generators()
@@ -63,15 +70,18 @@ def main(argv: Sequence[str]) -> None:
     if _NAME.value is not None and len(directions) > 1:
         raise UserError(f"--bundle_name={_NAME.value} can be only one's: give --direction as well")
 
+    output, repository = Path(program.OUTPUT.value), _TRITON.value
+    if repository is not None and Path(repository).resolve() == output.resolve():
+        raise UserError(f"--triton and --output are both {repository}: give two folders")
     source, target = _domains(trained.config)
     factors = _factors(trained.training.factor)
     planned = []
     for direction in directions:
         ends = (target, source) if direction == "b_to_a" else (source, target)
         name = bundles.check_name(_NAME.value or "-".join(ends), "the name")
-        planned.append(
-            _describe(trained, Path(program.OUTPUT.value), direction, name, ends, factors)
-        )
+        if repository is not None:
+            triton.model_folder(repository, name)  # Said before the work rather than after it.
+        planned.append(_describe(trained, output, direction, name, ends, factors))
     for direction, bundle in zip(directions, planned, strict=True):
         begin = time.monotonic()
 
@@ -92,6 +102,9 @@ def main(argv: Sequence[str]) -> None:
                 f"  {form:<16} {parity.images} images, largest difference {parity.largest} of 255, "
                 f"{100 * parity.differing / parity.values:.3f} % of the values differ"
             )
+        if repository is not None:
+            model = triton.write(bundles.read(bundle.folder, verify=False), repository)
+            print(f"{model}: the same for Triton")
 
 
 def _export_classifier() -> None:

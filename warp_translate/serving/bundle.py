@@ -325,12 +325,14 @@ def write_config(bundle: AnyBundle) -> None:
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path, *, holds: str = CONFIG, flag: str = "--output") -> Iterator[Path]:
     """Makes a folder under another name and gives it its own at the end, in place of an older one.
 
     Args:
       folder: what it is to be called. If there is such a bundle it is replaced; anything else that
         is there is left alone.
+      holds: the file that tells that a folder may be replaced.
+      flag: what an error says is to be changed.
 
     Yields:
       The folder to fill. When the block fails, it is removed and the older one stays.
@@ -338,7 +340,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     Raises:
       UserError: something else is there, or the folder cannot be written.
     """
-    if folder.exists() and not (folder / CONFIG).is_file():
+    if folder.exists() and not (folder / holds).is_file():
         raise UserError(f"{folder} is there and is no bundle: remove it or choose another name")
     # Hidden, so that whoever looks for bundles passes it over.
     suffix = secrets.token_hex(4)
@@ -348,7 +350,7 @@ def replaced(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(
-            f"{folder.parent} cannot be written ({error.strerror}): choose another --output"
+            f"{folder.parent} cannot be written ({error.strerror}): choose another {flag}"
         ) from error
     try:
         yield partial
