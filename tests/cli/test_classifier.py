@@ -104,6 +104,8 @@ def test_it_translates_nothing_and_says_so(call, run, tmp_path, fruit):
         )
     with pytest.raises(UserError, match=r"--threshold=1\.5 must be within 0 and 1"):
         call("export", workdir=str(workdir), output=str(tmp_path), threshold=1.5)
+    with pytest.raises(UserError, match="--triton=models takes generators, no classifier"):
+        call("export", workdir=str(workdir), output=str(tmp_path), triton="models")
 
 
 def test_domains_come_from_the_configuration():
