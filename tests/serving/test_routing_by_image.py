@@ -101,6 +101,8 @@ def test_an_image_from_which_nothing_leads_is_said(client, rng):
     found = ask(client, rng, "pear")
     assert found.status_code == 404
     assert "looks like pear, but no generator leads from there" in found.json()["error"]
+    assert [each["source"] for each in found.json()["choices"]] == ["apple", "apple", "plum"]
+    assert "choices" not in ask(client, rng, "pear", target="fig").json()
 
 
 def test_the_probabilities_are_told(client, rng):

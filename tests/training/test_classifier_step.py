@@ -7,7 +7,12 @@ import optax
 import pytest
 
 from warp_translate.models import DomainClassifier
-from warp_translate.training.classifier_step import ClassifierTraining, scramble
+from warp_translate.training.classifier_step import (
+    ClassifierTraining,
+    draw_clouds,
+    draw_outlier,
+    scramble,
+)
 from warp_translate.training.parallel import Replicas
 
 ROOT = jax.random.key(0)
@@ -118,6 +123,25 @@ def test_scrambled_pieces_are_pieces_of_the_images(rng):
     assert pieces(found) <= known and len(pieces(found)) == 16
     assert pieces(found) & pieces(images[0].astype(found.dtype))
     assert pieces(found) & pieces(images[1].astype(found.dtype))
+
+
+def test_clouds_are_strong_in_large_scales_and_of_every_brightness():
+    clouds = np.asarray(jax.vmap(lambda key: draw_clouds(key, 32))(jax.random.split(ROOT, 64)))
+    assert clouds.shape == (64, 32, 32, 3) and clouds.min() >= -1 and clouds.max() <= 1
+    power = np.abs(np.fft.fft2(clouds.mean(-1), axes=(1, 2))) ** 2
+    by_frequency = power.mean(0)[0, 1:16]
+    # About the inverse square of the frequency, as in natural images.
+    slope = np.polyfit(np.log(np.arange(1, 16)), np.log(by_frequency), 1)[0]
+    assert -3.5 < slope < -1.5
+    assert np.ptp(clouds.mean((1, 2, 3))) > 1
+    assert len({round(float(cloud.std()), 2) for cloud in clouds}) > 10
+
+
+def test_half_of_the_outliers_are_pieces(rng):
+    images = jnp.full((2, SIZE, SIZE, 3), 0.25)  # Whose pieces are all alike.
+    found = jax.vmap(lambda key: draw_outlier(key, images))(jax.random.split(ROOT, 100))
+    pieces = (found == 0.25).all((1, 2, 3)).mean()
+    assert 0.35 < pieces < 0.65
 
 
 @pytest.mark.parametrize("size", [2, 18])

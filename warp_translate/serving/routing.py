@@ -53,7 +53,15 @@ class Choices:
 
 
 class NoRoute(UserError):
-    """No generator answers the request."""
+    """No generator answers the request.
+
+    Attributes:
+      pairs: those that could if the image were of another domain than it looks like.
+    """
+
+    def __init__(self, message: str, pairs: tuple[Pair, ...] = ()) -> None:
+        super().__init__(message)
+        self.pairs = pairs
 
 
 def route(
@@ -99,7 +107,8 @@ def route(
         to = f" to {target}" if target is not None else ""
         raise NoRoute(
             f"the image looks like {recognised}, but no generator leads from there{to}; say what "
-            f"it is with source, one of {_join(pair[0] for pair in leading)}"
+            f"it is with source, one of {_join(pair[0] for pair in leading)}",
+            tuple(leading),
         )
     if len(matching) == 1:
         return Route(*matching[0], recognised=recognised)

@@ -28,8 +28,9 @@ class ClassifierTraining:
     """The training of a domain classifier as functions of explicit state.
 
     Besides the images, the classifier is shown images of no domain, to which it is to give all
-    domains alike (Hendrycks et al. 2019, outlier exposure): its own images in pieces that have
-    changed places, which have the colours and the textures of a domain and are none.
+    domains alike (Hendrycks et al. 2019, outlier exposure): half of them its own images in pieces
+    that have changed places, which have the colours and the textures of a domain and are none, and
+    half clouds of colours, which have the spectrum of photographs.
 
     Attributes:
       classifier: the module.
@@ -133,7 +134,7 @@ class ClassifierTraining:
         labels = jnp.tile(jnp.arange(domains), count)
         shown = images.reshape(-1, *images.shape[2:])
         if self.outliers:
-            shown = jnp.concatenate([shown, jax.vmap(scramble)(keys, images)])
+            shown = jnp.concatenate([shown, jax.vmap(draw_outlier)(keys, images)])
         logits = self._logits(params, shown)
         logits, outlier_logits = logits[: len(labels)], logits[len(labels) :]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -145,6 +146,50 @@ class ClassifierTraining:
             reports["classifier/outliers"] = even - jnp.log(domains)
             loss = loss + self.outliers * even
         return loss, {**reports, "classifier/loss": loss}
+
+
+def draw_outlier(key: Array, images: Array) -> Array:
+    """An image of no domain: scrambled pieces or clouds, by the toss of a coin.
+
+    Args:
+      key: random key.
+      images: ``[D, S, S, 3]`` in [-1, 1], one of each domain; 4 divides ``S``.
+
+    Returns:
+      ``[S, S, 3]`` in [-1, 1].
+    """
+    coin, pieces, clouds = jax.random.split(key, 3)
+    size = images.shape[1]
+    return jnp.where(
+        jax.random.bernoulli(coin), scramble(pieces, images), draw_clouds(clouds, size)
+    )
+
+
+def draw_clouds(key: Array, size: int) -> Array:
+    """Noise of all scales, each octave as strong as its wavelength, in random colours.
+
+    Natural images have such a spectrum (Field 1987). How bright, strong and colourful it is, is
+    random.
+
+    Args:
+      key: random key.
+      size: side of the image in pixels.
+
+    Returns:
+      ``[size, size, 3]`` in [-1, 1].
+    """
+    colour_key, *keys = jax.random.split(key, size.bit_length())
+    mean_key, contrast_key, saturation_key = jax.random.split(colour_key, 3)
+    total = jnp.zeros((size, size, 4))
+    for octave, octave_key in enumerate(keys):
+        cells = 2 ** (octave + 1)
+        noise = jax.random.normal(octave_key, (min(cells, size), min(cells, size), 4))
+        total += jax.image.resize(noise, total.shape, "linear") / cells
+    grey, colour = total[..., :1], total[..., 1:]
+    mixed = grey + jax.random.uniform(saturation_key) * colour
+    contrast = jax.random.uniform(contrast_key, minval=0.5, maxval=3.0)
+    mean = jax.random.uniform(mean_key, (1, 1, 3), minval=-1.0, maxval=1.0)
+    return jnp.clip(mean + contrast * mixed, -1.0, 1.0)
 
 
 def scramble(key: Array, images: Array) -> Array:

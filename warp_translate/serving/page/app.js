@@ -107,7 +107,7 @@ async function translate() {
       signal: mine.signal,
     });
     const found = await answer.json();
-    if (answer.status === 300) choose(found);
+    if (answer.status === 300 || found.choices) choose(found);
     else if (answer.status === 200) present(found, performance.now() - begin);
     else {
       if (answer.status === 401) show("key-field", true);
@@ -144,6 +144,7 @@ function choose(found) {
 }
 
 function question(found) {
+  if (!("recognised" in found)) return "The picture looks like nothing that can be translated. Take it as";
   if (found.recognised) return `The picture looks like ${found.recognised}. Translate it to`;
   if (!found.probabilities) return "What is it, and what should become of it?";
   const shares = Object.entries(found.probabilities)
