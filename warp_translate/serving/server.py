@@ -7,7 +7,7 @@ import hmac
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from importlib import resources
 from typing import Any, TextIO, TypeVar
 
@@ -23,7 +23,7 @@ from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError
 from warp_translate.serving import kserve
 from warp_translate.serving.batcher import Busy, TooLate
-from warp_translate.serving.routing import Choices, NoRoute
+from warp_translate.serving.routing import Choices, NoRoute, Pair
 from warp_translate.serving.service import Answer, Service
 
 T = TypeVar("T")
@@ -406,7 +406,6 @@ def _data(data: bytes, form: str) -> str:
 
 
 def _choices(found: Choices) -> Response:
-    listed = [{"source": source, "target": target} for source, target in found.pairs]
     looks = "could be anything"
     if found.recognised is not None:
         looks = f"looks like {found.recognised}"
@@ -417,10 +416,14 @@ def _choices(found: Choices) -> Response:
             "error": f"the image {looks}: say target or source, as one of the choices has them",
             "recognised": found.recognised,
             "probabilities": dict(found.probabilities) if found.probabilities else None,
-            "choices": listed,
+            "choices": _listed(found.pairs),
         },
         status_code=300,
     )
+
+
+def _listed(pairs: Iterable[Pair]) -> list[dict[str, str]]:
+    return [{"source": source, "target": target} for source, target in pairs]
 
 
 def _error(status: int, message: str) -> JSONResponse:
@@ -433,7 +436,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(NoRoute)
     def no_route(request: Request, error: NoRoute) -> Response:
-        return _error(404, str(error))
+        if not error.pairs:
+            return _error(404, str(error))
+        return JSONResponse({"error": str(error), "choices": _listed(error.pairs)}, 404)
 
     @app.exception_handler(UserError)
     def mistake(request: Request, error: UserError) -> Response:
