@@ -218,6 +218,78 @@ def test_damage_is_never_anything_but_a_user_error(rng, rgb, file_format):
             assert decoded.rgb.dtype == np.uint8
 
 
+def chunk(name: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def test_files_of_countless_pieces_are_refused(rgb):
+    """Pillow would take seconds and hundreds of megabytes for them."""
+    png, jpeg = encode(Image.fromarray(rgb)), encode(Image.fromarray(rgb), "JPEG")
+    for data in (
+        png[:33] + chunk(b"prVt") * 300_000 + png[33:],
+        jpeg[:2] + b"\xff\xfe\0\2" * 300_000 + jpeg[2:],
+        jpeg[:2] + b"\xff" * 600_000 + jpeg[2:],
+    ):
+        with pytest.raises(UserError) as error:
+            decode_image(data, "a")
+        assert_one_line(error, "too many pieces")
+    many = png[:33] + chunk(b"prVt") * 10_000 + png[33:]
+    np.testing.assert_array_equal(decode_image(many, "a").rgb, rgb)
+
+
+def test_a_jpeg_of_countless_scans_is_refused(rgb):
+    """A few bytes say something of every block: the time is that of the whole image each."""
+    data = encode(Image.fromarray(rgb[..., 0]), "JPEG", progressive=True)
+    starts = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    first, second = (data.rfind(b"\xff\xc4", 0, start) for start in starts[1:3])
+    scan = data[first:second]
+    plain = decode_image(data, "a").rgb
+    np.testing.assert_array_equal(
+        decode_image(data[:first] + scan * 20 + data[first:], "a").rgb, plain
+    )
+    with pytest.raises(UserError) as error:
+        decode_image(data[:first] + scan * 200 + data[first:], "a")
+    assert_one_line(error, "100 scans", "save it")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_exif_that_cannot_be_read_does_not_spoil_the_picture(rgb):
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    wrong = b"II*\0\x08\0\0\0\2\0" + turned + struct.pack("<HHII", 0x013B, 5, 1, 38) + bytes(12)
+    for exif, expected in (
+        (b"junk", rgb),
+        (wrong[:14], rgb),
+        (b"II*\0\xff\xff\xff\xff", rgb),
+        (wrong, np.rot90(rgb, -1)),  # Of another tag's type, which nobody reads.
+    ):
+        png = encode(Image.fromarray(rgb))
+        png = png[:33] + chunk(b"eXIf", exif) + png[33:]
+        webp = encode(Image.fromarray(rgb), "WEBP", exif=exif, lossless=True)
+        for data in (png, webp):
+            np.testing.assert_array_equal(decode_image(data, "a").rgb, expected)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(rgb, file_format):
+    rest = [Image.fromarray(rgb[:, ::-1]), Image.fromarray(255 - rgb)]
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    data = encode(
+        Image.fromarray(rgb), file_format, save_all=True, append_images=rest, duration=40, **options
+    )
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 3
+    np.testing.assert_array_equal(decode_image(data, "a").rgb, rgb)
+
+
+def test_what_does_not_fit_into_memory_is_not_called_damaged(rgb, monkeypatch):
+    def full(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", full)
+    with pytest.raises(MemoryError):
+        decode_image(encode(Image.fromarray(rgb)), "a")
+
+
 def test_flatten(rng):
     rgb = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     alpha = np.arange(256, dtype=np.uint8).reshape(16, 16)

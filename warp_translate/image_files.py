@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from warp_translate.errors import UserError
 
@@ -30,6 +30,21 @@ _FORMAT_OF: dict[str, ImageFormat] = {
 }
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _JPEG_QUALITY = 95
+
+# Pillow takes time for every piece of a file and keeps some of them, libjpeg goes over the whole
+# image for every scan. Files that are pictures have a few thousand of the one, ten of the other.
+_MOST_READS, _MOST_SCANS = 1 << 19, 100
+
+# EXIF's orientations but for the upright one.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,8 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
 
     Grey, palette, CMYK and transparent images become RGB with or without alpha. Grey of 16 bits is
     divided by 257 and rounded; of colours of 16 bits Pillow keeps the high byte, which differs from
-    that by 1 at most. Of an animation the first frame is taken.
+    that by 1 at most. Of an animation the first frame is taken. EXIF that cannot be read is passed
+    over.
 
     Args:
       data: the encoded file.
@@ -84,17 +100,21 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
       The image, uint8, at least 1x1.
 
     Raises:
-      UserError: the data are empty, damaged, no image, or hold more pixels.
+      UserError: the data are empty, damaged, no image, made to take long, or hold more pixels.
+      MemoryError: the image does not fit into memory.
     """
     if not data:
         raise UserError(f"{name} is empty; replace it with a JPEG, PNG or WebP image")
+    # Within a scan these two bytes do not follow each other.
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MOST_SCANS:
+        raise UserError(f"{name} has more than {_MOST_SCANS} scans; save it as a plain JPEG")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(_Bounded(data), formats=_FORMATS) as image:
             # Judged from the header: a bomb must be refused before its pixels are unpacked.
             if image.width * image.height > most_pixels:
                 raise _too_large(name, most_pixels)
-            return _to_arrays(ImageOps.exif_transpose(image))
-    except UserError:
+            return _to_arrays(_upright(image))
+    except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, most_pixels) from error
@@ -256,6 +276,28 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
     if not found:
         raise UserError(f"{folder} holds no image; put {', '.join(SUFFIXES)} files in it")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+class _Bounded(io.BytesIO):
+    """A file that may be read so many times."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise OSError("it has too many pieces")
+        return super().read(size)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says."""
+    image.load()  # EXIF may come behind the pixels.
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # Of whatever kind, it does not spoil the picture.
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_arrays(image: Image.Image) -> DecodedImage:

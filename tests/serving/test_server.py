@@ -391,6 +391,66 @@ def test_an_api_key_is_asked_of_all_but_health(serve, rng):
         assert response.status_code == status, headers
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "zlib", "utf-16", "", "no"])
+def test_no_encoding_of_a_form_is_a_500(client, rng, charset):
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    response = client.post(
+        "/v1/translate",
+        content=head + picture(rng, 8, 8, 3) + b"\r\n--x--\r\n",
+        params={"target": "plum"},
+        headers={"Content-Type": kind},
+    )
+    assert response.status_code in (200, 400), response.text
+    assert response.status_code == 200 or set(response.json()) == {"error"}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\0", "\u202e", "y" * 201])
+def test_names_that_would_spoil_the_error_are_refused(client, rng, name):
+    data = picture(rng, 8, 8, 3)
+    for field in ("source", "target"):
+        response = client.post("/v1/translate", data={field: name}, files={"image": data})
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert error.startswith(f"{field} must be the name of a domain")
+        assert error.isprintable() and len(error) < 300
+
+
+def test_a_client_that_goes_away_is_no_failure(serve):
+    sent = []
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    app = server.build(None, most_bytes=99, most_requests=1, log=None)
+    for kind in (b"image/png", b"multipart/form-data; boundary=x"):
+        headers = [(b"content-length", b"50"), (b"content-type", kind)]
+        scope = {
+            **{"type": "http", "method": "POST", "path": "/v1/translate"},
+            **{"headers": headers, "query_string": b""},
+        }
+        asyncio.run(app(scope, gone, send))
+    assert [message["status"] for message in sent[::2]] == [400, 400]
+
+
+def test_a_wrong_method_is_told_the_right_one(client):
+    response = client.get("/v1/translate")
+    assert response.status_code == 405 and response.headers["allow"] == "POST"
+    assert response.json() == {"error": "Method Not Allowed"}
+
+
+def test_of_an_animation_the_first_frame_is_translated(client, rng):
+    frames = [Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)) for _ in range(3)]
+    still, moving = io.BytesIO(), io.BytesIO()
+    frames[0].save(still, "PNG")
+    frames[0].save(moving, "PNG", save_all=True, append_images=frames[1:])
+    first, found = (post(client, each.getvalue(), target="plum") for each in (still, moving))
+    assert found.status_code == 200 and found.content == first.content
+
+
 def test_no_malformed_request_is_a_500(client, rng):
     """Mutated files and forms; the service goes on afterwards."""
     chance = random.Random(0)

@@ -1,10 +1,12 @@
 """``warp-translate serve FOLDER``: answers translations over HTTP with the bundles of a folder."""
 
 import functools
+import logging
 import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Sequence
 
 from absl import flags
@@ -37,6 +39,11 @@ def main(argv: Sequence[str]) -> None:
     import uvicorn
 
     from warp_translate.serving import server
+    from warp_translate.serving.connection import Connection
+
+    # Lines that whoever sends a malformed picture or form could fill the log with.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
     registry = Registry(argv[1], functools.partial(open_bundle, backend=bundle_flags.backend()))
     served = registry.scan()
@@ -72,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
             signal.signal(number, lambda *_: None)
         settings = uvicorn.Config(
             app,
+            http=functools.partial(Connection, seconds=_SECONDS.value),  # type: ignore[arg-type]
+            ws="none",
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=int(_SECONDS.value) + 10,

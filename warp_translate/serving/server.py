@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate import image_files, map_pictures
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
+_LONGEST_NAME = 200
 _PAGE = {"": "text/html", "style.css": "text/css", "app.js": "text/javascript"}
 _OPEN_PATHS = (
     *("/health/live", "/health/ready", *kserve.OPEN_PATHS),
@@ -107,8 +109,8 @@ def build(
             maps = _one_of("maps", fields.get("maps") or "none", ("none", "all"))
             found = service.answer(
                 data,
-                source=fields.get("source") or None,
-                target=fields.get("target") or None,
+                source=_name("source", fields.get("source")),
+                target=_name("target", fields.get("target")),
                 factor=_whole("factor", fields.get("factor")),
                 with_maps=maps == "all",
             )
@@ -339,15 +341,27 @@ async def _read(request: Request) -> tuple[bytes, dict[str, str]]:
     fields = {name: request.query_params.get(name, "") for name in _FIELDS}
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return await request.body(), fields
-    async with request.form(max_files=1, max_fields=len(_FIELDS)) as form:
-        image = form.get("image")
-        if not isinstance(image, UploadFile):
-            raise UserError("the form has no file called image; send one")
-        for name in _FIELDS:
-            value = form.get(name)
-            if isinstance(value, str) and value:
-                fields[name] = value
-        return await image.read(), fields
+    try:
+        async with request.form(max_files=1, max_fields=len(_FIELDS)) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise UserError("the form has no file called image; send one")
+            for name in _FIELDS:
+                value = form.get(name)
+                if isinstance(value, str) and value:
+                    fields[name] = value
+            return await image.read(), fields
+    except ValueError as error:  # Python has encodings that fail in ways of their own.
+        raise UserError("the form's encoding is none of text; send it as UTF-8") from error
+
+
+def _name(name: str, text: str | None) -> str | None:
+    if not text:
+        return None
+    # It is told again in errors, which are one line.
+    if len(text) > _LONGEST_NAME or not text.isprintable():
+        raise UserError(f"{name} must be the name of a domain, got {text[:40]!a}")
+    return text
 
 
 def _whole(name: str, text: str | None) -> int | None:
@@ -460,10 +474,16 @@ def _answer_errors(app: FastAPI) -> None:
     def large(request: Request, error: _TooLarge) -> Response:
         return _error(413, str(error))
 
+    @app.exception_handler(ClientDisconnect)
+    def gone(request: Request, error: ClientDisconnect) -> Response:
+        return _error(400, "the connection was closed before the request was whole")
+
     @app.exception_handler(TimeoutError)
     def slow(request: Request, error: TimeoutError) -> Response:
         return _error(408, "the request did not come whole in time; send it again")
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, str(error.detail))
+        answer = _error(error.status_code, str(error.detail))
+        answer.headers.update(error.headers or {})  # A 405 says there what is allowed.
+        return answer
