@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.server_abuse --bundles=bundles --count=700
 
-Starts `warp-translate serve` in a folder of its own and sends what `abuse_cases` makes over plain
+Starts `warp-translate serve` in a folder of its own and sends what `abuse` makes over plain
 sockets, a batch at a time, several at once. Every answer must come in time, be no server's error
 but 503, and be JSON that says what is wrong, or a picture of the right size where the one that was
 sent can be read. Between the batches a good request must be answered byte for byte as at first. At
@@ -36,8 +36,11 @@ from absl import app, flags
 from PIL import Image, ImageOps
 
 import warp_translate
-from experiments.benchmarks import abuse_cases, measure
-from experiments.benchmarks.abuse_cases import Case
+from experiments.benchmarks import measure
+from experiments.benchmarks.abuse import case as limits
+from experiments.benchmarks.abuse.case import Case, encode
+from experiments.benchmarks.abuse.pictures import Pictures, drawn
+from experiments.benchmarks.abuse.requests import Requests
 
 _BUNDLES = flags.DEFINE_string("bundles", None, "Folder of bundles.", required=True)
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEG files; drawn ones without it.")
@@ -47,13 +50,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of all that is left to chance.")
 _BATCH = flags.DEFINE_integer("batch", 60, "Requests between two looks at the server.")
 _CLIENTS = flags.DEFINE_integer("clients", 6, "Requests at once.")
 _GROWTH = flags.DEFINE_float(
-    "most_growth", 48.0, "MiB by which the last third may hold more than the second."
+    "most_growth", 96.0, "MiB by which the last third may hold more than the second."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
 
 # More than the server's own limits by what a busy machine may need.
 _ANSWER_SECONDS = 12.0
 _SETTLE_SECONDS = 25.0
+_CROWD = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +112,9 @@ class _Server:
         self._process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", str(self._bundles)],
-                *["--port=0", f"--most_seconds={abuse_cases.SECONDS}"],
-                f"--most_megabytes={abuse_cases.MEGABYTES}",
-                f"--most_megapixels={abuse_cases.MEGAPIXELS}",
+                *["--port=0", f"--most_seconds={limits.SECONDS}"],
+                f"--most_megabytes={limits.MEGABYTES}",
+                f"--most_megapixels={limits.MEGAPIXELS}",
             ],
             cwd=folder / "work",
             env=os.environ
@@ -190,16 +194,13 @@ def _abuse(server: _Server) -> tuple[list[dict[str, Any]], dict[str, Any], list[
     leading = Counter(each["target"] for each in served)
     generator = next(each for each in served if leading[each["target"]] == 1)
     target, factor = generator["target"], max(generator["factors"])
+    path = f"/v1/translate?target={target}&factor={factor}"
     cases = [
         case
         for seed in range(_SEED.value, _SEED.value + _ROUNDS.value)
-        for case in abuse_cases.build(
-            pictures, target, generator["name"], factor, _COUNT.value, seed
-        )
+        for case in _round(pictures, target, path, generator["name"], random.Random(seed))
     ]
-    asked = "/v1/translate", f"target={target}&factor={factor}"
-    good = abuse_cases.encode(Image.open(io.BytesIO(pictures[0])).reduce(2), "PNG")
-    path = "?".join(asked)
+    good = encode(Image.open(io.BytesIO(pictures[0])).reduce(2), "PNG")
     _warm(server, path, good)
     server.look()
     first = server.ask("POST", path, good)
@@ -219,6 +220,7 @@ def _abuse(server: _Server) -> tuple[list[dict[str, Any]], dict[str, Any], list[
             if server.ask("POST", path, good) != first:
                 wrong.append(f"after {start + len(batch)} a good request is answered otherwise")
             memory.append(server.held().mebibytes)
+    wrong += _crowd(server, path, good, first)
     seconds = time.monotonic() - begin
     after = _settled(server, path, good, before)
     wrong += _changes(server, before, after, memory)
@@ -241,9 +243,24 @@ def _abuse(server: _Server) -> tuple[list[dict[str, Any]], dict[str, Any], list[
     return [_row(name, found) for name, found in sorted(rows.items())], told, wrong
 
 
+def _round(
+    pictures: Sequence[bytes], target: str, path: str, model: str, chance: random.Random
+) -> list[Case]:
+    """The requests of all families, mixed, none twice."""
+    small = Image.open(io.BytesIO(pictures[0])).convert("RGB")
+    small.thumbnail((160, 160))
+    spoilt = Pictures(pictures, path, chance)
+    families = [*spoilt.families(), *Requests(small, target, path, model, chance).families()]
+    cases = [case for family in families for case in family()]
+    cases += spoilt.mutated(max(0, _COUNT.value - len(cases)))
+    mixed = list({(case.name, case.parts): case for case in cases}.values())
+    chance.shuffle(mixed)
+    return mixed
+
+
 def _pictures() -> list[bytes]:
     if _IMAGES.value is None:
-        return abuse_cases.drawn(_SEED.value)
+        return drawn(_SEED.value)
     found = sorted(Path(_IMAGES.value).rglob("*.jpg"))
     if not found:
         raise app.UsageError(f"--images={_IMAGES.value} holds no .jpg")
@@ -252,8 +269,8 @@ def _pictures() -> list[bytes]:
 
 def _warm(server: _Server, path: str, good: bytes) -> None:
     """Asks for what is good, large and small, so that what is kept for it is there."""
-    side = int((1e6 * abuse_cases.MEGAPIXELS) ** 0.5)
-    large = abuse_cases.encode(Image.new("RGB", (side, side), (50, 100, 150)), "PNG")
+    side = int((1e6 * limits.MEGAPIXELS) ** 0.5)
+    large = encode(Image.new("RGB", (side, side), (50, 100, 150)), "PNG")
     small = [(path, good), (f"{path}&maps=all", good)] * (2 * _CLIENTS.value)
     with ThreadPoolExecutor(_CLIENTS.value) as pool:
         answers = [server.ask("POST", path, large) for _ in range(2)]
@@ -275,6 +292,26 @@ def _settled(server: _Server, path: str, good: bytes, wanted: _Held | None) -> _
         settled = wanted and held.files <= wanted.files and held.threads <= wanted.threads
         if settled or time.monotonic() > end - (0 if wanted else 12):
             return held
+
+
+def _crowd(server: _Server, path: str, good: bytes, first: tuple[int, bytes]) -> Iterator[str]:
+    """Many connections with half a head each must not keep others out, and must be ended."""
+    with contextlib.ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30))
+            for _ in range(_CROWD)
+        ]
+        for connection in crowd:
+            connection.sendall(b"POST /v1/translate HTTP/1.1\r\n")
+        if server.ask("POST", path, good) != first:
+            yield f"with {_CROWD} slow connections a good request is answered otherwise"
+        for connection in crowd:
+            connection.settimeout(_ANSWER_SECONDS)
+            try:
+                if not connection.recv(100).startswith(b"HTTP/1.1 408"):
+                    yield "half a head is answered otherwise than with 408"
+            except OSError as error:
+                yield f"half a head is not answered: {error}"
 
 
 def _send(port: int, case: Case) -> _Answer:
@@ -358,7 +395,7 @@ def _readable(data: bytes) -> set[tuple[int, int]]:
     """The sizes, upright or not, that the answer may have; none if Pillow alone cannot read it."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height > 1e6 * abuse_cases.MEGAPIXELS:
+            if image.width * image.height > 1e6 * limits.MEGAPIXELS:
                 return set()
             image.load()
             sizes = {(image.height, image.width)}

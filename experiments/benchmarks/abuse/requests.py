@@ -1,432 +1,50 @@
-"""Requests that are malformed or hostile, made from pictures and a seed.
+"""HTTP, forms and JSON that are broken, and clients that are."""
 
-Each is what goes over a socket, byte by byte, and what may come back. `server_abuse` sends them.
-"""
-
-import dataclasses
-import io
 import json
 import random
-import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-SECONDS, MEGABYTES, MEGAPIXELS = 4.0, 16.0, 2.0
-"""The limits of the server that the requests are made for."""
-
-REFUSED = frozenset({400, 413})
-_NOT_FOUND = frozenset({400, 404, 405})
-_EDGE = "edge0f0a0form"
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A request.
-
-    Attributes:
-      family: what kind of malice it is.
-      name: which of the kind.
-      parts: what is sent: bytes, or seconds to wait.
-      statuses: what may be answered; None for anything below 500, and 503.
-      picture: the file that is sent, where the answer depends on whether it can be read: 200 and
-        its size if so, 400 if not.
-      size: height and width of the answer, where it is 200 for certain.
-      broken: whether it is not HTTP, and the connection may be closed without an answer.
-      method: an answer to HEAD has no body.
-      leaves: "whole" if the client closes the connection without waiting for an answer, "half" if
-        it says that nothing more comes; else it waits.
-    """
-
-    family: str
-    name: str
-    parts: tuple[bytes | float, ...]
-    statuses: frozenset[int] | None = None
-    picture: bytes | None = None
-    size: tuple[int, int] | None = None
-    broken: bool = False
-    method: str = "POST"
-    leaves: str | None = None
+from experiments.benchmarks.abuse.case import (
+    EDGE,
+    NOT_FOUND,
+    REFUSED,
+    SECONDS,
+    Case,
+    encode,
+    form,
+    request,
+)
 
 
-def build(
-    pictures: Sequence[bytes], target: str, model: str, factor: int, count: int, seed: int
-) -> list[Case]:
-    """Makes the requests.
-
-    Args:
-      pictures: files that can be read, JPEG best of all.
-      target: a domain to which one generator leads.
-      model: name of a bundle.
-      factor: one of its factors.
-      count: at least so many.
-      seed: of all that is left to chance.
-
-    Returns:
-      All of the families, mixed; none twice.
-    """
-    made = _Maker(pictures, target, model, factor, random.Random(seed))
-    cases = [case for family in made.families() for case in family()]
-    while len(cases) < count:
-        cases += made.mutated(min(40, count - len(cases)))
-    different = {(case.name, case.parts): case for case in cases}
-    mixed = list(different.values())
-    random.Random(seed).shuffle(mixed)
-    return mixed
-
-
-def drawn(seed: int) -> list[bytes]:
-    """Smooth pictures of several sizes as JPEG files."""
-    chance = np.random.default_rng(seed)
-    made = []
-    for height, width in ((96, 128), (120, 90), (64, 64)):
-        small = chance.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
-        picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-        made.append(encode(picture, "JPEG", quality=90))
-    return made
-
-
-def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
-    """A picture as the bytes of a file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def request(
-    body: bytes,
-    path: str = "/v1/translate",
-    *headers: str,
-    method: str = "POST",
-    length: int | None = None,
-) -> bytes:
-    """A request as it goes over the wire."""
-    said = len(body) if length is None else length
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {said}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode("latin1") + body
-
-
-def form(
-    fields: Iterable[tuple[str | bytes, bytes]], kind: str | None = None, path: str = ""
-) -> bytes:
-    """A multipart request of contents with their Content-Disposition parameters."""
-    parts = []
-    for disposition, content in fields:
-        text = disposition.encode() if isinstance(disposition, str) else disposition
-        parts += [f"--{_EDGE}\r\nContent-Disposition: form-data; ".encode() + text]
-        parts += [b"\r\n\r\n" + content + b"\r\n"]
-    body = b"".join(parts) + f"--{_EDGE}--\r\n".encode()
-    kind = kind or f"multipart/form-data; boundary={_EDGE}"
-    return request(body, path or "/v1/translate", f"Content-Type: {kind}")
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG file."""
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def _segment(marker: int, data: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
-
-
-def _png(height: int, width: int, packed: bytes, depth: int = 8, colour: int = 2) -> bytes:
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-    )
-
-
-def _ifd(*entries: tuple[int, int, int, bytes], more: bytes = b"") -> bytes:
-    """EXIF with entries of tag, type, count and value or offset."""
-    body = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4) + more
-
-
-def _insert_jpeg(data: bytes, *segments: bytes) -> bytes:
-    return data[:2] + b"".join(segments) + data[2:]
-
-
-def _insert_png(data: bytes, *chunks: bytes) -> bytes:
-    return data[:33] + b"".join(chunks) + data[33:]  # Behind the signature and IHDR.
-
-
-def _scans(side: int, times: int) -> bytes:
-    """A progressive JPEG that says the same of all its blocks again and again."""
-    data = encode(Image.new("L", (side, side)), "JPEG", progressive=True)
-    starts = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
-    # Every scan comes behind a table of its own.
-    first, second = (data.rfind(b"\xff\xc4", 0, start) for start in starts[1:3])
-    return data[:first] + data[first:second] * times + data[first:]
-
-
-class _Maker:
-    """Makes the requests of each family."""
+class Requests:
+    """Makes the requests whose malice is around the picture."""
 
     def __init__(
-        self,
-        pictures: Sequence[bytes],
-        target: str,
-        model: str,
-        factor: int,
-        chance: random.Random,
+        self, picture: Image.Image, target: str, path: str, model: str, chance: random.Random
     ) -> None:
-        self._chance = chance
-        self._path = f"/v1/translate?target={target}&factor={factor}"
-        self._target, self._model, self._factor = target, model, factor
-        small = []
-        for data in pictures:
-            opened = Image.open(io.BytesIO(data)).convert("RGB")
-            opened.thumbnail((160, 160))
-            small.append(opened)
-        self._small = small[0]
-        self._good = encode(small[0], "PNG")
-        self._jpeg = encode(small[0], "JPEG")
-        self._size = small[0].height, small[0].width
-        self._files = [(f"jpeg {place}", data) for place, data in enumerate(pictures)]
-        for place, picture in enumerate(small[:2]):
-            self._files += [
-                (f"{name} {place}", data) for name, data in self._encodings(picture).items()
-            ]
+        """Takes what requests that are right would hold.
+
+        Args:
+          picture: a small one.
+          target: a domain to which one generator leads.
+          path: where the picture is to be sent.
+          model: name of a bundle.
+          chance: all that is left to it.
+        """
+        self._good, self._size = encode(picture, "PNG"), (picture.height, picture.width)
+        self._target, self._path, self._model, self._chance = target, path, model, chance
 
     def families(self) -> list[Callable[[], list[Case]]]:
         """What makes the cases of each family."""
         return [
-            *(lambda: self.mutated(110), self._truncated, self._joined, self._lying, self._bombs),
-            *(self._animated, self._odd, self._lengths, self._chunked, self._slow),
-            *(self._multipart, self._names, self._queries, self._json, self._methods),
-            *(self._floods, self._absurd, self._left),
+            *(self._lengths, self._chunked, self._slow, self._multipart, self._names),
+            *(self._queries, self._json, self._methods, self._floods, self._absurd, self._left),
         ]
-
-    def mutated(self, count: int) -> list[Case]:
-        """Files with bytes changed, put in, left out or moved."""
-        made = []
-        for _ in range(count):
-            name, whole = self._chance.choice(self._files)
-            data = bytearray(whole)
-            # Most of the time where the structure is.
-            head = self._chance.random() < 0.6
-            for _ in range(self._chance.choice([1, 1, 2, 5, 20])):
-                place = self._chance.randrange(min(len(data), 700) if head else len(data))
-                kind = self._chance.randrange(6)
-                if kind < 3:
-                    data[place] = self._chance.randrange(256)
-                elif kind == 3:
-                    data[place:place] = self._chance.randbytes(self._chance.randrange(1, 9))
-                elif kind == 4:
-                    del data[place : place + self._chance.randrange(1, 9)]
-                else:
-                    other = self._chance.randrange(len(data))
-                    data[place : place + 16] = data[other : other + 16]
-            made.append(self._of("mutated", name, bytes(data)))
-        return made
-
-    def _of(self, family: str, name: str, data: bytes) -> Case:
-        """A file that is readable or not; whoever sends it finds out."""
-        return Case(family, name, (request(data, self._path),), picture=data)
-
-    def _encodings(self, picture: Image.Image) -> dict[str, bytes]:
-        wide = np.asarray(picture.convert("L")).astype(np.uint16) * 257
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        clear = picture.convert("RGBA")
-        clear.putalpha(picture.convert("L"))
-        return {
-            "progressive jpeg": encode(picture, "JPEG", progressive=True),
-            "turned jpeg": encode(picture, "JPEG", exif=exif),
-            "cmyk jpeg": encode(picture.convert("CMYK"), "JPEG"),
-            "png": encode(picture, "PNG"),
-            "clear png": encode(clear, "PNG"),
-            "palette png": encode(picture.quantize(16), "PNG"),
-            "16-bit png": encode(Image.fromarray(wide), "PNG"),
-            "webp": encode(picture, "WEBP"),
-            "lossless webp": encode(clear, "WEBP", lossless=True),
-            "gif": encode(picture, "GIF"),
-            "tiff": encode(picture, "TIFF"),
-            "bmp": encode(picture, "BMP"),
-        }
-
-    def _truncated(self) -> list[Case]:
-        made = []
-        for name, data in self._files:
-            for end in (self._chance.randrange(1, 60), self._chance.randrange(60, len(data))):
-                made.append(self._of("truncated", name, data[:end]))
-        return made
-
-    def _joined(self) -> list[Case]:
-        """Files behind each other, behind rubbish, and under other names."""
-        made = []
-        for place, (name, data) in enumerate(self._files):
-            other = self._files[(place + 3) % len(self._files)][1]
-            made.append(self._of("joined", f"{name} and another", data + other))
-            wrong = self._chance.choice(["a.gif", "a.html", "a.jpg.exe", "a", ".png", "a.svg"])
-            sent = form([(f'name="image"; filename="{wrong}"', data)], path=self._path)
-            made.append(Case("joined", f"{name} called {wrong}", (sent,), picture=data))
-        for name, head in (("script", b"<script>"), ("zip", b"PK\3\4"), ("space", b"\n \t")):
-            made.append(self._of("joined", f"behind {name}", head + self._good))
-        for text in (
-            b"<svg onload=alert(1)>",
-            b"%PDF-1.7",
-            b"#!/bin/sh\nid",
-            b"\0" * 999,
-            b"P6 9 9",
-        ):
-            made.append(self._of("joined", f"no picture {text[:6]!r}", text))
-        return made
-
-    def _lying(self) -> list[Case]:
-        """Headers with other dimensions than the file has."""
-        made = []
-        sides = (0, 1, 50, 1500, 65535, (1 << 31) - 1, (1 << 32) - 1)
-        for height, width in [(side, side) for side in sides] + [(1, 1 << 30), (1 << 30, 1)]:
-            packed = zlib.compress(bytes(3000))
-            made.append(self._of("lying header", "png", _png(height, width, packed)))
-        place = self._jpeg.index(b"\xff\xc0") + 5
-        for height, width in ((0, 0), (0, 9), (1, 1), (700, 700), (65535, 65535), (1, 65535)):
-            lying = bytearray(self._jpeg)
-            lying[place : place + 4] = struct.pack(">HH", height, width)
-            made.append(self._of("lying header", "jpeg", bytes(lying)))
-        for layers in (0, 2, 5, 255):
-            lying = bytearray(self._jpeg)
-            lying[place + 4] = layers
-            made.append(self._of("lying header", "jpeg layers", bytes(lying)))
-        webp = dict(self._files)["webp 0"]
-        for side in (0, 1, 1000, 16383):
-            lying = bytearray(webp)
-            lying[26:30] = struct.pack("<HH", side, side)
-            made.append(self._of("lying header", "webp", bytes(lying)))
-        lossless = bytearray(encode(self._small, "WEBP", lossless=True))
-        lossless[21:25] = struct.pack("<I", 16382 | 16382 << 14)
-        made.append(self._of("lying header", "lossless webp", bytes(lossless)))
-        canvas = (16382).to_bytes(3, "little") * 2
-        extended = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + canvas + webp[12:]
-        whole = b"RIFF" + struct.pack("<I", len(extended) + 4) + b"WEBP" + extended
-        made.append(self._of("lying header", "webp canvas", whole))
-        return made
-
-    def _bombs(self) -> list[Case]:
-        zeros = zlib.compress(bytes(60_000_000), 9)
-        few = zlib.compress(bytes(2_000))
-        side = 20_000
-        flat = zlib.compress(bytes((side // 8 + 1) * side), 9)
-        name = b"name\0\0"
-        jpeg, good, exif = self._jpeg, self._good, b"Exif\0\0"
-        tags = [(0x9000 + tag, 7, 3_000_000, bytes(4)) for tag in range(300)]
-        heavy = _ifd(*tags, more=bytes(3_100_000))
-        pieces = [heavy[at : at + 60_000] for at in range(0, len(heavy), 60_000)]
-        refused = {
-            "png of 400 million pixels": _png(side, side, flat, 1, 0),
-            "png just over the limit": _png(1415, 1415, zlib.compress(bytes(1415 * 4246))),
-            "png of 60 MB for 5 MB": _png(1500, 1500, zeros),
-            "gif of 65535 by 65535": b"GIF89a" + b"\xff" * 4 + bytes(40),
-            "a million chunks": _insert_png(good, chunk(b"prVt", b"") * 1_200_000),
-            "a million texts": _insert_png(good, chunk(b"tEXt", b"a\0b") * 900_000),
-            "four million markers": _insert_jpeg(jpeg, b"\xff\xfe\0\2" * 3_900_000),
-            "15 MB of fill": _insert_jpeg(jpeg, b"\xff" * 15_000_000),
-            "20000 scans": _scans(1400, 20_000),
-            "webp of 9 million pixels": encode(Image.new("RGB", (3000, 3000)), "WEBP", method=0),
-        }
-        made = [
-            Case("bomb", name, (request(data, self._path),), REFUSED)
-            for name, data in refused.items()
-        ]
-        either = {
-            "png of 60 MB for nothing": _png(8, 8, zeros),
-            "text of 60 MB": _insert_png(good, chunk(b"zTXt", name + zeros)),
-            "international text of 60 MB": _insert_png(
-                good, chunk(b"iTXt", b"name\0\1\0\0\0" + zeros)
-            ),
-            "profile of 60 MB": _insert_png(good, chunk(b"iCCP", name + zeros)),
-            "many texts": _insert_png(good, chunk(b"zTXt", name + few) * 5000),
-            "EXIF in png": _insert_png(good, chunk(b"eXIf", heavy)),
-            "EXIF in webp": encode(self._small, "WEBP", exif=exif + heavy),
-            "EXIF in jpeg": _insert_jpeg(jpeg[20:], *(_segment(0xE1, exif + p) for p in pieces)),
-            "EXIF in a circle": _insert_jpeg(
-                jpeg, _segment(0xE1, exif + _ifd((0x8769, 4, 1, b"\x08\0\0\0")))
-            ),
-        }
-        made += [
-            Case("bomb", name, (request(data, self._path),), REFUSED | {200})
-            for name, data in either.items()
-        ]
-        return made
-
-    def _animated(self) -> list[Case]:
-        """Of which the first frame is translated."""
-        frames = [self._small.transpose(Image.Transpose(turn)) for turn in (0, 1, 3)]
-        rest = {"save_all": True, "append_images": frames * 3, "duration": 40}
-        made = []
-        for name in ("WEBP", "PNG"):
-            data = encode(self._small, name, **rest)
-            sent = (request(data, self._path),)
-            made.append(Case("animated", name, sent, frozenset({200}), size=self._size))
-            made += [
-                self._of("animated", f"{name} cut", data[: len(data) * part // 7])
-                for part in range(2, 7)
-            ]
-        gif = encode(self._small, "GIF", **rest)
-        made.append(Case("animated", "GIF", (request(gif, self._path),), REFUSED))
-        many = encode(
-            Image.new("RGB", (4, 4)),
-            "WEBP",
-            save_all=True,
-            append_images=[
-                Image.new("RGB", (4, 4), (place % 256, place // 256, 0)) for place in range(2000)
-            ],
-        )
-        made.append(Case("animated", "2000 frames", (request(many, self._path),), size=(4, 4)))
-        return made
-
-    def _odd(self) -> list[Case]:
-        """What is unusual and can be read."""
-        plain, jpeg, png = self._small, self._jpeg, self._good
-        files = {
-            name: data
-            for name, data in self._encodings(plain).items()
-            if name not in ("gif", "tiff", "bmp", "turned jpeg")
-        }
-        turned = (0x0112, 3, 1, b"\6\0\0\0")
-        exifs = {
-            "no EXIF": b"junk",
-            "short EXIF": _ifd(turned)[:20],
-            "EXIF of wrong types": _ifd(turned, (0x013B, 5, 1, b"\x26\0\0\0"), more=bytes(8)),
-            "EXIF far away": _ifd(turned, (0x9286, 7, 50, b"\xff\xff\xff\x7f")),
-            "EXIF with text for numbers": _ifd((0x0112, 2, 2, b"6\0\0\0")),
-            "EXIF in a circle": _ifd(turned, (0x8769, 4, 1, b"\x08\0\0\0")),
-        }
-        for name, exif in exifs.items():
-            files[f"{name}, jpeg"] = _insert_jpeg(jpeg, _segment(0xE1, b"Exif\0\0" + exif))
-            files[f"{name}, png"] = _insert_png(png, chunk(b"eXIf", exif))
-            files[f"{name}, webp"] = encode(plain, "WEBP", exif=exif)
-        for name, profile in (("no profile", b"junk"), ("huge profile", bytes(900_000))):
-            for kind in ("JPEG", "PNG", "WEBP"):
-                files[f"{name}, {kind}"] = encode(plain, kind, icc_profile=profile)
-        files["profile out of order"] = _insert_jpeg(
-            jpeg, _segment(0xE2, b"ICC_PROFILE\0\7\2" + bytes(50))
-        )
-        files["bad MPF"] = _insert_jpeg(
-            jpeg, _segment(0xE2, b"MPF\0" + _ifd((0xB001, 4, 9, b"aaaa")))
-        )
-        files["short Adobe"] = _insert_jpeg(jpeg, _segment(0xED, b"Photoshop 3.0\x008BIM\0"))
-        turned_sizes = {self._size, self._size[::-1]}
-        made = []
-        for name, data in files.items():
-            may_turn = "EXIF" in name and len(turned_sizes) > 1
-            made.append(
-                Case(
-                    *("odd", name, (request(data, self._path),), frozenset({200})),
-                    size=None if may_turn else self._size,
-                )
-            )
-        for height, width in ((1, 1), (1, 3000), (3000, 1), (2, 65)):
-            data = encode(Image.new("RGB", (width, height), (9, 99, 199)), "PNG")
-            sent = (request(data, self._path),)
-            made.append(
-                Case("odd", f"{height}x{width}", sent, frozenset({200}), size=(height, width))
-            )
-        return made
 
     def _lengths(self) -> list[Case]:
         good = self._good
@@ -552,7 +170,7 @@ class _Maker:
             "long boundary": "multipart/form-data; boundary=" + "b" * 9000,
             "latin boundary": "multipart/form-data; boundary=\xff\xfe",
             "NUL boundary": "multipart/form-data; boundary=%00",
-            "mixed": f"multipart/mixed; boundary={_EDGE}",
+            "mixed": f"multipart/mixed; boundary={EDGE}",
             "urlencoded": "application/x-www-form-urlencoded",
         }
         for name, kind in kinds.items():
@@ -561,7 +179,7 @@ class _Maker:
             *("undefined", "idna", "punycode", "hex", "zlib", "rot13", "utf-16", "utf-7", "mbcs"),
             *("unicode_escape", "raw_unicode_escape", "a" * 300, "..", "/etc/passwd", "\x7f", '""'),
         ):
-            kind = f"multipart/form-data; boundary={_EDGE}; charset={charset}"
+            kind = f"multipart/form-data; boundary={EDGE}; charset={charset}"
             fields = [image, ('name="format"', b"p\xffng\\ud800\xed\xa0\x80+2AA-.\xc3")]
             add(f"charset {charset[:18]}", form(fields, kind, self._path), REFUSED | right)
         field = ('name="format"', b"png")
@@ -592,10 +210,10 @@ class _Maker:
             form([(f"{image[0]}\r\nContent-Transfer-Encoding: base64", good)], path=self._path),
             REFUSED | right,
         )
-        kind = f"Content-Type: multipart/form-data; boundary={_EDGE}"
+        kind = f"Content-Type: multipart/form-data; boundary={EDGE}"
         add("cut", request(body[:-40], self._path, kind))
         add("LF for CRLF", request(body.replace(b"\r\n", b"\n"), self._path, kind))
-        add("edges only", request(f"--{_EDGE}\r\n".encode() * 2000, self._path, kind))
+        add("edges only", request(f"--{EDGE}\r\n".encode() * 2000, self._path, kind))
         add("dashes", request(b"-" * 2_000_000, self._path, kind))
         add("line ends", request(b"\r\n" * 1_000_000, self._path, kind))
         for _ in range(20):
@@ -651,7 +269,7 @@ class _Maker:
             *(f"/v2/models/{self._model}%00", "/v2/models/%F0%9F%98%80", "/v1//translate"),
         ):
             sent = request(b"", path, method="GET")
-            statuses = _NOT_FOUND | {200} if path in ("/?", "/.", "//") else _NOT_FOUND
+            statuses = NOT_FOUND | {200} if path in ("/?", "/.", "//") else NOT_FOUND
             made.append(Case("names", f"GET {path[:24]}", (sent,), statuses, method="GET"))
         return made
 
@@ -678,7 +296,7 @@ class _Maker:
         for text in (*controls, "%ed%a0%80", "../..", "%F0%9F%98%80", "'%20or%201=1", "<script>"):
             for name in ("source", "target"):
                 sent = request(good, f"/v1/translate?{name}={text}")
-                made.append(Case("queries", f"{name}={text[:12]}", (sent,), _NOT_FOUND))
+                made.append(Case("queries", f"{name}={text[:12]}", (sent,), NOT_FOUND))
             for name in ("format", "maps"):
                 sent = request(good, f"{pair}&{name}={text}")
                 made.append(Case("queries", f"{name}={text[:12]}", (sent,), REFUSED))
@@ -768,10 +386,10 @@ class _Maker:
         made.append(Case("JSON", "said to be gzip", (sent,), REFUSED | {404}))
         for name in ("..%2f..%2fetc", "%00", "x" * 5000, "%F0%9F%98%80", "*", "%0a", "a/b/c"):
             sent = request(changed(), f"/v2/models/{name}/infer")
-            made.append(Case("JSON", f"model {name[:12]}", (sent,), _NOT_FOUND))
+            made.append(Case("JSON", f"model {name[:12]}", (sent,), NOT_FOUND))
         for version in ("0", "-1", "9" * 99, "%00", "latest"):
             sent = request(changed(), f"/v2/models/{self._model}/versions/{version}/infer")
-            made.append(Case("JSON", f"version {version[:9]}", (sent,), _NOT_FOUND))
+            made.append(Case("JSON", f"version {version[:9]}", (sent,), NOT_FOUND))
         for body in (b"{", b"[]", b"[" * deep, b'{"ready": 1}', b'{"ready": "\\ud800"}'):
             sent = request(body, "/v2/repository/index")
             made.append(Case("JSON", f"index {body[:9].decode()}", (sent,), REFUSED | {404}))
@@ -787,21 +405,21 @@ class _Maker:
             for path in self._chance.sample(paths, 3):
                 sent = request(b"x", path, method=method)
                 made.append(
-                    Case("methods", f"{method[:9]} {path}", (sent,), _NOT_FOUND, method=method)
+                    Case("methods", f"{method[:9]} {path}", (sent,), NOT_FOUND, method=method)
                 )
         for method in ("GET", "HEAD", "OPTIONS"):
             sent = request(self._good, "/v1/translate", method=method)
             made.append(Case("methods", method, (sent,), frozenset({405}), method=method))
         for path in ("/health/live/", "/v1/generators/", "/metrics/", "/v1/translate/"):
             sent = request(b"", path, "X-Forwarded-Host: evil", method="GET")
-            made.append(Case("methods", f"GET {path}", (sent,), _NOT_FOUND | {307}, method="GET"))
+            made.append(Case("methods", f"GET {path}", (sent,), NOT_FOUND | {307}, method="GET"))
         for upgrade in ("websocket", "h2c", "TLS/1.0"):
             lines = (f"Upgrade: {upgrade}", "Connection: Upgrade", "Sec-WebSocket-Key: AA==")
             sent = request(b"", self._path, *lines, "Sec-WebSocket-Version: 13", method="GET")
-            made.append(Case("methods", f"upgrade to {upgrade}", (sent,), _NOT_FOUND, method="GET"))
+            made.append(Case("methods", f"upgrade to {upgrade}", (sent,), NOT_FOUND, method="GET"))
         for method, target in (("CONNECT", "a:443"), ("GET", "http://other/x"), ("OPTIONS", "*")):
             sent = request(b"", target, method=method)
-            made.append(Case("methods", f"{method} {target}", (sent,), _NOT_FOUND, broken=True))
+            made.append(Case("methods", f"{method} {target}", (sent,), NOT_FOUND, broken=True))
         return made
 
     def _floods(self) -> list[Case]:

@@ -1,0 +1,1 @@
+"""Requests that are malformed or hostile, made from pictures and a seed."""
