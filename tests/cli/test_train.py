@@ -92,7 +92,7 @@ def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_conf
     """With a training that does nothing, which compiles at once."""
 
     class Nothing:
-        factor, generators, axes = 1, ("generator",), None
+        results, axes = ("generator",), None
 
         def init(self, root, size):
             numbers = jnp.zeros(2)
