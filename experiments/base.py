@@ -56,7 +56,8 @@ def _common(kind: str) -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    # Or "paired_folder"; without pairs "unpaired_folder", "portraits" or TFDS's "cycle_gan/...".
+    # Or "paired_folder"; without pairs "unpaired_folder", "portraits" or TFDS's "cycle_gan/...";
+    # a classifier takes any of these, and "domain_folders".
     drawn_pairs = kind in ("paired", "classifier")
     data.name = "openmoji_gender" if drawn_pairs else "openmoji_gender_unpaired"
     data.dir = config_dict.placeholder(str)  # prepared sets; TFDS's own folder by default

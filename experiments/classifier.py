@@ -4,8 +4,8 @@ Men and women as drawn by OpenMoji by default; faces, or a user's own folders wi
 each domain, of which there may be any number:
 
     warp-translate train --config=experiments/classifier.py --workdir=runs/classifier
-    warp-translate train --config=experiments/classifier.py --workdir=runs/fruit \\
-        --config.data.name=domain_folders --config.data.root=FOLDER \\
+    warp-translate train --config=experiments/classifier.py --workdir=runs/fruit \
+        --config.data.name=domain_folders --config.data.root=FOLDER \
         --config.classifier.domains=apple,orange,pear
 """
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from warp_translate.cli.extras import missing_package
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -65,6 +67,20 @@ def test_an_unknown_flag_is_named():
     done = start("evaluate", "--workdri=x")
     assert done.returncode != 0
     assert "workdri" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("jax.numpy", "train"), ("uvicorn", "serve"), ("onnx", "onnx")],
+)
+def test_a_missing_package_is_told_with_its_extra(name, extra):
+    told = missing_package(ModuleNotFoundError(name=name))
+    assert told.endswith(f"package {name.partition('.')[0]}: pip install 'warp-translate[{extra}]'")
+
+
+@pytest.mark.parametrize("name", ["warp_translate.models.gone", "a_users_own", None])
+def test_a_module_that_no_extra_brings_is_no_mistake_of_the_user(name):
+    assert missing_package(ModuleNotFoundError(name=name)) is None
 
 
 def test_of_several_processes_the_slowest_may_still_say_its_mistake():

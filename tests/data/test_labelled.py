@@ -4,7 +4,7 @@ import pytest
 from warp_translate.data import pipeline
 from warp_translate.data.domain_folders import scan_domain_folders
 from warp_translate.data.labelled import open_labelled
-from warp_translate.data.names import check_unpaired
+from warp_translate.data.names import check_paired, check_unpaired
 from warp_translate.errors import UserError
 from warp_translate.image_files import write_image
 
@@ -91,9 +91,10 @@ def test_pairs_and_two_domains_have_labels_too(tmp_path):
         open_labelled("openmoji_gender", tmp_path, ("woman", "man"), size=32)
 
 
-def test_a_translation_does_not_train_on_it():
+@pytest.mark.parametrize("check", [check_paired, check_unpaired])
+def test_a_translation_does_not_train_on_it(check):
     with pytest.raises(UserError, match="'domain_folders' is for a classifier"):
-        check_unpaired("domain_folders")
+        check("domain_folders")
 
 
 def test_domains_of_one_size_have_orders_of_their_own():

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import io
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from absl import flags
 from PIL import Image
 
 with warnings.catch_warnings():
@@ -32,7 +32,9 @@ from ray import serve
 from starlette.testclient import TestClient
 
 from launch.ray import serve_app, translate_job
-from tests.serving.conftest import describe, random_generator
+from tests.serving.conftest import copy_as, describe, random_generator
+from warp_translate.cli import bundle_flags
+from warp_translate.cli import serve as command
 from warp_translate.errors import UserError
 from warp_translate.serving import bulk, engine, export, server
 from warp_translate.serving import bundle as bundles
@@ -53,11 +55,7 @@ def folder(tmp_path_factory):
     first = root / "apple-pear"
     image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     export.write_bundle(describe(first, generator), generator, params, [image])
-    for source, target in (("apple", "plum"), ("plum", "pear")):
-        made = shutil.copytree(first, root / f"{source}-{target}")
-        config = json.loads((made / bundles.CONFIG).read_text())
-        changed = {"name": made.name, "source": source, "target": target}
-        (made / bundles.CONFIG).write_text(json.dumps(config | changed))
+    copy_as(bundles.read(first), root, ("apple", "plum"), ("plum", "pear"))
     return root
 
 
@@ -222,6 +220,23 @@ def test_mistakes_in_the_arguments(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)) as raised:
         serve_app.app(arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_the_defaults_are_those_of_the_command():
+    """Of what is an argument here and a flag there."""
+    known = {
+        flag.name: flag.default
+        for module in (bundle_flags, command)
+        for flag in vars(module).values()
+        if isinstance(flag, flags.FlagHolder)
+    }
+    ours = {name: field.default for name, field in serve_app.Options.model_fields.items()}
+    shared = known.keys() & ours.keys()
+    assert shared == {
+        *("engine", "batch", "budget_ms", "most_megabytes", "most_megapixels"),
+        *("most_requests", "most_seconds"),
+    }
+    assert {name: ours[name] for name in shared} == {name: known[name] for name in shared}
 
 
 @pytest.mark.long

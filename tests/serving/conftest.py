@@ -1,18 +1,25 @@
 """A bundle of a small generator with random parameters, and what it was made of."""
 
 import dataclasses
+import io
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from starlette.testclient import TestClient
 
 from warp_translate.models import DomainClassifier, Generator
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import export, export_classifier
+from warp_translate.serving import export, export_classifier, server
 from warp_translate.serving.architecture import Architecture
+from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.bundle import Bundle, ClassifierBundle
+from warp_translate.serving.registry import Registry
+from warp_translate.serving.service import Service
 from warp_translate.training.classifier_step import ClassifierTraining
 
 
@@ -65,9 +72,53 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def copied(exported, tmp_path):
     """A copy of the bundle's folder, to be spoilt."""
-    import shutil
-
     return shutil.copytree(exported[0].folder, tmp_path / "bundles" / "apple-pear")
+
+
+def copy_as(bundle, root, *pairs):
+    """Copies of a bundle that say they translate from and to other domains."""
+    for source, target in pairs:
+        made = shutil.copytree(bundle.folder, root / f"{source}-{target}")
+        path = made / bundles.CONFIG
+        changed = {"name": made.name, "source": source, "target": target}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    return root
+
+
+@pytest.fixture
+def serve(folder, monkeypatch, tmp_path):
+    """Builds a client of the module's ``folder``, with options of the service and the server."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    running = []
+
+    def make(
+        *, queue=None, budget=1000.0, most_pixels=1 << 20, seconds=20.0, root=folder, **options
+    ):
+        registry = Registry(root)
+        registry.scan()
+        service = Service(
+            registry,
+            Batcher(**(queue or {})),
+            budget_milliseconds=budget,
+            most_pixels=most_pixels,
+            seconds=seconds,
+        )
+        log = io.StringIO()
+        options = {"most_bytes": 1 << 20, "most_requests": 16, "log": log} | options
+        client = TestClient(server.build(service, **options), raise_server_exceptions=False)
+        client.__enter__()
+        client.service, client.log = service, log
+        running.append(client)
+        return client
+
+    yield make
+    for client in running:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(serve):
+    return serve()
 
 
 COLOURS = ("apple", "pear", "plum")

@@ -4,6 +4,7 @@ import shutil
 import jax
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from tests.serving.conftest import COLOURS, coloured
@@ -12,8 +13,10 @@ from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import classifier_graph, export_classifier
 from warp_translate.serving.classifier import Classifier, prepare
-from warp_translate.serving.registry import Registry
+from warp_translate.serving.registry import Registry, open_bundle
 from warp_translate.types import to_float
+
+SESSION = onnxruntime.InferenceSession
 
 
 @pytest.mark.parametrize("backend", ["onnx", "jax"])
@@ -140,3 +143,16 @@ def test_a_registry_serves_one_classifier(classified, exported, tmp_path, rng):
     registry.scan()
     found = registry.scan()
     assert found.classifier is not served.classifier and not found.problems
+
+
+@pytest.mark.parametrize("kind", ["classified", "exported"])
+def test_a_registry_hands_the_threads_on(request, monkeypatch, kind):
+    seen = []
+
+    def session(path, options, **rest):
+        seen.append(options.intra_op_num_threads)
+        return SESSION(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    open_bundle(request.getfixturevalue(kind)[0], "onnx", threads=3)
+    assert seen == [3]

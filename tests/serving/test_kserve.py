@@ -10,8 +10,8 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from starlette.testclient import TestClient
 
+from tests.serving.conftest import copy_as
 from warp_translate.image_files import decode_image
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import device, server
@@ -28,48 +28,9 @@ INFER = "/v2/models/apple-pear/infer"
 
 @pytest.fixture(scope="module")
 def folder(exported, tmp_path_factory):
-    """From apple to pear and to plum."""
-    root = tmp_path_factory.mktemp("served")
-    for target in ("pear", "plum"):
-        made = shutil.copytree(exported[0].folder, root / f"apple-{target}")
-        path = made / bundles.CONFIG
-        changed = {"name": made.name, "target": target}
-        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-    return root
-
-
-@pytest.fixture
-def serve(folder, monkeypatch, tmp_path):
-    """Builds a client; the options are those of the service and of the server."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    running = []
-
-    def make(*, queue=None, budget=1000.0, most_pixels=1 << 16, root=folder, **options):
-        registry = Registry(root)
-        registry.scan()
-        service = Service(
-            registry,
-            Batcher(**(queue or {})),
-            budget_milliseconds=budget,
-            most_pixels=most_pixels,
-            seconds=20.0,
-        )
-        log = io.StringIO()
-        options = {"most_bytes": 1 << 20, "most_requests": 16, "log": log} | options
-        client = TestClient(server.build(service, **options), raise_server_exceptions=False)
-        client.__enter__()
-        client.service, client.log = service, log
-        running.append(client)
-        return client
-
-    yield make
-    for client in running:
-        client.__exit__(None, None, None)
-
-
-@pytest.fixture
-def client(serve):
-    return serve()
+    return copy_as(
+        exported[0], tmp_path_factory.mktemp("served"), ("apple", "pear"), ("apple", "plum")
+    )
 
 
 def images(rng, *shape):

@@ -1,7 +1,6 @@
 """The page in a real browser: Chromium where it is installed, as .ci/run does."""
 
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -12,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.conftest import coloured
+from tests.serving.conftest import coloured, copy_as
 from warp_translate.image_files import decode_image
-from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -48,11 +46,7 @@ def serve(exported, tmp_path):
         root = tmp_path / "served"
         if classifier is not None:
             shutil.copytree(classifier.folder, root / classifier.name)
-        for source, target in pairs:
-            made = shutil.copytree(exported[0].folder, root / f"{source}-{target}")
-            path = made / bundles.CONFIG
-            changed = {"name": made.name, "source": source, "target": target}
-            path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+        copy_as(exported[0], root, *pairs)
         process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", str(root)],

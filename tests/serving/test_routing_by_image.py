@@ -1,7 +1,6 @@
 """The four cases of the patent over HTTP, with a classifier that looks at the image."""
 
 import io
-import json
 import shutil
 
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from tests.serving.conftest import coloured
-from warp_translate.serving import bundle as bundles
+from tests.serving.conftest import coloured, copy_as
+from warp_translate import image_files
 from warp_translate.serving import server
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.registry import Registry
@@ -22,11 +21,7 @@ def client(exported, classified, tmp_path_factory):
     """From apple to pear and to plum, and from plum to pear; apples are red, plums blue."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(classified[0].folder, root / "colours")
-    for source, target in (("apple", "pear"), ("apple", "plum"), ("plum", "pear")):
-        made = shutil.copytree(exported[0].folder, root / f"{source}-{target}")
-        path = made / bundles.CONFIG
-        changed = {"name": made.name, "source": source, "target": target}
-        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    copy_as(exported[0], root, ("apple", "pear"), ("apple", "plum"), ("plum", "pear"))
     registry = Registry(root)
     registry.scan()
     service = Service(
@@ -131,3 +126,16 @@ def test_transparent_images_are_classified_as_they_are_seen(client, rng):
     white = np.full((20, 28, 3), 255, np.uint8)
     shown = client.post("/v1/classify", content=png(white)).json()
     assert hidden == shown
+
+
+def test_an_image_is_read_and_laid_over_white_once(client, rng, monkeypatch):
+    called = []
+    for name in ("decode_image", "flatten"):
+        function = getattr(image_files, name)
+        monkeypatch.setattr(
+            image_files,
+            name,
+            lambda *a, name=name, function=function, **k: called.append(name) or function(*a, **k),
+        )
+    assert ask(client, rng, "plum").headers["x-recognised"] == "plum"
+    assert called == ["decode_image", "flatten"]

@@ -7,12 +7,8 @@ import optax
 import pytest
 
 from warp_translate.models import DomainClassifier
-from warp_translate.training.classifier_step import (
-    ClassifierTraining,
-    draw_clouds,
-    draw_outlier,
-    scramble,
-)
+from warp_translate.ops.outliers import scramble
+from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.training.parallel import Replicas
 
 ROOT = jax.random.key(0)
@@ -106,42 +102,6 @@ def test_the_step_does_not_depend_on_how_a_batch_is_split(how, rng):
     ):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(metrics["classifier/loss"], other["classifier/loss"], rtol=1e-5)
-
-
-def test_scrambled_pieces_are_pieces_of_the_images(rng):
-    images = rng.permutation(2 * SIZE * SIZE).reshape(2, SIZE, SIZE, 1).repeat(3, -1)
-    found = np.asarray(scramble(jax.random.key(1), jnp.asarray(images)))
-
-    def pieces(image):
-        return {
-            image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4].tobytes()
-            for row in range(4)
-            for column in range(4)
-        }
-
-    known = pieces(images[0].astype(found.dtype)) | pieces(images[1].astype(found.dtype))
-    assert pieces(found) <= known and len(pieces(found)) == 16
-    assert pieces(found) & pieces(images[0].astype(found.dtype))
-    assert pieces(found) & pieces(images[1].astype(found.dtype))
-
-
-def test_clouds_are_strong_in_large_scales_and_of_every_brightness():
-    clouds = np.asarray(jax.vmap(lambda key: draw_clouds(key, 32))(jax.random.split(ROOT, 64)))
-    assert clouds.shape == (64, 32, 32, 3) and clouds.min() >= -1 and clouds.max() <= 1
-    power = np.abs(np.fft.fft2(clouds.mean(-1), axes=(1, 2))) ** 2
-    by_frequency = power.mean(0)[0, 1:16]
-    # About the inverse square of the frequency, as in natural images.
-    slope = np.polyfit(np.log(np.arange(1, 16)), np.log(by_frequency), 1)[0]
-    assert -3.5 < slope < -1.5
-    assert np.ptp(clouds.mean((1, 2, 3))) > 1
-    assert len({round(float(cloud.std()), 2) for cloud in clouds}) > 10
-
-
-def test_half_of_the_outliers_are_pieces(rng):
-    images = jnp.full((2, SIZE, SIZE, 3), 0.25)  # Whose pieces are all alike.
-    found = jax.vmap(lambda key: draw_outlier(key, images))(jax.random.split(ROOT, 100))
-    pieces = (found == 0.25).all((1, 2, 3)).mean()
-    assert 0.35 < pieces < 0.65
 
 
 @pytest.mark.parametrize("size", [2, 18])

@@ -19,6 +19,7 @@ from warp_translate.data.pair import PairSource
 from warp_translate.errors import UserError
 from warp_translate.models import Discriminator, DomainClassifier, Generator
 from warp_translate.ops.augment import Augmentation
+from warp_translate.serving.bundle import check_name
 from warp_translate.training.adversary import Adversary
 from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
@@ -71,6 +72,8 @@ def training(
 
     try:
         if method.training == "classifier":
+            if not 0 <= method.threshold <= 1:
+                raise ValueError(f"method.threshold {method.threshold} must be within 0 and 1")
             return ClassifierTraining(
                 classifier=DomainClassifier(
                     **{
@@ -181,7 +184,10 @@ def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTr
 def batch_shapes(
     config: ml_collections.ConfigDict, examples: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch of so many examples of each domain, uint8."""
+    """Shapes and types of a batch of so many examples of each domain, uint8.
+
+    ``[B, H, W, 3]`` by the names of the domains; of a classifier ``[B, D, H, W, 3]``.
+    """
     size = config.data.size
     if config.method.training == "classifier":
         shape = (examples, len(domain_names(config)), size, size, 3)
@@ -242,8 +248,13 @@ def domains(config: ml_collections.ConfigDict) -> Domains:
 
 
 def domain_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """What the domains are called that a classifier tells apart."""
-    return tuple(name.strip() for name in config.classifier.domains.split(","))
+    """What the domains are called that a classifier tells apart.
+
+    Raises:
+      UserError: a name could not be a bundle's, which is better known before than after training.
+    """
+    words = config.classifier.domains.split(",")
+    return tuple(check_name(word.strip(), "config.classifier.domains:") for word in words)
 
 
 def labelled(config: ml_collections.ConfigDict) -> Labelled:
@@ -258,6 +269,17 @@ def labelled(config: ml_collections.ConfigDict) -> Labelled:
         direction=data.direction,
         portraits=data.domains if data.name == "portraits" else None,
     )
+
+
+def reading(config: ml_collections.ConfigDict, start_step: int) -> dict[str, int]:
+    """How the training batches of this process are read, see `pipeline.train_batches`."""
+    return {
+        "global_batch": config.training.global_batch,
+        "seed": config.seed,
+        "start_step": start_step,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
 
 
 def joint_augment(config: ml_collections.ConfigDict) -> augment.JointAugment:

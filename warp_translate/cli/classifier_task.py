@@ -1,6 +1,6 @@
 """The training of a domain classifier, with its data and its measures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
@@ -9,6 +9,7 @@ import numpy as np
 from warp_translate.cli import build
 from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.data import pipeline
+from warp_translate.data.image_source import ImageSource
 from warp_translate.evaluation.classification import ClassificationResult, evaluate_classifier
 from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.types import Array, PyTree, to_float
@@ -49,23 +50,21 @@ def classifier_task(config: ml_collections.ConfigDict, *, factor: int | None = N
             threshold=threshold,
             kept=sheet_rows,
         )
+        table = _table(result, data.domains, threshold)
         sheet = Sheet(
             rows=[[image for image, _ in row] for row in zip(*result.doubtful, strict=False)],
             columns=data.domains,
             wheel_magnitude=None,
             title=f"{config.data.name}, {config.data.size} px: unseen test images, the least sure "
             "first",
-            footer=_table(result, data.domains, threshold),
+            footer=table,
         )
         protocol = {"threshold": threshold, "counts": [len(each) for each in data.test]}
-        table = _table(result, data.domains, threshold)
         return Report(result.scalars, protocol, table, {"sheet": sheet})
 
-    def counts(sources: tuple[object, ...]) -> str:
-        return ", ".join(
-            f"{len(each)} of {name}"  # type: ignore[arg-type]
-            for name, each in zip(data.domains, sources, strict=True)
-        )
+    def counts(sources: Sequence[ImageSource]) -> str:
+        named = zip(data.domains, sources, strict=True)
+        return ", ".join(f"{len(each)} of {name}" for name, each in named)
 
     return Task(
         training=training,
@@ -74,11 +73,7 @@ def classifier_task(config: ml_collections.ConfigDict, *, factor: int | None = N
         batches=lambda start_step: pipeline.labelled_batches(
             data.train,
             build.joint_augment(config),
-            global_batch=config.training.global_batch,
-            seed=config.seed,
-            start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **build.reading(config, start_step),
         ),
         evaluate=evaluate,
     )

@@ -39,6 +39,8 @@ _TRITON = flags.DEFINE_string(
     "triton", None, "Model repository of Triton; the generators are laid out there as well."
 )
 
+_OF_GENERATORS = (program.DIRECTION, _FACTORS, _SOURCE, _TARGET, _TRITON)
+
 PARITY_IMAGES = 20
 
 
@@ -51,11 +53,13 @@ def main(argv: Sequence[str]) -> None:
     # Late, since it needs onnx, which the others do without.
     from warp_translate.serving import export, triton
 
-    if build.load(program.WORKDIR.value).method.training == "classifier":
-        if _TRITON.value is not None:
-            raise UserError(
-                f"--triton={_TRITON.value} takes generators, no classifier; leave it out"
-            )
+    classifies = build.load(program.WORKDIR.value).method.training == "classifier"
+    others = _OF_GENERATORS if classifies else (_THRESHOLD,)
+    for flag in others:
+        if flag.value != flag.default:
+            kind = "generators, no classifier" if classifies else "a classifier, no generator"
+            raise UserError(f"--{flag.name} is for {kind}; leave it out")
+    if classifies:
         _export_classifier()
         return
     trained = trained_generators()
@@ -125,7 +129,7 @@ def _export_classifier() -> None:
         size=config.data.size,
         provenance=bundles.provenance(config.to_dict(), found.step, found.figures),
         files={},
-        domains=tuple(bundles.check_name(domain, "the domain") for domain in data.domains),
+        domains=data.domains,
         threshold=threshold,
     )
     images = [image for source in data.test for image in _spread(source, PARITY_IMAGES)]

@@ -1,18 +1,29 @@
 """Which extra of the installation brings a package that is missing."""
 
-_EXTRAS = {
-    **dict.fromkeys(("fastapi", "multipart", "onnxruntime", "prometheus_client"), "serve"),
-    **dict.fromkeys(("safetensors", "starlette", "uvicorn"), "serve"),
-    "onnx": "onnx",
+_PACKAGES = {
+    "serve": (
+        *("fastapi", "h11", "multipart", "onnxruntime", "prometheus_client", "safetensors"),
+        *("starlette", "uvicorn"),
+    ),
+    "onnx": ("onnx",),
+    "train": (
+        *("array_record", "cv2", "flax", "grain", "jax", "jaxlib", "ml_collections", "optax"),
+        *("orbax", "tensorboardX", "tensorflow_datasets"),
+    ),
 }
 
 
-def missing_package(error: ModuleNotFoundError) -> str:
+def missing_package(error: ModuleNotFoundError) -> str | None:
     """What to tell a user whose command needs a package that is not installed.
 
     Args:
       error: what the import raised.
+
+    Returns:
+      One line; None if no extra brings the package, so that it is no mistake of the user's.
     """
     package = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(package, "train")
-    return f"this needs the package {package}: pip install 'warp-translate[{extra}]'"
+    for extra, packages in _PACKAGES.items():
+        if package in packages:
+            return f"this needs the package {package}: pip install 'warp-translate[{extra}]'"
+    return None

@@ -40,9 +40,10 @@ def main() -> None:
     try:
         module = importlib.import_module(f"warp_translate.cli.{command}")
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("warp_translate"):
+        message = missing_package(error)
+        if message is None:
             raise
-        print(f"error: {missing_package(error)}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(status.USER_ERROR)
     module.run()
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-import jax
 import ml_collections
 
 from warp_translate.cli import build
 from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.data import pipeline
 from warp_translate.evaluation.evaluator import COLUMNS, PairedResult, evaluate_pairs
+from warp_translate.training.health import BranchWatch
 from warp_translate.types import PyTree
 
 _TABLE = ("output", "pretranslated", "warped", "identity")
@@ -56,13 +56,10 @@ def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None)
         batches=lambda start_step: pipeline.train_batches(
             train_set,
             build.joint_augment(config),
-            global_batch=config.training.global_batch,
-            seed=config.seed,
-            start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **build.reading(config, start_step),
         ),
         evaluate=evaluate,
+        watch=BranchWatch(training.mask_weights),
     )
 
 

@@ -51,10 +51,6 @@ def _guard(action: Callable[[], None]) -> None:
         action()
     except UserError as error:
         _leave(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("warp_translate"):
-            raise
-        _leave(missing_package(error))
     except Preempted as notice:
         print(
             f"asked to leave: step {notice.step} is saved, and the same command goes on from it",
@@ -65,6 +61,8 @@ def _guard(action: Callable[[], None]) -> None:
         print("\ninterrupted; what was saved is kept", file=sys.stderr)
         _exit(status.INTERRUPTED)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (message := missing_package(error)):
+            _leave(message)
         if not _is_one_of_several():
             raise
         import jax

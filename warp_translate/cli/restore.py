@@ -66,6 +66,8 @@ def trained() -> Trained[Training]:
     if program.FACTOR.value is not None and program.FACTOR.value < 1:
         raise UserError(f"--factor={program.FACTOR.value} must be at least 1")
     config = build.load(program.WORKDIR.value)
+    if program.FACTOR.value is not None and config.method.training == "classifier":
+        raise UserError(f"--factor={program.FACTOR.value} is for generators, not for a classifier")
     training = build.training(config, factor=program.FACTOR.value)
     checkpointer = Checkpointer(
         program.WORKDIR.value, best_metric=config.evaluation.best_metric, read_only=True

@@ -100,6 +100,7 @@ class Task:
       shown: metrics that the progress line shows.
       batches: training batches from a step on.
       evaluate: measures the results, given their parameters by name and the rows of a sheet.
+      watch: makes warnings of the metrics of a step, one line each.
     """
 
     training: Training
@@ -107,6 +108,7 @@ class Task:
     shown: tuple[str, ...]
     batches: Callable[[int], Iterator[Mapping[str, Any]]]
     evaluate: Callable[[Mapping[str, PyTree], int], Report]
+    watch: Callable[[Mapping[str, float]], list[str]] = lambda scalars: []
 
 
 def result_params(training: Training, state: PyTree) -> dict[str, PyTree]:

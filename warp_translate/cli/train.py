@@ -16,7 +16,6 @@ from warp_translate.errors import Preempted, UserError
 from warp_translate.evaluation.sheet import render_sheet
 from warp_translate.training import distributed, loop
 from warp_translate.training.checkpoint import Checkpointer
-from warp_translate.training.health import BranchWatch
 from warp_translate.training.logging import Progress, open_logger
 from warp_translate.training.throughput import StepClock, StepProfiler
 from warp_translate.types import PyTree
@@ -157,7 +156,7 @@ def _train(
                 stream=sys.stderr if writes else None,
             ),
             clock=clock,
-            watch=BranchWatch(config.method.get("mask_weights", "pretranslated")),
+            watch=task.watch,
             disagreements=replicas.disagreements,
             leave=leave,
             between=profiler,

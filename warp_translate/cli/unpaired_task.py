@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator, Mapping
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -14,6 +13,7 @@ from warp_translate.data.image_source import ImageSource
 from warp_translate.errors import UserError
 from warp_translate.evaluation.features import load_extractor
 from warp_translate.evaluation.unpaired import DomainsResult, evaluate_domains
+from warp_translate.training.health import BranchWatch
 from warp_translate.types import PyTree
 
 _DIRECTIONS = {"a_to_b": "A to B", "b_to_a": "B to A"}
@@ -117,13 +117,10 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
             data.train_a,
             data.train_b,
             build.joint_augment(config),
-            global_batch=config.training.global_batch,
-            seed=config.seed,
-            start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **build.reading(config, start_step),
         ),
         evaluate=evaluate,
+        watch=BranchWatch(training.mask_weights),
     )
 
 

@@ -21,17 +21,14 @@ def check_paired(name: str) -> None:
             f"data set {name!r} has two domains without pairs, but paired training needs pairs; "
             f"use one of {', '.join(PAIRED)}"
         )
+    _check_not_labelled(name, "paired training needs pairs", PAIRED)
     _check_known(name, PAIRED)
 
 
 def check_unpaired(name: str) -> None:
     """Raises a UserError unless ``name`` is a set for unpaired training."""
     fitting = (*UNPAIRED, f"{CYCLE_GAN}horse2zebra")
-    if name == LABELLED:
-        raise UserError(
-            f"data set {name!r} is for a classifier, but unpaired training needs two domains; use "
-            f"one of {', '.join(fitting)}"
-        )
+    _check_not_labelled(name, "unpaired training needs two domains", fitting)
     if name in PAIRED:
         raise UserError(
             f"data set {name!r} is of pairs, but unpaired training needs two domains; use one of "
@@ -39,6 +36,13 @@ def check_unpaired(name: str) -> None:
         )
     if not name.removeprefix(CYCLE_GAN) or not name.startswith(CYCLE_GAN):
         _check_known(name, fitting)
+
+
+def _check_not_labelled(name: str, needs: str, fitting: tuple[str, ...]) -> None:
+    if name == LABELLED:
+        raise UserError(
+            f"data set {name!r} is for a classifier, but {needs}; use one of {', '.join(fitting)}"
+        )
 
 
 def _check_known(name: str, known: tuple[str, ...]) -> None:

@@ -106,13 +106,9 @@ def unpaired_batches(
     """
     _check_parts(global_batch, seed, start_step, process_index, process_count)
     _check_reading(min(len(source_a), len(source_b)), num_threads, prefetch)
-    seed_a, seed_b = np.random.SeedSequence(seed).spawn(2)
-    examples = grain.experimental.ZipMapDataset(
-        [
-            _endless(_ImageExamples(source_a), augment, seed_a),
-            _endless(_ImageExamples(source_b), augment, seed_b),
-        ]
-    ).map(lambda both: {"source": both[0]["image"], "target": both[1]["image"]})
+    examples = _endless_domains((source_a, source_b), augment, seed).map(
+        lambda both: {"source": both[0]["image"], "target": both[1]["image"]}
+    )
     parts = _parts(examples, global_batch, process_index, process_count)
     return _read(parts, start_step, num_threads, prefetch)
 
@@ -155,19 +151,11 @@ def labelled_batches(
     """
     _check_parts(global_batch, seed, start_step, process_index, process_count)
     _check_reading(min(map(len, sources)), num_threads, prefetch)
-    seeds = np.random.SeedSequence(seed).spawn(len(sources))
-    examples = grain.experimental.ZipMapDataset(
-        [
-            _endless(_ImageExamples(source), augment, its_seed)
-            for source, its_seed in zip(sources, seeds, strict=True)
-        ]
-    ).map(lambda each: {"images": np.stack([example["image"] for example in each])})
-    return _read(
-        _parts(examples, global_batch, process_index, process_count),
-        start_step,
-        num_threads,
-        prefetch,
+    examples = _endless_domains(sources, augment, seed).map(
+        lambda each: {"images": np.stack([example["image"] for example in each])}
     )
+    parts = _parts(examples, global_batch, process_index, process_count)
+    return _read(parts, start_step, num_threads, prefetch)
 
 
 def eval_batches(
@@ -253,6 +241,19 @@ def _endless(
         .shuffle(seed=order_seed)
         .repeat()
         .random_map(augment, seed=augment_seed)
+    )
+
+
+def _endless_domains(
+    sources: Sequence[ImageSource], augment: Augment, seed: int
+) -> grain.MapDataset:
+    """Tuples of one example of each domain; the domains know nothing of each other."""
+    seeds = np.random.SeedSequence(seed).spawn(len(sources))
+    return grain.experimental.ZipMapDataset(
+        [
+            _endless(_ImageExamples(source), augment, its_seed)
+            for source, its_seed in zip(sources, seeds, strict=True)
+        ]
     )
 
 

@@ -4,7 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+
+from warp_translate.ops.outliers import scramble
+
+_scramble_each = jax.jit(jax.vmap(lambda key, image: scramble(key, image[None])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ def evaluate_classifier(
 
     Args:
       probabilities: maps uint8 ``[B, S, S, 3]`` to ``[B, D]``.
-      images: for each domain batches of ``image``, uint8 ``[B, S, S, 3]``.
+      images: for each domain batches of ``image``, uint8 ``[B, S, S, 3]``; 4 divides ``S``.
       domains: their names.
       threshold: an image is of none of the domains if no probability reaches it.
       kept: how many doubtful images of each domain are kept.
@@ -50,8 +55,9 @@ def evaluate_classifier(
       ValueError: a domain has no images.
     """
     confusion = np.zeros((len(domains), len(domains)), np.int64)
-    entropies, known, right_known, unknown_scrambled, doubtful = [], [], [], [], []
-    chance = np.random.default_rng(0)
+    entropies, known, right_known, doubtful = [], [], [], []
+    unknown_scrambled: list[np.ndarray] = []
+    key = jax.random.key(0)
     for place, batches in enumerate(images):
         seen: list[tuple[np.ndarray, float]] = []
         found = []
@@ -61,7 +67,8 @@ def evaluate_classifier(
             found.append(given)
             seen += zip(shown, given[:, place].tolist(), strict=True)
             seen = sorted(seen, key=lambda each: each[1])[:kept]
-            pieces = np.stack([_scrambled(image, chance) for image in shown])
+            keys = jax.random.split(jax.random.fold_in(key, len(unknown_scrambled)), len(shown))
+            pieces = np.asarray(_scramble_each(keys, shown))
             unknown_scrambled.append(np.asarray(probabilities(pieces)).max(1) < threshold)
         if not found:
             raise ValueError(f"the domain {domains[place]} has no images")
@@ -84,14 +91,3 @@ def evaluate_classifier(
         "unknown_scrambled": float(np.concatenate(unknown_scrambled).mean()),
     }
     return ClassificationResult(scalars, confusion, doubtful)
-
-
-def _scrambled(image: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """An image whose 4 x 4 pieces changed places; sides that 4 does not divide lose the rest."""
-    side = image.shape[0] // 4
-    pieces = image[: 4 * side, : 4 * side].reshape(4, side, 4, side, 3).swapaxes(1, 2)
-    moved = pieces.reshape(16, side, side, 3)[chance.permutation(16)]
-    whole = moved.reshape(4, 4, side, side, 3).swapaxes(1, 2).reshape(4 * side, 4 * side, 3)
-    result = image.copy()
-    result[: 4 * side, : 4 * side] = whole
-    return result

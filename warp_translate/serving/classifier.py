@@ -32,19 +32,24 @@ class Recognised:
 class Classifier:
     """A classifier that is ready; several threads may use it."""
 
-    def __init__(self, bundle: ClassifierBundle, backend: Backend = "auto") -> None:
+    def __init__(
+        self, bundle: ClassifierBundle, backend: Backend = "auto", *, threads: int | None = None
+    ) -> None:
         """Loads the network.
 
         Args:
           bundle: the bundle.
           backend: what runs it, see `engine.open_engine`.
+          threads: most threads of one call in ONNX Runtime, see there.
 
         Raises:
           UserError: the backend is not installed, or a file is missing or damaged.
         """
         self._bundle = bundle
-        opened = _open_onnx if choose_backend(backend) == "onnx" else _open_jax
-        self._run = opened(bundle)
+        if choose_backend(backend) == "onnx":
+            self._run = _open_onnx(bundle, threads)
+        else:
+            self._run = _open_jax(bundle)
 
     @property
     def bundle(self) -> ClassifierBundle:
@@ -100,8 +105,8 @@ def prepare(image: np.ndarray, size: int) -> np.ndarray:
     )
 
 
-def _open_onnx(bundle: ClassifierBundle) -> Callable[[np.ndarray], np.ndarray]:
-    session = open_session(bundle.path(bundles.CLASSIFIER_ONNX))
+def _open_onnx(bundle: ClassifierBundle, threads: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    session = open_session(bundle.path(bundles.CLASSIFIER_ONNX), threads=threads)
 
     def run(images: np.ndarray) -> np.ndarray:
         (found,) = session.run(["probabilities"], {"image": images})

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -82,9 +83,7 @@ def write_bundle(
     with bundles.replaced(bundle.folder) as partial:
         made = dataclasses.replace(bundle, folder=partial)
         note("writing the parameters")
-        # Not save_file, which leaves the file readable by its owner alone.
-        saved = safetensors.numpy.save(flat, {"format": "flax"})
-        (partial / bundles.PARAMETERS).write_bytes(saved)
+        save_parameters(partial, flat)
         note("writing the ONNX graphs")
         for name, floats in ((bundles.ONNX, False), (bundles.ONNX_FLOAT, True)):
             model = onnx_graph.build(flat, architecture, bundle.factor, floats=floats)
@@ -155,12 +154,37 @@ def _lower(generator: Generator, architecture: Architecture, params: PyTree, fac
             f"{multiple**2}*n*h*w <= {np.iinfo(np.int32).max}",
         ],
     )
-    flat = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flatten(params).items()
+    return lower(run, flatten(params), shape)
+
+
+def lower(
+    run: Callable[[dict[str, Array], Array], PyTree],
+    params: Mapping[str, np.ndarray],
+    shape: Sequence[Any],
+) -> bytes:
+    """Serialises a computation for all platforms.
+
+    Args:
+      run: maps parameters by their paths and uint8 images to what comes out.
+      params: the parameters, of which shapes and types are taken.
+      shape: of the images, with symbolic sides, see ``jax.export.symbolic_shape``.
+
+    Returns:
+      What ``jax.export.deserialize`` reads.
+    """
+    described = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()
     }
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    exported = jax_export.export(jax.jit(run), platforms=PLATFORMS)(flat, images)
+    exported = jax_export.export(jax.jit(run), platforms=PLATFORMS)(described, images)
     return bytes(exported.serialize())
+
+
+def save_parameters(folder: Path, params: Mapping[str, np.ndarray]) -> None:
+    """Writes parameters by their paths as safetensors into a bundle."""
+    # Not save_file, which leaves the file readable by its owner alone.
+    saved = safetensors.numpy.save(dict(params), {"format": "flax"})
+    (folder / bundles.PARAMETERS).write_bytes(saved)
 
 
 def _translate(

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import safetensors.numpy
 from jax import export as jax_export
 
 from warp_translate.errors import UserError
@@ -18,7 +17,7 @@ from warp_translate.serving import classifier_graph, model_card
 from warp_translate.serving.bundle import ClassifierBundle
 from warp_translate.serving.classifier import Classifier, prepare
 from warp_translate.serving.engine import Backend
-from warp_translate.serving.export import PLATFORMS, flatten, unflatten
+from warp_translate.serving.export import PLATFORMS, flatten, lower, save_parameters, unflatten
 from warp_translate.types import Array, PyTree, to_float
 
 _TOLERANCE = 1e-3
@@ -71,19 +70,12 @@ def write_bundle(
 
     with bundles.replaced(bundle.folder) as partial:
         note("writing the parameters")
-        saved = safetensors.numpy.save(flat, {"format": "flax"})
-        (partial / bundles.PARAMETERS).write_bytes(saved)
+        save_parameters(partial, flat)
         note("writing the ONNX graph")
         onnx.save(classifier_graph.build(flat, bundle.size), partial / bundles.CLASSIFIER_ONNX)
         note(f"lowering the computation to {', '.join(PLATFORMS)}")
         shape = jax_export.symbolic_shape(f"n, {bundle.size}, {bundle.size}, 3")
-        described = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flat.items()
-        }
-        lowered = jax_export.export(jax.jit(run), platforms=PLATFORMS)(
-            described, jax.ShapeDtypeStruct(shape, jnp.uint8)
-        )
-        (partial / bundles.CLASSIFIER_JAX).write_bytes(bytes(lowered.serialize()))
+        (partial / bundles.CLASSIFIER_JAX).write_bytes(lower(run, flat, shape))
         bundles.write_config(dataclasses.replace(bundle, folder=partial))
         written = bundles.read_any(partial)
         assert isinstance(written, ClassifierBundle)

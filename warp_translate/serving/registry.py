@@ -46,7 +46,7 @@ def open_bundle(
       UserError: the backend is not installed, or a file of the bundle is damaged.
     """
     if isinstance(bundle, ClassifierBundle):
-        return Classifier(bundle, backend)
+        return Classifier(bundle, backend, threads=threads)
     return open_engine(bundle, backend, threads=threads)
 
 

@@ -3,10 +3,7 @@
 import asyncio
 import base64
 import contextlib
-import hmac
-import json
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from importlib import resources
 from typing import Any, TextIO, TypeVar
@@ -14,16 +11,15 @@ from typing import Any, TextIO, TypeVar
 import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError
 from warp_translate.serving import kserve
 from warp_translate.serving.batcher import Busy, TooLate
+from warp_translate.serving.edge import Edge, Metrics, TooLarge, problem
 from warp_translate.serving.routing import Choices, NoRoute, Pair
 from warp_translate.serving.service import Answer, Service
 
@@ -65,7 +61,7 @@ def build(
       api_key: if given, what ``X-API-Key`` or ``Authorization: Bearer`` must hold.
       log: gets one JSON line for each request; None for none.
     """
-    metrics = _Metrics(service)
+    metrics = Metrics(service)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -191,7 +187,14 @@ def build(
     kserve.add_routes(app, service, limited)
     _answer_errors(app)
 
-    app.add_middleware(_Edge, metrics=metrics, most_bytes=most_bytes, api_key=api_key, log=log)
+    app.add_middleware(
+        Edge,
+        metrics=metrics,
+        open_paths=_OPEN_PATHS,
+        most_bytes=most_bytes,
+        api_key=api_key,
+        log=log,
+    )
     return app
 
 
@@ -200,129 +203,6 @@ def _page(name: str, media: str) -> Callable[[], Response]:
     text = (resources.files("warp_translate.serving") / "page" / name).read_text("utf-8")
     headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
     return lambda: Response(text, media_type=f"{media}; charset=utf-8", headers=headers)
-
-
-class _Edge:
-    """Around every request: the key, the limit of the body, the figures and the log."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: "_Metrics",
-        most_bytes: int,
-        api_key: str | None,
-        log: TextIO | None,
-    ) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._most = most_bytes
-        self._key = api_key.encode() if api_key is not None else None
-        self._log = log
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begin = time.perf_counter()
-        status = 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._answer(scope, receive, watched)
-        finally:
-            self._tell(scope, status, time.perf_counter() - begin)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        if self._key is not None and scope["path"] not in _OPEN_PATHS:
-            given = headers.get(b"x-api-key", b"")
-            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-            if not given and scheme.lower() == b"bearer":
-                given = token.strip()
-            if not hmac.compare_digest(given, self._key):
-                refusal = _error(401, "the API key is missing or wrong: send X-API-Key")
-                await refusal(scope, receive, send)
-                return
-        words = f"the request has more than {self._most} bytes; send a smaller image"
-        said = headers.get(b"content-length", b"0")
-        if said.isdigit() and int(said) > self._most:
-            await _error(413, words)(scope, receive, send)
-            return
-        got = 0
-
-        async def counted() -> Message:
-            # Whatever it says of its length.
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > self._most:
-                raise _TooLarge(words)
-            return message
-
-        await self._app(scope, counted, send)
-
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        # Not a label for whatever somebody tries.
-        path = getattr(scope.get("route"), "path", "other")
-        self._metrics.observe(path, status, seconds)
-        if self._log is not None:
-            client = scope.get("client")
-            line = {
-                "time": round(time.time(), 3),
-                "client": client[0] if client else None,
-                "method": scope["method"],
-                "path": scope["path"][:200],
-                "status": status,
-                "milliseconds": round(1000 * seconds, 1),
-                **scope.get("state", {}).get("told", {}),
-            }
-            print(json.dumps(line), file=self._log, flush=True)
-
-
-class _TooLarge(Exception):
-    """More came than may."""
-
-
-class _Metrics:
-    """What Prometheus is told."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "warp_translate_requests", "Requests.", ["path", "status"], registry=self._registry
-        )
-        self._seconds = Histogram(
-            "warp_translate_request_seconds",
-            "Time of a request.",
-            ["path"],
-            registry=self._registry,
-        )
-        self._waiting = Gauge(
-            "warp_translate_waiting", "Requests in the queue.", registry=self._registry
-        )
-        self._generators = Gauge(
-            "warp_translate_generators", "Generators that are served.", registry=self._registry
-        )
-        self._problems = Gauge(
-            "warp_translate_broken_bundles", "Bundles that cannot be.", registry=self._registry
-        )
-
-    def observe(self, path: str, status: int, seconds: float) -> None:
-        self._requests.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
-
-    def text(self) -> bytes:
-        served = self._service.snapshot()
-        self._waiting.set(self._service.batcher.waiting)
-        self._generators.set(len(served.engines))
-        self._problems.set(len(served.problems))
-        return generate_latest(self._registry)
 
 
 async def _watch(service: Service, seconds: float) -> None:
@@ -440,50 +320,45 @@ def _listed(pairs: Iterable[Pair]) -> list[dict[str, str]]:
     return [{"source": source, "target": target} for source, target in pairs]
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"error": message}, status_code=status, headers=headers)
-
-
 def _answer_errors(app: FastAPI) -> None:
     """Makes one line of JSON of everything that goes wrong."""
 
     @app.exception_handler(NoRoute)
     def no_route(request: Request, error: NoRoute) -> Response:
         if not error.pairs:
-            return _error(404, str(error))
+            return problem(404, str(error))
         return JSONResponse({"error": str(error), "choices": _listed(error.pairs)}, 404)
 
     @app.exception_handler(UserError)
     def mistake(request: Request, error: UserError) -> Response:
-        return _error(400, str(error))
+        return problem(400, str(error))
 
     @app.exception_handler(Busy)
     def busy(request: Request, error: Busy) -> Response:
-        return _error(503, f"{error}; try again")
+        return problem(503, f"{error}; try again")
 
     @app.exception_handler(TooLate)
     def late(request: Request, error: TooLate) -> Response:
-        return _error(503, f"the request {error}; try again")
+        return problem(503, f"the request {error}; try again")
 
     @app.exception_handler(MemoryError)
     def memory(request: Request, error: MemoryError) -> Response:
-        return _error(413, "the image does not fit into memory; scale it down")
+        return problem(413, "the image does not fit into memory; scale it down")
 
-    @app.exception_handler(_TooLarge)
-    def large(request: Request, error: _TooLarge) -> Response:
-        return _error(413, str(error))
+    @app.exception_handler(TooLarge)
+    def large(request: Request, error: TooLarge) -> Response:
+        return problem(413, str(error))
 
     @app.exception_handler(ClientDisconnect)
     def gone(request: Request, error: ClientDisconnect) -> Response:
-        return _error(400, "the connection was closed before the request was whole")
+        return problem(400, "the connection was closed before the request was whole")
 
     @app.exception_handler(TimeoutError)
     def slow(request: Request, error: TimeoutError) -> Response:
-        return _error(408, "the request did not come whole in time; send it again")
+        return problem(408, "the request did not come whole in time; send it again")
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
-        answer = _error(error.status_code, str(error.detail))
+        answer = problem(error.status_code, str(error.detail))
         answer.headers.update(error.headers or {})  # A 405 says there what is allowed.
         return answer

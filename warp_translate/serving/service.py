@@ -138,12 +138,13 @@ class Service:
         served = self.snapshot()
         classifier = served.classifier
         decode = functools.cache(lambda: self._decode(data))
+        flatten = functools.cache(lambda: image_files.flatten(decode()))
         recognised: Recognised | None = None
 
         def classify() -> str | None:
             nonlocal recognised
             assert classifier is not None
-            recognised = classifier.classify(image_files.flatten(decode()))
+            recognised = classifier.classify(flatten())
             return recognised.domain
 
         chosen = route(
@@ -159,9 +160,7 @@ class Service:
                 return chosen
             return dataclasses.replace(chosen, probabilities=recognised.probabilities)
         engine = served.engines[chosen.source, chosen.target]
-        found = self.translate(
-            engine, image_files.flatten(decoded)[None], factor, with_maps=with_maps
-        )
+        found = self.translate(engine, flatten()[None], factor, with_maps=with_maps)
         rgb = found.output[0]
         if decoded.alpha is not None:
             rgb = image_files.unflatten(rgb, decoded.alpha)

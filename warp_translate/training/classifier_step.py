@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from warp_translate.models import DomainClassifier
+from warp_translate.ops.outliers import PIECES, draw_outlier
 from warp_translate.training.accumulation import mean_over_microbatches
 from warp_translate.training.adversary import example_keys
 from warp_translate.training.optim import init_network, update_network
@@ -19,8 +20,6 @@ from warp_translate.training.state import ClassifierState
 from warp_translate.types import Array, PyTree, to_float
 
 Batch = Mapping[str, Array]
-
-_PIECES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +73,9 @@ class ClassifierTraining:
           ValueError: the size does not suit the network.
         """
         smallest = 2**self.classifier.stages
-        if size < smallest or size % _PIECES:
+        if size < smallest or size % PIECES:
             raise ValueError(
-                f"training size {size} must be a multiple of {_PIECES} and at least {smallest} for "
+                f"training size {size} must be a multiple of {PIECES} and at least {smallest} for "
                 f"the classifier's {self.classifier.stages} stages"
             )
         key = stream_key(root, "classifier_init")
@@ -146,66 +145,3 @@ class ClassifierTraining:
             reports["classifier/outliers"] = even - jnp.log(domains)
             loss = loss + self.outliers * even
         return loss, {**reports, "classifier/loss": loss}
-
-
-def draw_outlier(key: Array, images: Array) -> Array:
-    """An image of no domain: scrambled pieces or clouds, by the toss of a coin.
-
-    Args:
-      key: random key.
-      images: ``[D, S, S, 3]`` in [-1, 1], one of each domain; 4 divides ``S``.
-
-    Returns:
-      ``[S, S, 3]`` in [-1, 1].
-    """
-    coin, pieces, clouds = jax.random.split(key, 3)
-    size = images.shape[1]
-    return jnp.where(
-        jax.random.bernoulli(coin), scramble(pieces, images), draw_clouds(clouds, size)
-    )
-
-
-def draw_clouds(key: Array, size: int) -> Array:
-    """Noise of all scales, each octave as strong as its wavelength, in random colours.
-
-    Natural images have such a spectrum (Field 1987). How bright, strong and colourful it is, is
-    random.
-
-    Args:
-      key: random key.
-      size: side of the image in pixels.
-
-    Returns:
-      ``[size, size, 3]`` in [-1, 1].
-    """
-    colour_key, *keys = jax.random.split(key, size.bit_length())
-    mean_key, contrast_key, saturation_key = jax.random.split(colour_key, 3)
-    total = jnp.zeros((size, size, 4))
-    for octave, octave_key in enumerate(keys):
-        cells = 2 ** (octave + 1)
-        noise = jax.random.normal(octave_key, (min(cells, size), min(cells, size), 4))
-        total += jax.image.resize(noise, total.shape, "linear") / cells
-    grey, colour = total[..., :1], total[..., 1:]
-    mixed = grey + jax.random.uniform(saturation_key) * colour
-    contrast = jax.random.uniform(contrast_key, minval=0.5, maxval=3.0)
-    mean = jax.random.uniform(mean_key, (1, 1, 3), minval=-1.0, maxval=1.0)
-    return jnp.clip(mean + contrast * mixed, -1.0, 1.0)
-
-
-def scramble(key: Array, images: Array) -> Array:
-    """An image of no domain: 4 x 4 pieces of images, each from a random one and a random place.
-
-    Args:
-      key: random key.
-      images: ``[D, S, S, 3]``, one of each domain; 4 divides ``S``.
-
-    Returns:
-      ``[S, S, 3]``.
-    """
-    domains, size = images.shape[:2]
-    side = size // _PIECES
-    pieces = images.reshape(domains, _PIECES, side, _PIECES, side, 3).swapaxes(2, 3)
-    pieces = pieces.reshape(domains * _PIECES**2, side, side, 3)
-    chosen = jax.random.choice(key, pieces, (_PIECES**2,), replace=False)
-    rows = chosen.reshape(_PIECES, _PIECES, side, side, 3).swapaxes(1, 2)
-    return rows.reshape(size, size, 3)
