@@ -1,27 +1,30 @@
 """Image files in and out of numpy, on the host.
 
-Images are uint8 [H, W, 3] in RGB order, with a separate alpha channel where the file has one.
+Images are uint8 [H, W, 3] in RGB order and in sRGB, with a separate alpha channel where the file
+has one.
 Whatever is wrong with a file ends in a ``UserError`` of one line that names it.
 """
 
 import io
 import os
 import secrets
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from absl import logging
+from PIL import ExifTags, Image, PngImagePlugin
 
+from warp_translate import image_color, image_kinds, png_chunks
 from warp_translate.errors import UserError
+from warp_translate.image_color import ProfileError
+from warp_translate.image_kinds import SUFFIXES as SUFFIXES
 from warp_translate.image_metadata import Kept, Metadata, exif_with_dpi, read_metadata
 
 MAX_PIXELS = 89_478_485
 """The size above which Pillow suspects a decompression bomb; larger images are refused."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""The file names that count as images, in lower case."""
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
@@ -31,13 +34,14 @@ FORMAT_OF: dict[str, ImageFormat] = {
 }
 """Which format a file is written in, by its suffix in lower case."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _JPEG_QUALITY = 95
 _LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 
-# Pillow takes time for every piece of a file and keeps some of them, libjpeg goes over the whole
-# image for every scan. Files that are pictures have a few thousand of the one, ten of the other.
-_MOST_READS, _MOST_SCANS = 1 << 19, 100
+# Pillow takes time for every piece of a file and keeps some of them. Files that are pictures have
+# a few thousand.
+_MOST_READS = 1 << 19
+
+_UNCALIBRATED = 0xFFFF
 
 # EXIF's orientations but for the upright one.
 _TURNS = {
@@ -59,15 +63,18 @@ class DecodedImage:
       rgb: uint8 [H, W, 3]; not multiplied by alpha.
       alpha: uint8 [H, W] with 255 for opaque, or None if the file has no transparency.
       metadata: what was asked to be kept of the file's metadata.
+      warning: what about the file is not as it should be although its pixels can be read; None if
+        nothing.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None
     metadata: Metadata = field(default_factory=Metadata)
+    warning: str | None = None
 
 
 def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedImage:
-    """Reads a JPEG, PNG or WebP file.
+    """Reads an image file; what is odd about one that can be read is logged as a warning.
 
     Args:
       path: the file.
@@ -87,18 +94,23 @@ def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedI
         raise UserError(f"{path} is a folder, not an image; name a file in it") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({_one_line(error)}); check the path") from error
-    return decode_image(data, os.fspath(path), kept=kept)
+    image = decode_image(data, os.fspath(path), kept=kept)
+    if image.warning is not None:
+        logging.warning("%s: %s", path, image.warning)
+    return image
 
 
 def decode_image(
     data: bytes, name: str, *, most_pixels: int = MAX_PIXELS, kept: Kept = "drop"
 ) -> DecodedImage:
-    """Decodes a JPEG, PNG or WebP image.
+    """Decodes an image of any of `image_kinds.NAMES`; HEIC needs the extra heic.
 
-    Grey, palette, CMYK and transparent images become RGB with or without alpha. Grey of 16 bits is
-    divided by 257 and rounded; of colours of 16 bits Pillow keeps the high byte, which differs from
-    that by 1 at most. Of an animation the first frame is taken. EXIF that cannot be read is passed
-    over.
+    Gray, palette, CMYK and transparent images become RGB with or without alpha. Colors are
+    converted to sRGB by the embedded ICC profile, PNG's cICP, gAMA and cHRM, the code points of
+    AVIF and HEIC, or EXIF's statement of Adobe RGB; a profile that cannot be used is a warning, and
+    the image is taken as sRGB. Gray of 16 bits is divided by 257 and rounded; of colors of 16 bits
+    Pillow keeps the high byte, which differs from that by 1 at most. Of several pictures, as of an
+    animation, the first is taken. EXIF that cannot be read is passed over.
 
     Args:
       data: the encoded file.
@@ -114,25 +126,39 @@ def decode_image(
       MemoryError: the image does not fit into memory.
     """
     if not data:
-        raise UserError(f"{name} is empty; replace it with a JPEG, PNG or WebP image")
-    # Within a scan these two bytes do not follow each other.
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MOST_SCANS:
-        raise UserError(f"{name} has more than {_MOST_SCANS} scans; save it as a plain JPEG")
+        raise UserError(f"{name} is empty; replace it with a {image_kinds.NAMES} image")
+    kind = image_kinds.kind_of(data)
+    if kind is None:
+        raise UserError(f"{name} is not a {image_kinds.NAMES} image; convert it or remove it")
+    image_kinds.check(data, kind, name, most_pixels)
+    chunks: dict[bytes, bytes] = {}
+    warnings: list[str] = []
     try:
-        with Image.open(_Bounded(data), formats=_FORMATS) as image:
+        if kind == "PNG":
+            png = png_chunks.plain(data)
+            data, chunks = png.data, png.color
+            warnings += [f"its {each} chunk is damaged and left out" for each in png.damaged]
+        with Image.open(_Bounded(data), formats=(kind,)) as image:
             # Judged from the header: a bomb must be refused before its pixels are unpacked.
             if image.width * image.height > most_pixels:
                 raise _too_large(name, most_pixels)
             upright = _upright(image)
-            rgb, alpha = _to_arrays(upright)
-            return DecodedImage(rgb, alpha, read_metadata(image, kept))
+            if upright.width * upright.height > most_pixels:  # Of HEIC the header may be wrong.
+                raise _too_large(name, most_pixels)
+            try:
+                rgb, alpha = _to_arrays(upright, _profile(image, chunks, data))
+            except ProfileError as error:
+                warnings.append(f"its color profile cannot be used ({error}); taken as sRGB")
+                rgb, alpha = _to_arrays(upright, None)
+            warning = "; ".join(warnings) or None
+            return DecodedImage(rgb, alpha, read_metadata(image, kept), warning)
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, most_pixels) from error
     except Image.UnidentifiedImageError as error:
         raise UserError(
-            f"{name} is not a JPEG, PNG or WebP image; convert it or remove it"
+            f"{name} is damaged, or a {kind} image of an unusual form; convert it or remove it"
         ) from error
     # Pillow's decoders answer damaged files with OSError, SyntaxError, ValueError, struct.error,
     # EOFError and more; to the user all of them are one thing.
@@ -343,20 +369,57 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_arrays(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turns any Pillow mode that the three formats know into uint8 RGB and alpha."""
+def _profile(image: Image.Image, chunks: dict[bytes, bytes], data: bytes) -> bytes | None:
+    """The ICC profile of an image as Pillow opened it, or one that stands for what it states."""
+    if image.format == "PNG":
+        return image_color.png_profile(chunks)
+    profile = image.info.get("icc_profile")
+    if profile:
+        return bytes(profile)
+    if image.format in ("AVIF", "HEIF"):
+        place = data.find(b"colrnclx")
+        if 0 <= place <= len(data) - 12:
+            return image_color.coded_profile(*struct.unpack_from(">HH", data, place + 8))
+    if image.mode == "LAB":
+        return image_color.lab_profile()
+    return image_color.adobe_profile() if _states_adobe(image) else None
+
+
+def _states_adobe(image: Image.Image) -> bool:
+    """Whether EXIF says Adobe RGB as cameras do (DCF 2.0): uncalibrated, by option R03."""
+    if image.mode != "RGB" or "exif" not in image.info:
+        return False
+    try:
+        exif = image.getexif()
+        stated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        return stated == _UNCALIBRATED and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except Exception:  # Of whatever kind, it does not spoil the picture.
+        return False
+
+
+def _to_arrays(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Turns any Pillow mode of the kinds that are read into uint8 sRGB and alpha."""
     transparency = image.info.get("transparency")
-    if image.mode.startswith("I"):  # Grey of 16 bits, which Pillow's convert() clips at 255.
+    alpha = None
+    if image.mode.startswith("I;16"):
+        # Gray of 16 bits, which Pillow's convert() clips at 255.
         wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        grey = ((wide + 128) // 257).astype(np.uint8)
-        alpha = None
         if transparency is not None:
             alpha = np.where(wide == transparency, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2), alpha
-    if transparency is not None or "A" in image.getbands():
-        rgba = np.array(image.convert("RGBA"))
-        return np.ascontiguousarray(rgba[..., :3]), rgba[..., 3].copy()
-    return np.array(image.convert("RGB")), None
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel, whose range is not known; convert it")
+    elif transparency is not None or "A" in image.getbands():
+        gray = image.mode in ("1", "L", "LA")
+        image = image.convert("RGBA")
+        alpha = np.array(image.getchannel("A"))
+        if gray:
+            image = image.getchannel("R")
+    if profile is not None:
+        if image.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        image = image_color.to_srgb(image, profile)
+    return np.array(image.convert("RGB")), alpha
 
 
 def _too_large(name: str, most_pixels: int) -> UserError:
