@@ -61,11 +61,11 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Converts the colors of an image.
 
     Args:
-      image: of mode L, RGB, RGBA, CMYK or LAB.
+      image: of mode L, RGB, CMYK or LAB.
       profile: an ICC profile. One of RGB serves gray images as well.
 
     Returns:
-      RGB, or RGBA with the same alpha. The image itself where the profile is sRGB within a level.
+      RGB. The image itself where the profile is sRGB within a level.
 
     Raises:
       ProfileError: the profile cannot be read or is for other images.
@@ -77,7 +77,12 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         image = image.convert("RGB")
     cached = _cached_transform if len(profile) <= _CACHED_BYTES else _transform
     transform = cached(profile, image.mode)
-    return image if transform is None else transform.apply(image)
+    if transform is None:
+        return image
+    if image.mode == "L":
+        levels = transform.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None]))
+        return Image.fromarray(np.asarray(levels)[0][np.asarray(image)])
+    return transform.apply(image)
 
 
 def png_profile(chunks: Mapping[bytes, bytes]) -> bytes | None:
@@ -98,9 +103,9 @@ def png_profile(chunks: Mapping[bytes, bytes]) -> bytes | None:
         return coded_profile(code[0], code[1])
     if (packed := chunks.get(b"iCCP")) is not None:
         return _inflated(packed)
-    if b"sRGB" in chunks:
-        return None
     gama, chrm = chunks.get(b"gAMA"), chunks.get(b"cHRM")
+    if b"sRGB" in chunks or (gama is None and chrm is None):
+        return None
     primaries: Chromaticities = _SRGB
     gamma = None
     try:
@@ -154,30 +159,26 @@ def _transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None"
     """How an image of a mode is converted; None where it is in sRGB already."""
     from PIL import ImageCms  # Takes 5 ms, and most files have no profile.
 
-    into = "RGBA" if mode == "RGBA" else "RGB"
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = opened.profile.xcolor_space.strip()
-        wanted = {"L": "GRAY", "RGBA": "RGB", "LAB": "Lab"}.get(mode, mode)
+        wanted = {"L": "GRAY", "LAB": "Lab"}.get(mode, mode)
         if space != wanted:
             raise ProfileError(f"it is for {space} and the image is {wanted}")
-        transform = ImageCms.ImageCmsTransform(
-            opened,
-            _srgb(),
-            mode,
-            into,
-            ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        if mode == "L":  # lcms makes a coarse table of it, off by 10 levels for a gamma of 1.
+            flags |= ImageCms.Flags.NOOPTIMIZE
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        transform = ImageCms.ImageCmsTransform(opened, _srgb(), mode, "RGB", intent, flags=flags)
     except (OSError, TypeError, ValueError) as error:
         if isinstance(error, ProfileError):
             raise
         raise ProfileError(" ".join(str(error).split()) or "it is malformed") from error
-    if mode in ("L", "RGB", "RGBA"):
+    if mode in ("L", "RGB"):
         # Every 17th level of each channel.
         levels = np.mgrid[0:256:17, 0:256:17, 0:256:17].reshape(3, 16, 256)
         probe = Image.fromarray(levels.transpose(1, 2, 0).astype(np.uint8)).convert(mode)
-        found, same = transform.apply(probe).convert("RGB"), probe.convert("RGB")
+        found, same = transform.apply(probe), probe.convert("RGB")
         if np.abs(np.asarray(found, np.int16) - np.asarray(same, np.int16)).max() <= 1:
             return None
     return transform

@@ -29,8 +29,8 @@ MAX_PIXELS = 89_478_485
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 FORMAT_OF: dict[str, ImageFormat] = {
-    **{".png": "png", ".jpg": "jpeg"},
-    **{".jpeg": "jpeg", ".webp": "webp"},
+    **{".png": "png", ".webp": "webp"},
+    **{".jpg": "jpeg", ".jpeg": "jpeg", ".jfif": "jpeg"},
 }
 """Which format a file is written in, by its suffix in lower case."""
 
@@ -40,6 +40,8 @@ _LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 # Pillow takes time for every piece of a file and keeps some of them. Files that are pictures have
 # a few thousand.
 _MOST_READS = 1 << 19
+
+_MOST_NAMED = 5  # Of the files that are passed over.
 
 _UNCALIBRATED = 0xFFFF
 
@@ -65,16 +67,20 @@ class DecodedImage:
       metadata: what was asked to be kept of the file's metadata.
       warning: what about the file is not as it should be although its pixels can be read; None if
         nothing.
+      kind: Pillow's name for the format of the file.
+      mode: Pillow's name for how its pixels are stored.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None
     metadata: Metadata = field(default_factory=Metadata)
     warning: str | None = None
+    kind: str = ""
+    mode: str = ""
 
 
 def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedImage:
-    """Reads an image file; what is odd about one that can be read is logged as a warning.
+    """Reads an image file.
 
     Args:
       path: the file.
@@ -94,14 +100,17 @@ def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedI
         raise UserError(f"{path} is a folder, not an image; name a file in it") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({_one_line(error)}); check the path") from error
-    image = decode_image(data, os.fspath(path), kept=kept)
-    if image.warning is not None:
-        logging.warning("%s: %s", path, image.warning)
-    return image
+    return decode_image(data, os.fspath(path), kept=kept)
 
 
 def decode_image(
-    data: bytes, name: str, *, most_pixels: int = MAX_PIXELS, kept: Kept = "drop"
+    data: bytes,
+    name: str,
+    *,
+    most_pixels: int = MAX_PIXELS,
+    kept: Kept = "drop",
+    trusted: bool = True,
+    warn: bool = True,
 ) -> DecodedImage:
     """Decodes an image of any of `image_kinds.NAMES`; HEIC needs the extra heic.
 
@@ -117,6 +126,9 @@ def decode_image(
       name: what errors call the image, usually its path.
       most_pixels: larger images are refused before they are unpacked; `MAX_PIXELS` at most.
       kept: how much metadata is returned beside the pixels.
+      trusted: False refuses AVIF, whose decoder takes memory by what the stream says and not by
+        the size in the header.
+      warn: whether `DecodedImage.warning` is logged.
 
     Returns:
       The image, uint8, at least 1x1.
@@ -125,12 +137,7 @@ def decode_image(
       UserError: the data are empty, damaged, no image, made to take long, or hold more pixels.
       MemoryError: the image does not fit into memory.
     """
-    if not data:
-        raise UserError(f"{name} is empty; replace it with a {image_kinds.NAMES} image")
-    kind = image_kinds.kind_of(data)
-    if kind is None:
-        raise UserError(f"{name} is not a {image_kinds.NAMES} image; convert it or remove it")
-    image_kinds.check(data, kind, name, most_pixels)
+    kind = _checked_kind(data, name, most_pixels, trusted)
     chunks: dict[bytes, bytes] = {}
     warnings: list[str] = []
     try:
@@ -142,6 +149,10 @@ def decode_image(
             # Judged from the header: a bomb must be refused before its pixels are unpacked.
             if image.width * image.height > most_pixels:
                 raise _too_large(name, most_pixels)
+            if image.mode in ("I", "F"):
+                raise UserError(
+                    f"{name} has 32 bits a channel, of unknown range; convert it to 8 or 16 bits"
+                )
             upright = _upright(image)
             if upright.width * upright.height > most_pixels:  # Of HEIC the header may be wrong.
                 raise _too_large(name, most_pixels)
@@ -150,15 +161,17 @@ def decode_image(
             except ProfileError as error:
                 warnings.append(f"its color profile cannot be used ({error}); taken as sRGB")
                 rgb, alpha = _to_arrays(upright, None)
-            warning = "; ".join(warnings) or None
-            return DecodedImage(rgb, alpha, read_metadata(image, kept), warning)
+            found = DecodedImage(
+                *(rgb, alpha, read_metadata(image, kept), "; ".join(warnings) or None),
+                *(kind, image.mode),
+            )
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, most_pixels) from error
     except Image.UnidentifiedImageError as error:
         raise UserError(
-            f"{name} is damaged, or a {kind} image of an unusual form; convert it or remove it"
+            f"{name} is damaged or an unusual kind of {kind} image; convert it or remove it"
         ) from error
     # Pillow's decoders answer damaged files with OSError, SyntaxError, ValueError, struct.error,
     # EOFError and more; to the user all of them are one thing.
@@ -166,6 +179,30 @@ def decode_image(
         raise UserError(
             f"{name} is damaged or cut short ({_one_line(error)}); replace or remove it"
         ) from error
+    if warn and found.warning is not None:
+        logging.warning("%s: %s", name, found.warning)
+    return found
+
+
+def image_size(data: bytes, *, trusted: bool = True) -> tuple[int, int] | None:
+    """Reads the height and the width of an image from its header.
+
+    Args:
+      data: the encoded file.
+      trusted: as of `decode_image`.
+
+    Returns:
+      Height and width in pixels, before the EXIF orientation is applied; None where `decode_image`
+      refuses the file.
+    """
+    try:
+        kind = _checked_kind(data, "the image", MAX_PIXELS, trusted)
+        if kind == "PNG":
+            data = png_chunks.plain(data).data
+        with Image.open(_Bounded(data), formats=(kind,)) as image:
+            return image.height, image.width
+    except Exception:  # See `decode_image`, which tells what is wrong.
+        return None
 
 
 def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
@@ -316,14 +353,27 @@ def write_image(
 
 
 def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
-    """Lists the images of a folder by their suffixes, in any case, in a stable order.
+    """Lists the images of a folder, see `find_images`, and logs which files are passed over."""
+    images, others = find_images(folder, recursive)
+    if others:
+        named = ", ".join(path.name for path in others[:_MOST_NAMED])
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        logging.warning("%s: %d files are no images: %s%s", folder, len(others), named, more)
+    return images
+
+
+def find_images(
+    folder: str | os.PathLike[str], recursive: bool = False
+) -> tuple[list[Path], list[Path]]:
+    """Finds the images of a folder by their suffixes, in any case, in a stable order.
 
     Args:
-      folder: where to look. Hidden files and folders are passed over.
+      folder: where to look. Hidden files and folders are left out.
       recursive: whether to look in the folders below as well.
 
     Returns:
-      At least one path, sorted by the path below ``folder``.
+      At least one image, and the files that are passed over because of their suffix; both sorted by
+      the path below ``folder``.
 
     Raises:
       UserError: ``folder`` is missing, is no folder, or holds no image.
@@ -333,18 +383,30 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {state}; name a folder with images")
     try:
-        found = [
+        files = [
             path
             for path in (folder.rglob("*") if recursive else folder.iterdir())
-            if path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
             and path.is_file()
         ]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({_one_line(error)}); check it") from error
-    if not found:
+    files.sort(key=lambda path: path.relative_to(folder).as_posix())
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not images:
         raise UserError(f"{folder} holds no image; put {', '.join(SUFFIXES)} files in it")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return images, [path for path in files if path.suffix.lower() not in SUFFIXES]
+
+
+def _checked_kind(data: bytes, name: str, most_pixels: int, trusted: bool) -> str:
+    """Pillow's name for the kind of a file that its decoder may be given."""
+    if not data:
+        raise UserError(f"{name} is empty; replace it with a {image_kinds.NAMES} image")
+    kind = image_kinds.kind_of(data)
+    if kind is None:
+        raise UserError(f"{name} is not a {image_kinds.NAMES} image; convert it or remove it")
+    image_kinds.check(data, kind, name, most_pixels, trusted)
+    return kind
 
 
 class _Bounded(io.BytesIO):
@@ -403,20 +465,19 @@ def _to_arrays(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, n
     alpha = None
     if image.mode.startswith("I;16"):
         # Gray of 16 bits, which Pillow's convert() clips at 255.
-        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        wide = np.asarray(image).astype(np.uint16)
         if transparency is not None:
             alpha = np.where(wide == transparency, 0, 255).astype(np.uint8)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a channel, whose range is not known; convert it")
+        image = Image.fromarray(((wide.astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif transparency is not None or "A" in image.getbands():
+        rgba = np.array(image.convert("RGBA"))
+        alpha = rgba[..., 3].copy()
+        if profile is None:
+            return np.ascontiguousarray(rgba[..., :3]), alpha
         gray = image.mode in ("1", "L", "LA")
-        image = image.convert("RGBA")
-        alpha = np.array(image.getchannel("A"))
-        if gray:
-            image = image.getchannel("R")
+        image = Image.fromarray(np.ascontiguousarray(rgba[..., 0] if gray else rgba[..., :3]))
     if profile is not None:
-        if image.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+        if image.mode not in ("L", "RGB", "CMYK", "LAB"):
             image = image.convert("L" if image.mode == "1" else "RGB")
         image = image_color.to_srgb(image, profile)
     return np.array(image.convert("RGB")), alpha

@@ -48,7 +48,7 @@ def kind_of(data: bytes) -> str | None:
     return None
 
 
-def check(data: bytes, kind: str, name: str, most_pixels: int) -> None:
+def check(data: bytes, kind: str, name: str, most_pixels: int, trusted: bool) -> None:
     """Refuses what would take a decoder long or much memory whatever the size in the header.
 
     Args:
@@ -56,6 +56,7 @@ def check(data: bytes, kind: str, name: str, most_pixels: int) -> None:
       kind: what `kind_of` says.
       name: what errors call the image.
       most_pixels: of an image, and so of a tile of it.
+      trusted: False for a file of a stranger.
 
     Raises:
       UserError: it is refused.
@@ -64,6 +65,9 @@ def check(data: bytes, kind: str, name: str, most_pixels: int) -> None:
         raise UserError(f"{name} has more than {_MOST_SCANS} scans; save it as a plain JPEG")
     if kind == "TIFF":
         _check_tiff(data, name, most_pixels)
+    if kind == "AVIF" and not trusted:
+        # Its decoder unpacks up to 268 million pixels, and scales them to the size in the header.
+        raise UserError(f"{name} is an AVIF image, which is not taken here; send JPEG, PNG or WebP")
     if kind == "HEIF" and not _reads_heif():
         raise UserError(
             f"{name} is a HEIC image, which needs another package: pip install "
@@ -97,5 +101,5 @@ def _reads_heif() -> bool:
         import pillow_heif
     except ImportError:
         return False
-    pillow_heif.register_heif_opener(thumbnails=False)
+    pillow_heif.register_heif_opener()
     return "HEIF" in Image.OPEN

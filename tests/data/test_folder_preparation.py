@@ -137,7 +137,7 @@ def test_the_files_are_those_of_tfds_byte_for_byte(root, tmp_path, monkeypatch):
     sequential.download_and_prepare(file_format="array_record")
     open_domains("unpaired_folder", tmp_path / "ours", root=root)
     theirs = Path(sequential.data_dir)
-    (ours,) = (tmp_path / "ours/unpaired_folder").glob("*/1.0.0")
+    (ours,) = (tmp_path / "ours/unpaired_folder").glob("*/1.1.0")
     assert sorted(os.listdir(ours)) == sorted(os.listdir(theirs))
     for path in theirs.iterdir():
         if path.name != "dataset_info.json":

@@ -36,7 +36,7 @@ def images(tmp_path, rng):
 def pairs(tmp_path, images):
     """A prepared set of pairs that was carried to another place."""
     made = prepare("paired_folder", tmp_path / "sets", root=tmp_path / "pairs")
-    return Path(shutil.copytree(made.data_dir, tmp_path / "elsewhere/pairs/1.1.0"))
+    return Path(shutil.copytree(made.data_dir, tmp_path / "elsewhere/pairs/1.2.0"))
 
 
 @pytest.fixture

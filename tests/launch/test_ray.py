@@ -386,7 +386,7 @@ def test_the_command_names_what_failed_and_leaves_with_status_2(folder, pictures
     assert f"21 of 23 images written to {output}" in done.stdout
     assert "Traceback" not in done.stderr
     (failed,) = re.findall(r"^error: 2 of 23 images failed:\n((?:  .*\n)+)\Z", done.stderr, re.M)
-    assert "3.png is not a JPEG, PNG or WebP image" in failed
+    assert "3.png is not a JPEG, PNG, WebP" in failed
     assert "7.png is damaged or cut short" in failed
     assert len(list(output.glob("*.png"))) == 21
 

@@ -146,8 +146,8 @@ def test_what_is_no_image_is_named(client, rng):
     good = picture(rng, 40, 40, 3)
     for data, match in (
         (b"", "is empty"),
-        (b"GIF89a" + bytes(40), "is not a JPEG, PNG or WebP"),
-        (b"<svg/>", "is not a JPEG, PNG or WebP"),
+        (b"GIF89a" + bytes(40), "unusual kind of GIF"),
+        (b"<svg/>", "is not a JPEG, PNG, WebP"),
         (good[: len(good) // 2], "is damaged or cut short"),
     ):
         response = post(client, data, target="plum")

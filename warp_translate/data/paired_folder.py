@@ -60,7 +60,7 @@ class PairedFolder(FolderBuilder[PairFiles]):
     examples of a split lie in the order of their names.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")  # The colors are sRGB since.
     builder_config: PairedFolderConfig
     noun = "pairs"
 

@@ -47,7 +47,7 @@ class UnpairedFolder(FolderBuilder[Path]):
     white where the file is transparent. The examples of a split lie in the order of their names.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # The colors are sRGB since.
     builder_config: UnpairedFolderConfig
 
     def items(self) -> Mapping[str, tuple[Path, ...]]:

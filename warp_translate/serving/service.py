@@ -121,7 +121,7 @@ class Service:
         """Answers a request; called in a thread of its own.
 
         Args:
-          data: a JPEG, PNG or WebP file.
+          data: an image file of any kind that is read, but AVIF.
           source: the image's domain, if the request says it.
           target: the domain that is wanted, if the request says it.
           factor: if the request says it; else the smallest that meets the budget.
@@ -247,7 +247,7 @@ class Service:
         """Tells which domain an image is of; called in a thread of its own.
 
         Args:
-          data: a JPEG, PNG or WebP file.
+          data: an image file of any kind that is read, but AVIF.
 
         Raises:
           UserError: the image is wrong.
@@ -259,7 +259,9 @@ class Service:
         return classifier.classify(image_files.flatten(self._decode(data)))
 
     def _decode(self, data: bytes) -> image_files.DecodedImage:
-        return image_files.decode_image(data, "the image", most_pixels=self._most_pixels)
+        return image_files.decode_image(
+            data, "the image", most_pixels=self._most_pixels, trusted=False, warn=False
+        )
 
     def _chooser(self, engine: Engine) -> FactorChooser:
         """Made once for each build, of what was measured on this device or of an estimate."""
