@@ -65,6 +65,8 @@ _S3 = [
     "s3fs>=2026.2,<2027",
 ]
 
+_HEIC = ["pillow-heif>=1,<2"]
+
 _RAY = [
     *_SERVE,
     "ray[data,serve]>=2.60,<3",
@@ -87,7 +89,7 @@ setup(
     install_requires=[
         "absl-py>=2.3,<3",
         "numpy>=2,<3",
-        "pillow>=11,<14",
+        "pillow>=11.3,<14",  # The first that reads AVIF.
     ],
     extras_require={
         "train": _TRAIN,
@@ -98,6 +100,7 @@ setup(
         "ray": _RAY,
         "gcs": _GCS,
         "s3": _S3,
+        "heic": _HEIC,
         "cuda": [*_TRAIN, _JAX.format(extra="[cuda12]")],
         "tpu": [*_TRAIN, *_GCS, _JAX.format(extra="[tpu]")],  # Their disks are not kept.
         "plan": [
@@ -111,6 +114,7 @@ setup(
             *_RAY,
             *_GCS,
             *_S3,
+            *_HEIC,
             "flask>=3,<4",  # For the servers of moto, as the next two.
             "flask-cors>=5,<7",
             "gcp-storage-emulator>=2026,<2027",  # Buckets on this machine, as moto's.

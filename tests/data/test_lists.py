@@ -148,7 +148,7 @@ def test_shares_are_kept_over_many_names():
         ("source,target\n1.png\n", "line 2: it has not as many values as there are columns"),
         ("source,target\n1.png,2.png,3.png\n", "line 2: it has not as many values"),
         ("source,target,split\n1.png,2.png,tset\n", "line 2: split 'tset' is none of train, val"),
-        ("source,target\n1.png,2.tiff\n", "line 2: 2.tiff is none of .png"),
+        ("source,target\n1.png,2.pcx\n", "line 2: 2.pcx is none of .png"),
         ("source,target\n", "lists no image"),
         ("source,target\n1.png,2.png\n", "has no test split and 1 file or group to hold out of"),
         ("source,target,split\n1.png,2.png,test\n", "has no line whose split is train"),

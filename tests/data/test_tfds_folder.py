@@ -42,8 +42,8 @@ def pairs(tmp_path, images):
 @pytest.fixture
 def domains(tmp_path, images):
     open_domains("unpaired_folder", tmp_path / "sets", root=tmp_path / "domains")
-    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.0.0")
-    return Path(shutil.copytree(made, tmp_path / "elsewhere/domains/1.0.0"))
+    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.1.0")
+    return Path(shutil.copytree(made, tmp_path / "elsewhere/domains/1.1.0"))
 
 
 def test_pairs_are_read_as_they_were_prepared(pairs, images):
