@@ -83,9 +83,9 @@ def test_mistakes_are_one_line(call, values, said):
 
 
 def test_a_folder_without_images_says_what_it_holds(call, tmp_path):
-    (tmp_path / "a.gif").touch()
-    (tmp_path / "b.gif").touch()
-    with pytest.raises(UserError, match=r"holds no image, .png.*, but 2 .gif; convert"):
+    (tmp_path / "a.psd").touch()
+    (tmp_path / "b.psd").touch()
+    with pytest.raises(UserError, match=r"holds no image, .png.*, but 2 .psd; convert"):
         call("data", root=str(tmp_path))
 
 
@@ -135,8 +135,8 @@ def test_a_group_that_finds_nothing_names_the_path(call, root, tmp_path):
 
 def test_a_set_that_tfds_has_prepared_is_read_as_it_is(call, root, tmp_path, capsys):
     open_domains("unpaired_folder", tmp_path / "sets", root=root)
-    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.0.0")
-    folder = Path(shutil.copytree(made, tmp_path / "elsewhere/mine/1.0.0"))
+    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.1.0")
+    folder = Path(shutil.copytree(made, tmp_path / "elsewhere/mine/1.1.0"))
     call("data", root=str(folder))
     said = capsys.readouterr().out
     assert "prepared with TFDS: 45 records" in said and "fits tfds_folder: two domains" in said

@@ -110,7 +110,7 @@ with registered.skip_registration():
         """The same images by nothing but TFDS, one after the other."""
 
         name = "unpaired_folder"
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version("1.1.0")
         BUILDER_CONFIGS = ()
         root = None
 
