@@ -194,7 +194,9 @@ def test_gray_and_cmyk_profiles(rgb):
         assert_close(decoded.rgb, wanted)
     np.testing.assert_array_equal(decoded.alpha, gray)
     inks = np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)
-    data = encode(Image.frombytes("CMYK", (3, 1), inks.tobytes()), "TIFF", icc_profile=cmyk_profile())
+    data = encode(
+        Image.frombytes("CMYK", (3, 1), inks.tobytes()), "TIFF", icc_profile=cmyk_profile()
+    )
     # L* 50 is Y 0.184, which sRGB writes as 118.9; 8 bits hold L* to 0.2.
     assert_close(decode_image(data, "a").rgb[0, :, 1], [255, 0, 118.9], most=2)
 
@@ -251,3 +253,5 @@ def test_the_same_profile_is_opened_once(rgb, monkeypatch):
     for _ in range(3):
         decode_image(png(rgb, iCCP=iccp(SRGB_PROFILE)), "a")
     assert len(opened) == 1
+    image = Image.fromarray(rgb)
+    assert image_color.to_srgb(image, SRGB_PROFILE) is image

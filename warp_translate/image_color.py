@@ -164,7 +164,8 @@ def _transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None"
         space = opened.profile.xcolor_space.strip()
         wanted = {"L": "GRAY", "LAB": "Lab"}.get(mode, mode)
         if space != wanted:
-            raise ProfileError(f"it is for {space} and the image is {wanted}")
+            known = space if space.isascii() and space.isalnum() else "unknown colors"
+            raise ProfileError(f"it is for {known} and the image is {wanted}")
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
         if mode == "L":  # lcms makes a coarse table of it, off by 10 levels for a gamma of 1.
             flags |= ImageCms.Flags.NOOPTIMIZE

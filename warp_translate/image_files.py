@@ -126,8 +126,7 @@ def decode_image(
       name: what errors call the image, usually its path.
       most_pixels: larger images are refused before they are unpacked; `MAX_PIXELS` at most.
       kept: how much metadata is returned beside the pixels.
-      trusted: False refuses AVIF, whose decoder takes memory by what the stream says and not by
-        the size in the header.
+      trusted: False, for files of strangers, refuses AVIF and TIFF.
       warn: whether `DecodedImage.warning` is logged.
 
     Returns:

@@ -26,6 +26,10 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b
 # for every scan, of which pictures have ten.
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100
 
+# AVIF's decoder unpacks up to 268 million pixels whatever the header says, and scales them to that
+# size; libtiff writes what is wrong with a file to stderr and waits if nobody reads that.
+_OF_TRUSTED_FILES = ("AVIF", "TIFF")
+
 # Pillow makes a Python number of every value of a TIFF tag that is not of bytes.
 _MOST_VALUES, _BYTE_TYPES = 1 << 18, {1, 2, 6, 7}
 _TILE_WIDTH, _TILE_LENGTH, _SHORT = 322, 323, 3
@@ -65,9 +69,10 @@ def check(data: bytes, kind: str, name: str, most_pixels: int, trusted: bool) ->
         raise UserError(f"{name} has more than {_MOST_SCANS} scans; save it as a plain JPEG")
     if kind == "TIFF":
         _check_tiff(data, name, most_pixels)
-    if kind == "AVIF" and not trusted:
-        # Its decoder unpacks up to 268 million pixels, and scales them to the size in the header.
-        raise UserError(f"{name} is an AVIF image, which is not taken here; send JPEG, PNG or WebP")
+    if kind in _OF_TRUSTED_FILES and not trusted:
+        raise UserError(
+            f"{name} is of the kind {kind}, which is not taken here; send a JPEG or PNG"
+        )
     if kind == "HEIF" and not _reads_heif():
         raise UserError(
             f"{name} is a HEIC image, which needs another package: pip install "

@@ -121,7 +121,7 @@ class Service:
         """Answers a request; called in a thread of its own.
 
         Args:
-          data: an image file of any kind that is read, but AVIF.
+          data: an image file of any kind that is read, but AVIF and TIFF.
           source: the image's domain, if the request says it.
           target: the domain that is wanted, if the request says it.
           factor: if the request says it; else the smallest that meets the budget.
@@ -247,7 +247,7 @@ class Service:
         """Tells which domain an image is of; called in a thread of its own.
 
         Args:
-          data: an image file of any kind that is read, but AVIF.
+          data: an image file of any kind that is read, but AVIF and TIFF.
 
         Raises:
           UserError: the image is wrong.
