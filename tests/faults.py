@@ -139,6 +139,8 @@ FAULTS = (
     Fault("exif-ignored", "warp_translate/image_files.py",
           "return image if turn is None else image.transpose(turn)", "return image",
           ("test_image_files.py",)),
+    Fault("color-profile-ignored", "warp_translate/image_files.py",
+          "        return bytes(profile)\n", "        return None\n", ("test_image_color.py",)),
     Fault("last-batch-dropped", "warp_translate/data/pipeline.py", ".map(crop).batch(batch_size)",
           ".map(crop).batch(batch_size, drop_remainder=True)", ("data/test_pipeline.py",)),
     Fault("training-measures-no-average", "warp_translate/cli/task.py", "getattr(state, name).ema",

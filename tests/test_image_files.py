@@ -539,7 +539,7 @@ def test_list_images(tmp_path, caplog):
 
     assert names(False) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "f.HEIC", "g.tif"]
     assert names(True) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "f.HEIC", "g.tif", "sub/e.png"]
-    assert f"{tmp_path}: 1 files are no images: note.txt" in caplog.messages
+    assert f"{tmp_path}: passed over 1 file of other kinds: note.txt" in caplog.messages
     assert find_images(tmp_path)[1] == [tmp_path / "note.txt"]
     for folder in (tmp_path / "folder.png", tmp_path / "none", tmp_path / "b.png"):
         with pytest.raises(UserError) as error:

@@ -357,7 +357,8 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
     if others:
         named = ", ".join(path.name for path in others[:_MOST_NAMED])
         more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
-        logging.warning("%s: %d files are no images: %s%s", folder, len(others), named, more)
+        files = "1 file" if len(others) == 1 else f"{len(others)} files"
+        logging.warning("%s: passed over %s of other kinds: %s%s", folder, files, named, more)
     return images
 
 
