@@ -7,14 +7,15 @@ Whatever is wrong with a file ends in a ``UserError`` of one line that names it.
 import io
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from warp_translate.errors import UserError
+from warp_translate.image_metadata import Kept, Metadata, exif_with_dpi, read_metadata
 
 MAX_PIXELS = 89_478_485
 """The size above which Pillow suspects a decompression bomb; larger images are refused."""
@@ -24,12 +25,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-_FORMAT_OF: dict[str, ImageFormat] = {
+FORMAT_OF: dict[str, ImageFormat] = {
     **{".png": "png", ".jpg": "jpeg"},
     **{".jpeg": "jpeg", ".webp": "webp"},
 }
+"""Which format a file is written in, by its suffix in lower case."""
+
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _JPEG_QUALITY = 95
+_LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 
 # Pillow takes time for every piece of a file and keeps some of them, libjpeg goes over the whole
 # image for every scan. Files that are pictures have a few thousand of the one, ten of the other.
@@ -54,17 +58,20 @@ class DecodedImage:
     Attributes:
       rgb: uint8 [H, W, 3]; not multiplied by alpha.
       alpha: uint8 [H, W] with 255 for opaque, or None if the file has no transparency.
+      metadata: what was asked to be kept of the file's metadata.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None
+    metadata: Metadata = field(default_factory=Metadata)
 
 
-def read_image(path: str | os.PathLike[str]) -> DecodedImage:
+def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedImage:
     """Reads a JPEG, PNG or WebP file.
 
     Args:
       path: the file.
+      kept: how much metadata is returned beside the pixels.
 
     Returns:
       The image; see `decode_image`.
@@ -80,10 +87,12 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
         raise UserError(f"{path} is a folder, not an image; name a file in it") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({_one_line(error)}); check the path") from error
-    return decode_image(data, os.fspath(path))
+    return decode_image(data, os.fspath(path), kept=kept)
 
 
-def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> DecodedImage:
+def decode_image(
+    data: bytes, name: str, *, most_pixels: int = MAX_PIXELS, kept: Kept = "drop"
+) -> DecodedImage:
     """Decodes a JPEG, PNG or WebP image.
 
     Grey, palette, CMYK and transparent images become RGB with or without alpha. Grey of 16 bits is
@@ -95,6 +104,7 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
       data: the encoded file.
       name: what errors call the image, usually its path.
       most_pixels: larger images are refused before they are unpacked; `MAX_PIXELS` at most.
+      kept: how much metadata is returned beside the pixels.
 
     Returns:
       The image, uint8, at least 1x1.
@@ -113,7 +123,9 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
             # Judged from the header: a bomb must be refused before its pixels are unpacked.
             if image.width * image.height > most_pixels:
                 raise _too_large(name, most_pixels)
-            return _to_arrays(_upright(image))
+            upright = _upright(image)
+            rgb, alpha = _to_arrays(upright)
+            return DecodedImage(rgb, alpha, read_metadata(image, kept))
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -177,18 +189,27 @@ def encode_png(rgb: np.ndarray) -> bytes:
 
 
 def encode_image(
-    rgb: np.ndarray, alpha: np.ndarray | None, form: ImageFormat, name: str = "the image"
+    rgb: np.ndarray,
+    alpha: np.ndarray | None,
+    form: ImageFormat,
+    name: str = "the image",
+    *,
+    quality: int | None = None,
+    metadata: Metadata | None = None,
 ) -> bytes:
-    """Encodes an image file: PNG and WebP without loss, JPEG at quality 95 in full chroma.
+    """Encodes an image file in sRGB: PNG and WebP without loss, JPEG in full chroma.
 
     Args:
       rgb: uint8 [H, W, 3].
       alpha: uint8 [H, W] or None. JPEG cannot hold it.
       form: the format.
       name: what errors call the image.
+      quality: 1 to 100, of JPEG, where None is 95, and of WebP, where None is without loss; PNG
+        does not use it.
+      metadata: what is written beside the pixels. WebP holds the DPI in EXIF only.
 
     Raises:
-      UserError: alpha with JPEG.
+      UserError: alpha with JPEG, or a side is longer than the format allows.
       ValueError: the arrays have another shape or dtype.
     """
     if alpha is not None and form == "jpeg":
@@ -199,30 +220,50 @@ def encode_image(
         raise ValueError(
             f"alpha must be uint8 {rgb.shape[:2]} like rgb, got {alpha.dtype} {alpha.shape}"
         )
+    if max(rgb.shape) > (longest := _LONGEST_SIDE.get(form, MAX_PIXELS)):
+        raise UserError(
+            f"{name}: a side of {max(rgb.shape)} pixels is more than {form} holds, {longest}; "
+            "write a PNG"
+        )
     image = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
+    options: dict[str, Any] = {}
+    if metadata is not None:
+        exif = exif_with_dpi(metadata) if form == "webp" else metadata.exif
+        said = {"exif": exif, "dpi": metadata.dpi}
+        options = {name: value for name, value in said.items() if value is not None}
     buffer = io.BytesIO()
     if form == "png":
-        image.save(buffer, "PNG")
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add(b"sRGB", b"\0")
+        image.save(buffer, "PNG", pnginfo=chunks, **options)
     elif form == "webp":
-        # exact keeps the colours below full transparency.
-        image.save(buffer, "WEBP", lossless=True, exact=True)
+        # exact keeps the colors below full transparency.
+        lossy = {"lossless": True} if quality is None else {"quality": quality}
+        image.save(buffer, "WEBP", exact=True, **lossy, **options)
     else:
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        quality = _JPEG_QUALITY if quality is None else quality
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, **options)
     return buffer.getvalue()
 
 
 def write_image(
-    path: str | os.PathLike[str], rgb: np.ndarray, alpha: np.ndarray | None = None
+    path: str | os.PathLike[str],
+    rgb: np.ndarray,
+    alpha: np.ndarray | None = None,
+    *,
+    quality: int | None = None,
+    metadata: Metadata | None = None,
 ) -> None:
     """Writes an image file whole or not at all; readers never see half of it.
 
-    The suffix chooses the format: PNG and WebP without loss, JPEG at quality 95 without chroma
-    subsampling.
+    The suffix chooses the format, see `encode_image`.
 
     Args:
       path: the file, replaced if it exists; its folder must exist.
       rgb: uint8 [H, W, 3].
       alpha: uint8 [H, W] or None. JPEG cannot hold it.
+      quality: of JPEG and WebP, see `encode_image`.
+      metadata: what is written beside the pixels.
 
     Raises:
       UserError: unknown suffix, alpha with JPEG, or the file cannot be written.
@@ -230,9 +271,11 @@ def write_image(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"{path}: suffix {suffix!r} is none of {', '.join(SUFFIXES)}; use one")
-    data = encode_image(rgb, alpha, _FORMAT_OF[suffix], os.fspath(path))
+    if suffix not in FORMAT_OF:
+        raise UserError(f"{path}: suffix {suffix!r} is none of {', '.join(FORMAT_OF)}; use one")
+    data = encode_image(
+        rgb, alpha, FORMAT_OF[suffix], os.fspath(path), quality=quality, metadata=metadata
+    )
     # In the same folder, because os.replace is atomic only within one file system. Not mkstemp,
     # which would leave the image readable by its owner alone.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -300,7 +343,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_arrays(image: Image.Image) -> DecodedImage:
+def _to_arrays(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Turns any Pillow mode that the three formats know into uint8 RGB and alpha."""
     transparency = image.info.get("transparency")
     if image.mode.startswith("I"):  # Grey of 16 bits, which Pillow's convert() clips at 255.
@@ -309,11 +352,11 @@ def _to_arrays(image: Image.Image) -> DecodedImage:
         alpha = None
         if transparency is not None:
             alpha = np.where(wide == transparency, 0, 255).astype(np.uint8)
-        return DecodedImage(np.repeat(grey[..., None], 3, axis=2), alpha)
+        return np.repeat(grey[..., None], 3, axis=2), alpha
     if transparency is not None or "A" in image.getbands():
         rgba = np.array(image.convert("RGBA"))
-        return DecodedImage(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3].copy())
-    return DecodedImage(np.array(image.convert("RGB")), None)
+        return np.ascontiguousarray(rgba[..., :3]), rgba[..., 3].copy()
+    return np.array(image.convert("RGB")), None
 
 
 def _too_large(name: str, most_pixels: int) -> UserError:
