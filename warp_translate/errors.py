@@ -1,5 +1,12 @@
 """What the commands answer with a line and an exit status of its own."""
 
+import os
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as messages name it: printable and on one line, whatever characters it has."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path))
+
 
 class UserError(Exception):
     """A mistake in the input, the configuration or the files that the user can mend.

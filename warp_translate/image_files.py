@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, shown
 from warp_translate.image_metadata import Kept, Metadata, exif_with_dpi, read_metadata
 
 MAX_PIXELS = 89_478_485
@@ -79,15 +79,25 @@ def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedI
     Raises:
       UserError: the file is missing, unreadable, empty, damaged, too large or no image.
     """
+    return decode_image(read_file(path), shown(path), kept=kept)
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Reads a file that is to be decoded.
+
+    Raises:
+      UserError: the file is missing or cannot be read.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; check the path") from error
+        raise UserError(f"{shown(path)}: there is no such file; check the path") from error
     except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not an image; name a file in it") from error
+        raise UserError(f"{shown(path)} is a folder, not an image; name a file in it") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_one_line(error)}); check the path") from error
-    return decode_image(data, os.fspath(path), kept=kept)
+        raise UserError(
+            f"{shown(path)} cannot be read ({_one_line(error)}); check the path"
+        ) from error
 
 
 def decode_image(
@@ -274,7 +284,7 @@ def write_image(
     if suffix not in FORMAT_OF:
         raise UserError(f"{path}: suffix {suffix!r} is none of {', '.join(FORMAT_OF)}; use one")
     data = encode_image(
-        rgb, alpha, FORMAT_OF[suffix], os.fspath(path), quality=quality, metadata=metadata
+        rgb, alpha, FORMAT_OF[suffix], shown(path), quality=quality, metadata=metadata
     )
     # In the same folder, because os.replace is atomic only within one file system. Not mkstemp,
     # which would leave the image readable by its owner alone.
@@ -285,7 +295,8 @@ def write_image(
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path} cannot be written ({_one_line(error)}); check its folder and the free space"
+            f"{shown(path)} cannot be written ({_one_line(error)}); check its folder and the free "
+            "space"
         ) from error
 
 

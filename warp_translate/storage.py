@@ -50,7 +50,7 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     """
     kind = scheme(path)
     if kind is None:
-        return Path(path)
+        return Path(os.path.expanduser(path))
     name = os.fspath(path)
     if kind not in _EXTRAS:
         known = " and ".join(f"{each}{_SEPARATOR}" for each in _EXTRAS)
@@ -73,7 +73,7 @@ def disk_path(path: str | os.PathLike[str], flag: str) -> Path:
     """
     if scheme(path) is not None:
         raise UserError(f"{flag}={path} must be on a disk, not in a bucket: copy what is needed")
-    return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def check_folder(folder: str, flag: str) -> None:
@@ -89,7 +89,7 @@ def check_folder(folder: str, flag: str) -> None:
     if scheme(folder) is not None:
         to_path(folder)
         return
-    path = Path(folder).absolute()
+    path = Path(os.path.expanduser(folder)).absolute()
     there = next(each for each in (path, *path.parents) if each.exists())
     if not there.is_dir():
         raise UserError(f"{flag}={folder} cannot be made: {there} is a file; choose another folder")

@@ -1,5 +1,6 @@
 """Runs an experiment file; whatever is wrong with it is its user's to mend."""
 
+import os
 import traceback
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
@@ -30,6 +31,7 @@ def load(path: str) -> ModuleType:
         raise UserError(
             "--config is empty: give an experiment, for example experiments/quickstart.py"
         )
+    path = os.path.expanduser(path)
     if not Path(path).is_file():
         state = "is a folder" if Path(path).is_dir() else "is no file"
         raise UserError(

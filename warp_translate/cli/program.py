@@ -11,13 +11,17 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from warp_translate.cli import status
+from warp_translate.cli import status, streams
 from warp_translate.cli.extras import missing_package
 from warp_translate.cli.path_flag import define_path
 from warp_translate.errors import Preempted, UserError
 
 WORKDIR = define_path("workdir", "Folder of the run: checkpoints, logs, config.")
-OUTPUT = define_path("output", "Folder to write to; cost takes a JSON file.")
+OUTPUT = define_path(
+    "output",
+    "Folder to write to; cost takes a JSON file, and translate of one picture a file, or - for "
+    "standard output.",
+)
 DIRECTION = flags.DEFINE_string(
     "direction",
     None,
@@ -62,7 +66,10 @@ def run(
     others: set[str] = set()
     if takes is not None:
         others = _flags_of_others(main.__module__) - {flag.name for flag in takes}
-    app.run(lambda argv: _guard(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, others))
+    with streams.ready():
+        app.run(
+            lambda argv: _guard(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, others)
+        )
 
 
 def _flags_of_others(module: str) -> set[str]:

@@ -84,13 +84,20 @@ class Engine(abc.ABC):
         try:
             return self._run(images, decided, with_maps)
         except Exception as error:  # Each runtime has a type of its own for whatever goes wrong.
-            if any(word in str(error) for word in _OUT_OF_MEMORY):
-                raise MemoryError(f"{images.shape} at factor {decided}") from error
+            if short := out_of_memory(error):
+                raise short from error
             raise
 
     @abc.abstractmethod
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         """Translates what was checked."""
+
+
+def out_of_memory(error: Exception) -> MemoryError | None:
+    """What a runtime's error means, if it means that memory is short."""
+    if any(word in str(error) for word in _OUT_OF_MEMORY):
+        return MemoryError(str(error))
+    return None
 
 
 def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | None = None) -> Engine:
