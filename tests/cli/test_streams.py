@@ -81,3 +81,19 @@ def test_a_name_that_is_no_text_is_printed():
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "caf\\udce9\n"), done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, "--help"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    line = "error: standard output cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, line)

@@ -107,6 +107,13 @@ def test_a_call_that_was_killed_goes_on(folder):
     assert work(folder, "set1") == (["1.png", "2.png"], 0)
     assert work(folder, "set1") == ([], 0)
     assert values(folder) == [99, 139, 179]
+    # What is begun counts as the command's own, also behind half a line.
+    (folder / "out" / RECORD).write_bytes(b'{"output": "0.png", "ma')
+    for number in range(3):
+        (folder / f"out/{number}.png").unlink()
+    work(folder, "set1", fail=ALL)
+    Image.new("RGB", (5, 4)).save(folder / "out/0.png")
+    assert work(folder, "set1") == (ALL, 0)
 
 
 def test_files_of_others_are_left_alone(folder):

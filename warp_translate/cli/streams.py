@@ -26,16 +26,39 @@ def ready() -> Iterator[None]:
             yield
         finally:
             if sys.stdout is not None:
-                # Python would flush after this block, and report what goes wrong then.
+                # Python would do so after this block, and report what goes wrong in its own words.
                 sys.stdout.flush()
     except BrokenPipeError:
         broken = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
         if not broken:  # Another pipe than those of the user.
             raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in broken:
-            os.dup2(nowhere, stream.fileno())
+            _drop(stream)
         sys.exit(status.BROKEN_PIPE)
+    except OSError as error:
+        if not _is_full(sys.stdout):
+            raise
+        _drop(sys.stdout)
+        if not isinstance(error.__context__, SystemExit):  # Else there is a line already.
+            print(f"error: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(status.USER_ERROR)
+
+
+def _is_full(stream: TextIO | None) -> bool:
+    """Whether what is left for a stream cannot be written."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _drop(stream: TextIO) -> None:
+    """Lets what is left for a stream go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _is_broken(stream: TextIO | None) -> bool:

@@ -251,9 +251,7 @@ def _write(
         if alpha is not None:
             output = image_files.unflatten(output, alpha)
         if job.target is None:
-            data = image_files.encode_image(output, alpha, style.form, job.name, **kept)
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            _print(image_files.encode_image(output, alpha, style.form, job.name, **kept))
             return Finished(job)
         for name, picture in pictures.items():
             image_files.write_image(map_path(job.target, name), picture)
@@ -263,6 +261,16 @@ def _write(
     except UserError as error:
         return Finished(job, str(error))
     return Finished(job, source=read.source)
+
+
+def _print(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise  # Whoever reads has had enough.
+    except OSError as error:
+        raise UserError(f"standard output cannot be written ({error.strerror})") from error
 
 
 def map_path(target: Path, name: str) -> Path:
