@@ -15,8 +15,7 @@ import numpy as np
 
 from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError, shown
-from warp_translate.image_files import DecodedImage, ImageFormat
-from warp_translate.image_metadata import Kept
+from warp_translate.image_files import DecodedImage, ImageFormat, Kept
 from warp_translate.serving.engine import Translated
 
 
