@@ -10,6 +10,7 @@ import warp_translate
 ROOT = "warp_translate"
 BASE = {
     *("contract", "cores", "errors", "headway", "types", "storage", "image_files", "map_pictures"),
+    "file_tree",
 }
 
 # What each part may import of the package, itself aside.
@@ -20,7 +21,8 @@ ALLOWED = {
     "headway": set(),
     "types": {"contract"},
     "storage": {"errors"},
-    "image_files": {"errors"},
+    "file_tree": set(),
+    "image_files": {"errors", "file_tree"},
     "map_pictures": {"contract"},
     "ops": BASE,
     "losses": BASE | {"ops"},

@@ -21,3 +21,11 @@ class Preempted(Exception):
         super().__init__(f"preempted after step {step}")
         self.step = step
         self.by_user = False
+
+
+def in_one_line(text: str) -> str:
+    """Text for people: whatever cannot be printed becomes an escape, a line break in a name too.
+
+    File names hold any bytes; Python has those that are no UTF-8 as lone surrogates.
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from warp_translate.errors import UserError
+from warp_translate.file_tree import walk
 
 MAX_PIXELS = 89_478_485
 """The size above which Pillow suspects a decompression bomb; larger images are refused."""
@@ -250,7 +251,7 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
     """Lists the images of a folder by their suffixes, in any case, in a stable order.
 
     Args:
-      folder: where to look. Hidden files and folders are passed over.
+      folder: where to look, see `file_tree.walk`.
       recursive: whether to look in the folders below as well.
 
     Returns:
@@ -264,13 +265,8 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {state}; name a folder with images")
     try:
-        found = [
-            path
-            for path in (folder.rglob("*") if recursive else folder.iterdir())
-            if path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.is_file()
-        ]
+        paths = (Path(entry.path) for entry in walk(folder, recursive))
+        found = [path for path in paths if path.suffix.lower() in SUFFIXES]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({_one_line(error)}); check it") from error
     if not found:

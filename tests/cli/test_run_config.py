@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import base, classifier, cycle, paired
-from warp_translate.cli import run_config
+from warp_translate.cli import run_config, run_record
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import flat
 
@@ -117,3 +117,33 @@ def test_every_field_that_is_named_here_exists():
     known |= flat(base.get_config("contrastive").to_dict()).keys()
     for name in (*run_config._SHAPES, *run_config._HARMLESS):
         assert any(field.startswith(name) for field in known), name
+
+
+def test_the_data_are_found_from_any_folder_and_where_a_run_was_moved_with_them(
+    tmp_path, config, monkeypatch
+):
+    project = tmp_path / "project"
+    (project / "pairs").mkdir(parents=True)
+    (project / "prepared").mkdir()
+    monkeypatch.chdir(project)
+    other = changed(config, data__root="pairs", data__dir="prepared")
+    run_config.record(other, "runs/mine", step=0)
+    run_record.write("runs/mine", step=0, changes={})
+    monkeypatch.chdir(tmp_path)
+    data = run_config.load("project/runs/mine").data
+    assert (data.root, data.dir) == (str(project / "pairs"), str(project / "prepared"))
+    project.rename(tmp_path / "moved")
+    data = run_config.load("moved/runs/mine").data
+    assert (data.root, data.dir) == (
+        str(tmp_path / "moved/pairs"),
+        str(tmp_path / "moved/prepared"),
+    )
+    monkeypatch.chdir(tmp_path / "moved")
+    assert run_config.record(other, "runs/mine", step=500) == {}, "it is the same data"
+    run_record.write("runs/mine", step=500, changes={})
+    assert run_config.load("runs/mine").data.root == str(tmp_path / "moved/pairs")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"data.root was .*moved/pairs. and is now .*/pairs. \(other"
+    ):
+        run_config.record(other, "moved/runs/mine", step=500)

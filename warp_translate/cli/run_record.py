@@ -45,7 +45,8 @@ def write(
     path = storage.to_path(workdir) / START_FILE
     try:
         starts, changed = _earlier(path)
-        record = _start()
+        place = str(workdir) if storage.scheme(workdir) else os.path.abspath(workdir)
+        record = _start() | {"workdir": place}
         starts.append(record["started"])
         if changes:
             changed.append({"step": step, "time": record["started"], "fields": changes})
@@ -56,6 +57,15 @@ def write(
             f"the work directory {workdir} cannot be written ({error.strerror}): choose another "
             "--workdir"
         ) from error
+
+
+def workdir_at_start(workdir: str | os.PathLike[str]) -> str | None:
+    """Where the folder of a run was when it was started last; None where that is not known."""
+    try:
+        record = json.loads((storage.to_path(workdir) / START_FILE).read_text())
+        return str(record["workdir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _earlier(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from array_record.python import array_record_module
 from warp_translate.cores import allowed_cores
 from warp_translate.data import unfinished
 from warp_translate.data.folder_builder import FolderBuilder
-from warp_translate.data.preparation import FILE_FORMAT, quiet
+from warp_translate.data.preparation import FILE_FORMAT, quiet, write_checksums
 from warp_translate.data.shards import Shard, plan, template
 from warp_translate.data.unfinished import Unfinished
 from warp_translate.errors import UserError
@@ -286,6 +286,7 @@ class _Preparation:
             info.set_splits(tfds.core.SplitDict(splits))
             info.download_size = 0
             info.write_to_directory(folder)
+        write_checksums(folder)
 
 
 def _print(line: str) -> None:

@@ -73,7 +73,9 @@ class Unfinished:
         for shard in self._shards:
             if shard.name not in self._whole and f"{shard.name}.json" in there:
                 record = _read(self._folder / f"{shard.name}.json")
-                if record and record.key == shard.key and self._holds(shard.name, record):
+                if record is None or (record.key, record.examples) != (shard.key, len(shard)):
+                    continue
+                if self._holds(shard.name, record):
                     self._whole[shard.name] = record
         return self._whole
 

@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from warp_translate.errors import UserError
@@ -180,11 +180,14 @@ def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any])
       figures: metrics of that step.
 
     Returns:
-      That, the time of the export and the versions of the packages, ready for JSON.
+      That, the time of the export and the versions of the packages, ready for JSON. Of the folders
+      of the data only the names: where they lie on one machine is not for those who get the bundle.
     """
     packages = ("warp-translate", "jax", "flax", "onnx")
+    data = dict(config.get("data", {}))
+    data |= {name: PurePath(data[name]).name for name in ("root", "dir") if data.get(name)}
     return {
-        "config": dict(config),
+        "config": {**config, "data": data},
         "step": step,
         "figures": dict(figures),
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
