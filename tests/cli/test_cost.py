@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import classifier, paired
+from tests.serving.conftest import rewrite
 from warp_translate.cli import build, cost_measurement
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
@@ -233,10 +234,8 @@ def test_mistakes_about_a_bundle_are_named_before_any_work(call, bundle, tmp_pat
         call("cost", bundle=str(bundle), factors=["2", "3"])
     # Of a generator that is no longer what this code makes of its fields.
     other = shutil.copytree(bundle, tmp_path / "other")
-    path = other / bundles.CONFIG
-    fields = json.loads(path.read_text())
-    fields["architecture"]["width"] = 4
-    path.write_text(json.dumps(fields))
+    fields = json.loads((other / bundles.CONFIG).read_text())
+    rewrite(other, architecture=fields["architecture"] | {"width": 4})
     with pytest.raises(UserError, match=r"safetensors does not fit .* export the bundle again"):
         call("cost", bundle=str(other), sizes=["16x16"])
 

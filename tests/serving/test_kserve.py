@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.conftest import copy_as
+from tests.serving.conftest import copy_as, rewrite
 from warp_translate.image_files import decode_image
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import device, server
@@ -255,8 +255,7 @@ def test_what_is_not_there_is_404(client, path):
 
 def test_two_bundles_of_one_name_are_not_guessed_between(serve, folder, tmp_path):
     root = shutil.copytree(folder, tmp_path / "some")
-    path = root / "apple-plum" / bundles.CONFIG
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": "apple-pear"}))
+    rewrite(root / "apple-plum", name="apple-pear")
     response = ask(serve(root=root), {"image": np.zeros((1, 2, 2, 3), np.uint8)})
     assert response.status_code == 400 and "2 bundles are called" in response.json()["error"]
 
