@@ -50,8 +50,6 @@ def main(argv: Sequence[str]) -> None:
     folder = storage.disk_path(argv[1], "FOLDER")
     registry = Registry(folder, functools.partial(open_bundle, backend=bundle_flags.backend()))
     served = registry.scan()
-    for name, problem in served.problems.items():
-        print(f"{name} is not served: {problem}", file=sys.stderr)
     for (source, target), engine in sorted(served.engines.items()):
         print(f"{source} to {target}: {engine.bundle.folder}", file=sys.stderr)
     if served.classifier is not None:

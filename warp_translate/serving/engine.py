@@ -175,6 +175,28 @@ def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
 
 
+def load_computation(bundle: AnyBundle, name: str) -> Any:
+    """A computation of a bundle that jax runs.
+
+    Args:
+      bundle: the bundle.
+      name: the file.
+
+    Returns:
+      A ``jax.export.Exported``.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = bundle.path(name)
+    try:
+        data = bytearray(path.read_bytes())
+        return importlib.import_module("jax.export").deserialize(data)
+    except Exception as error:  # Whatever a damaged file makes of the reader.
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+
+
 _GIVEN_BACK_FROM = 2**21
 """Pixels of images whose memory ONNX Runtime is told to give back after every run."""
 
@@ -246,17 +268,17 @@ class JaxEngine(Engine):
         import jax
 
         self._jax: Any = jax
-        self._export = importlib.import_module("jax.export")
         super().__init__(bundle)
         self._most = most_programs
         self._lock = threading.Lock()
-        self._exported: dict[int, Any] = {}
         self._programs: collections.OrderedDict[tuple[Any, ...], Callable[..., Any]] = (
             collections.OrderedDict()
         )
         self._params = jax.device_put(load_parameters(bundle))
-        # Read now: the folder may be replaced while this engine still serves.
-        self._files = {factor: self._read(factor) for factor in bundle.factors}
+        # Now: the folder may be replaced while this engine still serves, and damage is to be found.
+        self._exported = {
+            factor: load_computation(bundle, bundles.jax_file(factor)) for factor in bundle.factors
+        }
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         height, width = images.shape[1:3]
@@ -276,8 +298,6 @@ class JaxEngine(Engine):
         key = (shape, factor, with_maps)
         with self._lock:
             if key not in self._programs:
-                if factor not in self._exported:
-                    self._exported[factor] = self._load(factor)
                 exported = self._exported[factor]
 
                 def run(params: Any, images: Any) -> Any:
@@ -290,21 +310,3 @@ class JaxEngine(Engine):
             while len(self._programs) > self._most:
                 self._programs.popitem(last=False)
             return self._programs[key]
-
-    def _read(self, factor: int) -> bytes:
-        path = self._bundle.path(bundles.jax_file(factor))
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}); export the bundle again"
-            ) from error
-
-    def _load(self, factor: int) -> Any:
-        try:
-            return self._export.deserialize(bytearray(self._files[factor]))
-        except Exception as error:  # Whatever a damaged file makes of the reader.
-            path = self._bundle.path(bundles.jax_file(factor))
-            raise UserError(
-                f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
-            ) from error

@@ -102,7 +102,7 @@ class Service:
         self._device = device.find_device()
         if cores is not None:
             self._device = dataclasses.replace(self._device, cores=cores)
-        self._choosers: dict[tuple[str, str], FactorChooser] = {}
+        self._choosers: dict[tuple[str, str, tuple[int, ...]], FactorChooser] = {}
         self._lock = threading.Lock()
 
     def snapshot(self) -> Snapshot:
@@ -264,7 +264,7 @@ class Service:
     def _chooser(self, engine: Engine) -> FactorChooser:
         """Made once for each build, of what was measured on this device or of an estimate."""
         bundle = engine.bundle
-        key = bundle.name, bundle.build
+        key = bundle.name, bundle.build, bundle.factors
         with self._lock:
             if key not in self._choosers:
                 path = device.cache_path(self._device, bundle, type(engine).__name__)
