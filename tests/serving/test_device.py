@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,23 @@ def test_a_calibration_that_cannot_be_is_made_anew(tmp_path, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert device.load(path) is None
     path.write_text("{")
+    assert device.load(path) is None
+
+
+def test_no_flipped_bit_of_a_calibration_changes_a_choice(tmp_path, caplog):
+    path, chance = tmp_path / "a.json", random.Random(0)
+    model = device.fit(list(cases(LatencyModel(3.0, 2e-4, 9e-4))))
+    assert device.save(path, model)
+    whole = path.read_bytes()
+    for place in chance.sample(range(8 * len(whole)), 100):
+        spoilt = bytearray(whole)
+        spoilt[place // 8] ^= 1 << place % 8
+        path.write_bytes(spoilt)
+        caplog.clear()
+        found = device.load(path)
+        assert found == model or (found is None and f"{path} are not used" in caplog.text)
+    path.unlink()
+    os.mkfifo(path)
     assert device.load(path) is None
 
 

@@ -11,8 +11,6 @@ what is done at the original's size, and what is done at the reduced one.
 import dataclasses
 import hashlib
 import itertools
-import json
-import os
 import platform
 import re
 import threading
@@ -21,9 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from warp_translate import storage
 from warp_translate.cores import allowed_cores
+from warp_translate.serving import sealed
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Engine
@@ -31,6 +31,7 @@ from warp_translate.serving.engine import Engine
 SIZES = ((128, 128), (256, 256), (512, 512), (768, 1024), (1080, 1920))
 """Heights and widths at which a bundle is timed."""
 
+_MOST_BYTES = 1 << 20  # Of what is kept.
 _PERCENTILE = 90
 _LEAST_CALLS, _MOST_CALLS = 5, 30
 _SECONDS_PER_CASE = 1.0
@@ -210,32 +211,36 @@ def cache_path(device: Device, bundle: Bundle, backend: str) -> Path:
 
 
 def load(path: Path) -> LatencyModel | None:
-    """Reads a calibration; None where there is none that can be used."""
+    """Reads a calibration; None where there is none, or none that can be used, which is said."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with sealed.open_regular(path, _MOST_BYTES) as file:
+            found = sealed.loads(file.read())
+        if not sealed.is_intact(found):
+            raise ValueError("it is damaged, or of an earlier version")
+        terms = {name: float(found[name]) for name in ("call", "pixel", "reduced_pixel")}
+        if min(terms.values()) < 0 or not any(terms.values()):
+            raise ValueError("they cannot be")
         measured = tuple(
             (int(h), int(w), int(s), float(median), float(high))
             for h, w, s, median, high in found["measured"]
         )
-        model = LatencyModel(
-            call=float(found["call"]),
-            pixel=float(found["pixel"]),
-            reduced_pixel=float(found["reduced_pixel"]),
-            measured=measured,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
-    values = (model.call, model.pixel, model.reduced_pixel)
-    return model if all(np.isfinite(values)) and min(values) >= 0 and any(values) else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        logging.warning(
+            "the times in %s are not used (%s): warp-translate device measures them anew",
+            path,
+            reason,
+        )
+        return None
+    return LatencyModel(**terms, measured=measured)
 
 
 def save(path: Path, model: LatencyModel) -> bool:
     """Keeps a calibration; says whether that was possible, since it is of use without."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(dataclasses.asdict(model), indent=2) + "\n")
-        partial.replace(path)
+        storage.write_whole(path, sealed.dumps(dataclasses.asdict(model)))
     except OSError:
         return False
     return True
