@@ -124,6 +124,7 @@ def resumed(run: Path) -> list[Any]:
     from warp_translate.cli import build, train
 
     build.step_flops = lambda config, state: None
+    train.loop.run = lambda state, **_: state  # From an older step it would go on with steps.
     return jax.tree.leaves(jax.device_get(train.train(settings(run.parent), str(run))))
 
 
@@ -298,7 +299,7 @@ def judge(done: Done, known: Done, path: Path, top: Path) -> str:
 
 def pattern(path: Path) -> str:
     """A name for files of one purpose."""
-    name = re.sub(r"(?<=/d/)[0-9a-f]{20,}", "*", f"/{path.as_posix()}")
+    name = re.sub(r"(/d/|AtoB_)[0-9a-f]{12,}", r"\1*", f"/{path.as_posix()}")
     return re.sub(r"\d{3,}|(?<=[/_.-])\d+(?=[/_.-])", "N", name)[1:]
 
 
@@ -439,7 +440,7 @@ def prepare_process(work: Path) -> None:
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "XDG_CACHE_HOME": str(work / "user_cache"),
         "PYTHONWARNINGS": "ignore",
