@@ -184,7 +184,7 @@ FAULTS = (
     Fault("flag-factor-ignored", "warp_translate/cli/restore.py",
           "training = build.training(config, factor=factor)", "training = build.training(config)",
           ("cli/test_translate.py",)),
-    Fault("lock-is-shared", "warp_translate/cli/runner.py", "fcntl.LOCK_EX | fcntl.LOCK_NB",
+    Fault("lock-is-shared", "warp_translate/locks.py", "fcntl.LOCK_EX | fcntl.LOCK_NB",
           "fcntl.LOCK_SH | fcntl.LOCK_NB", ("cli/test_runner.py",)),
 )
 # fmt: on

@@ -10,6 +10,7 @@ import warp_translate
 ROOT = "warp_translate"
 BASE = {
     *("contract", "cores", "errors", "headway", "types", "storage", "image_files", "map_pictures"),
+    "locks",
 }
 
 # What each part may import of the package, itself aside.
@@ -20,6 +21,7 @@ ALLOWED = {
     "headway": set(),
     "types": {"contract"},
     "storage": {"errors"},
+    "locks": {"errors"},
     "image_files": {"errors"},
     "map_pictures": {"contract"},
     "ops": BASE,

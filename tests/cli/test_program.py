@@ -1,5 +1,6 @@
 """The commands as a user starts them: in a process of their own."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -153,6 +154,13 @@ def test_what_is_logged_looks_like_what_is_printed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stderr == "warning: 3 files are left out\npreparing\n"
+
+
+def test_of_a_full_disk_one_line_is_enough():
+    lost = "Task exception was never retrieved\nfuture: <Task name='Task-4' coro=<{}> exception=..>"
+    where = ("async_serialize() done, defined at /lib/orbax/checkpoint/_src/a.py:126", "watch()")
+    records = [logging.makeLogRecord({"msg": lost.format(each)}) for each in where]
+    assert list(filter(program._without_lost_tasks, records)) == records[1:]
 
 
 @pytest.mark.parametrize(

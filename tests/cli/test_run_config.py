@@ -1,10 +1,12 @@
 """What is said of a configuration that changed, and what is done."""
 
 import json
+import random
 
 import pytest
 
 from experiments import base, classifier, cycle, paired
+from tests.damage import flip_bit
 from warp_translate.cli import run_config
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import flat
@@ -108,6 +110,28 @@ def test_a_folder_of_no_run_is_named(tmp_path, content):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=f"{tmp_path} holds no run"):
         run_config.load(tmp_path)
+
+
+def test_a_flipped_bit_of_a_configuration_changes_nothing_silently(tmp_path, config):
+    run_config.record(config, tmp_path, step=0)
+    path, written = tmp_path / "config.json", config.to_dict()
+    content = path.read_bytes()
+    refused = 0
+    for number in random.Random(0).sample(range(8 * len(content)), 100):
+        flip_bit(path, number)
+        try:
+            assert run_config.load(tmp_path).to_dict() == json.loads(json.dumps(written))
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+            refused += 1
+        path.write_bytes(content)
+    assert refused > 50
+    flip_bit(path, 8 * content.index(b'"lr": ') + 8 * 6)
+    with pytest.raises(UserError, match=r"config.json is not what was written .* remove it and"):
+        run_config.record(config, tmp_path, step=500)
+    # As those of earlier versions, or of those who know what they do.
+    path.write_text(config.to_json())
+    assert run_config.record(config, tmp_path, step=500) == {}
 
 
 def test_every_field_that_is_named_here_exists():

@@ -56,6 +56,10 @@ def _no_runs(places: Places) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     ):
         yield name, folder, (folder,)
     content = json.loads((Path(places.run) / "config.json").read_text())
+    yield "changed", str(places.copy(places.run, "changed")), ("config.json", "checksum")
+    changed = Path(places.folder / "copies/changed/config.json")
+    changed.write_text(json.dumps(content | {"seed": content["seed"] + 1}))
+    del content["checksum"]  # As who changes it by hand is told to do.
 
     def spoilt(name: str, text: str, *culprits: str) -> tuple[str, str, tuple[str, ...]]:
         folder = places.copy(places.run, re.sub(r"\W", "_", name))

@@ -298,7 +298,7 @@ class Record:
             "seconds": self._before + time.monotonic() - self._begin,
         }
         try:
-            storage.write_whole(self._path, json.dumps(fields, indent=2) + "\n")
+            storage.write_whole(self._path, json.dumps(storage.sealed(fields), indent=2) + "\n")
         except OSError as error:
             raise UserError(
                 f"{self._path.parent} cannot be written ({error.strerror}): choose another "
@@ -307,7 +307,7 @@ class Record:
 
     def _read(self) -> dict[str, Any]:
         try:
-            content = json.loads(self._path.read_text())
+            content = storage.unsealed(json.loads(self._path.read_text()))
             return {name: content[name] for name in ("experiment", "seconds", "failures")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(

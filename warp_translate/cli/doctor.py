@@ -99,6 +99,10 @@ def check_packages() -> Finding:
         for name in found or [""]:
             asked.setdefault(name, []).append(requirement)
     python = f"Python {platform.python_version()}"
+    if platform.system() == "Windows":
+        python += (
+            " on Windows, where nothing was tried yet and ablate does not run: WSL 2 has Linux"
+        )
     shown = [python, *(f"{name} {version}" for name in _SHOWN if (version := _version(name)))]
     bad: list[str] = []
     missing: dict[str, list[str]] = {}

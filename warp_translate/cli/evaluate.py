@@ -31,7 +31,7 @@ from warp_translate.evaluation.runs import CONFIG_FILE, EVALUATION_FILE, EVALUAT
 from warp_translate.evaluation.sheet import write_sheet
 from warp_translate.headway import Headway
 from warp_translate.training import distributed
-from warp_translate.training.checkpoint import CheckpointVanished
+from warp_translate.training.checkpoint import CheckpointVanished, DamagedCheckpoint
 
 _ROWS = flags.DEFINE_integer("rows", 8, "Examples on the sheet, spread evenly over the split.")
 _WATCH = flags.DEFINE_bool(
@@ -147,7 +147,7 @@ def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
         step = ahead[0]
         try:
             found = run.restore(step)
-        except CheckpointVanished as notice:
+        except (CheckpointVanished, DamagedCheckpoint) as notice:
             gone.add(step)
             say(f"step {step} is left out: {notice}")
             continue
@@ -180,6 +180,11 @@ def _measure(
     """Measures a step, and makes of what was found what is written of it."""
     headway = Headway(task.tested, say, processes=jax.process_count())
     report = task.evaluate(found.params, _ROWS.value, headway)
+    if lost := best.not_finite(report.scalars):
+        raise UserError(
+            f"step {found.step} of {program.WORKDIR.value} was not measured: {lost}; nothing was "
+            "written: measure another --step"
+        )
     record: Record = {
         "step": found.step,
         "scalars": report.scalars,
@@ -200,7 +205,7 @@ def _write_steps(folder: Path, measured: MeasuredSteps) -> None:
 def _write(folder: Path, record: Record, sheets: dict[str, Sheet], size: int) -> None:
     """Writes the figures and the sheets, and says where the sheets are."""
     try:
-        figures = json.dumps(record, indent=2, sort_keys=True)
+        figures = json.dumps(storage.sealed(record), indent=2, sort_keys=True)
         storage.write_whole(folder / Path(EVALUATION_FILE).name, figures + "\n")
         for name, sheet in sheets.items():
             write_sheet(

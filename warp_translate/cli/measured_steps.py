@@ -24,11 +24,11 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        records = [json.loads(line) for line in lines]
+        records = [storage.unsealed(json.loads(line)) for line in lines]
         for record in records:
             record["step"], record["scalars"], record["protocol"]
         return records
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read as measured steps ({error}): remove it, or choose another "
             "--output"
@@ -94,9 +94,8 @@ class MeasuredSteps:
         best = self.best()
         for each in self._alike():
             each["best"] = each is best
-        storage.write_whole(
-            path, "".join(f"{json.dumps(each, sort_keys=True)}\n" for each in self._records)
-        )
+        lines = [json.dumps(storage.sealed(each), sort_keys=True) for each in self._records]
+        storage.write_whole(path, "".join(f"{line}\n" for line in lines))
 
     def _alike(self) -> list[Record]:
         return [each for each in self._records if [each["protocol"], each.get("cost")] == self._way]

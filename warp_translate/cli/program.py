@@ -55,6 +55,7 @@ def run(
     # script as well as with `python -m`.
     sys.path.insert(0, os.getcwd())
     logging.getLogger("absl").addFilter(_without_orbax)
+    logging.getLogger("asyncio").addFilter(_without_lost_tasks)
     absl_logging.get_absl_handler().setFormatter(_PlainFormatter())
     sys.unraisablehook = _without_late_answers
     for talkative in ("jax", "fsspec"):  # Of every backend they did not find, of every file read.
@@ -197,6 +198,12 @@ class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         return level + record.getMessage()
+
+
+def _without_lost_tasks(record: logging.LogRecord) -> bool:
+    """Drops what asyncio logs of Orbax's tasks of which the first failure was raised already."""
+    message = record.getMessage()
+    return not ("never retrieved" in message and f"orbax{os.sep}checkpoint" in message)
 
 
 def _without_orbax(record: logging.LogRecord) -> bool:

@@ -58,7 +58,13 @@ def _read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         raise _no_run(workdir, f"cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise _no_run(workdir, "is no configuration")
-    return content
+    try:
+        return storage.unsealed(content)
+    except ValueError as error:
+        raise UserError(
+            f"{storage.to_path(workdir) / CONFIG_FILE} is not what was written ({error}); else put "
+            "a copy of it there, or remove it and repeat the command that trained, which writes it"
+        ) from error
 
 
 def _no_run(workdir: str | os.PathLike[str], state: str) -> UserError:
@@ -99,7 +105,8 @@ def record(
         _check(changes, workdir, step, accept)
     if write and (changes or not step or not path.exists()):
         try:
-            storage.write_whole(path, config.to_json(indent=2) + "\n")
+            sealed = storage.sealed(json.loads(config.to_json()))
+            storage.write_whole(path, json.dumps(sealed, indent=2) + "\n")
         except OSError as error:
             raise UserError(
                 f"the work directory {workdir} cannot be written ({error.strerror}): choose "

@@ -9,7 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
+from warp_translate import locks
 from warp_translate.errors import UserError
 
 LOG_FILE = "log.txt"
@@ -246,7 +246,7 @@ def _locked(folder: Path) -> Iterator[int | None]:
         ) from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.try_lock(lock)
         except BlockingIOError:
             yield None
         else:

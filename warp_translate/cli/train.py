@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from warp_translate import storage
+from warp_translate import locks, storage
 from warp_translate.cli import (
     best,
     build,
@@ -19,6 +19,7 @@ from warp_translate.cli import (
     program,
     run_config,
     run_record,
+    sharing,
     tasks,
 )
 from warp_translate.cli.config_flag import CONFIG, experiment
@@ -31,7 +32,12 @@ from warp_translate.evaluation.runs import TEST
 from warp_translate.evaluation.sheet import render_sheet
 from warp_translate.headway import Headway
 from warp_translate.training import distributed, loop
-from warp_translate.training.checkpoint import Checkpointer, SaveFailed, newest_step
+from warp_translate.training.checkpoint import (
+    Checkpointer,
+    SaveFailed,
+    newest_step,
+    not_finite,
+)
 from warp_translate.training.logging import open_logger
 from warp_translate.training.parallel import Replicas
 from warp_translate.training.progress import Format, Progress
@@ -48,6 +54,7 @@ _PROFILE_STEPS = flags.DEFINE_integer(
     "profile_steps", 0, "Steps to profile into <workdir>/profile, after the first ten; 0 for none."
 )
 
+_LOCK_FILE = ".training.lock"
 _SHEET_CELL = 128
 _ALWAYS_SHOWN = ("memory/device_peak_gib", "data/skipped")
 _STEPS_BEFORE_PROFILE = 10
@@ -81,8 +88,8 @@ def train(
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
     leave = distributed.LeaveNotice()
-    with leave.terminations():
-        return _train(config, workdir, leave, accept_changes, progress, profile_steps)
+    with leave.terminations(), contextlib.ExitStack() as held:
+        return _train(config, workdir, leave, accept_changes, progress, profile_steps, held)
 
 
 def _train(
@@ -92,6 +99,7 @@ def _train(
     accept_changes: bool,
     progress_format: Format,
     profile_steps: int,
+    held: contextlib.ExitStack,
 ) -> PyTree:
     schedule = build.schedule(config)
     writes = distributed.is_writer()
@@ -104,12 +112,26 @@ def _train(
     training = task.training
     replicas = build.replicas(training, config)
     first = build.initial_state(training, config)
-    start_step = distributed.from_first_process(newest_step(workdir))
+    news: list[str] = []  # Before anything can be said.
+    if notice := sharing.from_first(lambda: _lock(workdir, held)):
+        news.append(notice)
     changes = run_config.record(
-        config, workdir, step=start_step, accept=accept_changes, write=writes
+        config,
+        workdir,
+        step=distributed.from_first_process(newest_step(workdir)),
+        accept=accept_changes,
+        write=writes,
     )
-    if writes:
-        run_record.write(workdir, step=start_step, changes=changes)
+    checkpointer = Checkpointer(
+        workdir,
+        score=score,
+        keep_latest=config.training.keep_latest,
+        keep_every=config.training.keep_every,
+        say=news.append,
+    )
+    start_step = distributed.from_first_process(checkpointer.latest_step() or 0)
+    if writes and (notice := run_record.write(workdir, step=start_step, changes=changes)):
+        news.append(notice)
     progress = Progress(
         schedule.total_steps,
         start_step,
@@ -119,12 +141,8 @@ def _train(
         format=progress_format,
     )
     say = progress.say
-    checkpointer = Checkpointer(
-        workdir,
-        score=score,
-        keep_latest=config.training.keep_latest,
-        keep_every=config.training.keep_every,
-    )
+    for each in news:
+        say(f"warning: {each}")
     if start_step:
         restored = checkpointer.restore(start_step, replicas.abstract(first))
         state = replicas.from_global(restored)
@@ -240,8 +258,18 @@ class _Session:
 
     def save(self, step: int, state: PyTree, scalars: dict[str, float] | None) -> None:
         """Begins to save a state; a disk that refuses ends nothing as long as there is a next."""
+        state = self.replicas.to_global(state)
+        if path := not_finite(state):
+            kept = self.kept()
+            raise loop.TrainingDiverged(
+                f"training diverged by step {step}: {path} holds values that are not finite "
+                f"({'nothing was saved' if kept is None else f'the last checkpoint is step {kept}'}"
+                "); lower config.optim.lr"
+            )
+        if scalars and (lost := best.not_finite(scalars)):
+            self.say(f"warning at step {step}: {lost}, in the evaluation")
         try:
-            self.checkpointer.save(step, self.replicas.to_global(state), scalars)
+            self.checkpointer.save(step, state, scalars)
         except SaveFailed as error:
             if not self.alone:
                 raise
@@ -260,6 +288,19 @@ class _Session:
             for line in news:
                 print(f"warning: {line}", file=sys.stderr)
         return self.task.watch(scalars) + news
+
+
+def _lock(workdir: str, held: contextlib.ExitStack) -> str | None:
+    """Keeps other trainings out of a folder on a disk; returns a line where that cannot be."""
+    if storage.scheme(workdir) is not None:
+        return None
+    try:
+        return held.enter_context(locks.held(storage.to_path(workdir) / _LOCK_FILE, "trains"))
+    except OSError as error:
+        raise UserError(
+            f"the work directory {workdir} cannot be written ({error.strerror}): choose another "
+            "--workdir"
+        ) from error
 
 
 def _devices_in_words(count: int) -> str:

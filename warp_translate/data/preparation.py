@@ -27,6 +27,11 @@ Build = Callable[[], tfds.core.DatasetBuilder]
 another process has done."""
 
 
+def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether a set is there; TFDS itself sees none below a folder with brackets in its name."""
+    return (Path(builder.data_dir) / INFO_FILE).is_file()
+
+
 def prepare_by_tfds(build: Build, name: str) -> tfds.core.DatasetBuilder:
     """Prepares a set as TFDS does, one example after the other.
 
@@ -45,7 +50,7 @@ def prepare_by_tfds(build: Build, name: str) -> tfds.core.DatasetBuilder:
     """
     with quiet():
         builder = build()
-        if builder.is_prepared():
+        if is_prepared(builder):
             return builder
     logging.info("preparing %s in %s", name, builder.data_dir)
     try:
@@ -53,7 +58,7 @@ def prepare_by_tfds(build: Build, name: str) -> tfds.core.DatasetBuilder:
             builder.download_and_prepare(file_format=FILE_FORMAT)
     except OSError as error:
         with quiet():
-            overtaken = build().is_prepared()
+            overtaken = is_prepared(build())
         # Where another process was faster the name is taken, and its result serves as well.
         if not overtaken:
             reason = error.strerror or " ".join(str(error).split())
@@ -103,7 +108,7 @@ def prepare_with(
     if storage.scheme(folder) is None:
         return prepare(build, name)
     place = storage.to_path(folder) / local.relative_to(storage.cached(folder)).as_posix()
-    if not builder.is_prepared():
+    if not is_prepared(builder):
         fetch_prepared(place)
     builder = prepare(build, name)
     try:

@@ -13,7 +13,6 @@ same bytes.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from warp_translate import locks
 from warp_translate.data.shards import Shard
 
 _NAME = "unfinished"
@@ -225,7 +225,7 @@ def _owner(folder: Path) -> Iterator[str]:
         path = folder / f"{name}.owner"
         with open(path, "x") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.try_lock(file.fileno())
             except BlockingIOError:  # Somebody looks whether it is locked already.
                 continue
             except OSError:  # A file system without locks, on which nobody is taken for dead.
@@ -239,7 +239,7 @@ def _is_alive(path: Path) -> bool:
     """Whether the process of this file lives, for all that is known."""
     try:
         with open(path, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.try_lock(file.fileno())
     except FileNotFoundError:
         return False
     except OSError:  # Locked, or it cannot be known.
