@@ -45,11 +45,13 @@ _ONNX = [
 ]
 
 _SERVE = [
-    "fastapi>=0.115,<1",
+    "fastapi>=0.133,<1",
+    "h11>=0.16,<0.17",  # The parser is checked against this release; earlier ones let chunks lie.
     "onnxruntime>=1.27,<2",
     "prometheus-client>=0.21,<1",
-    "python-multipart>=0.0.20,<0.1",
+    "python-multipart>=0.0.31,<0.1",  # Bounds the headers of parts and their names.
     "safetensors>=0.6,<0.9",  # For the engine in jax, where that is installed too.
+    "starlette>=1.3.1,<2",  # The last of its fixes of forms and of hosts in addresses.
     "uvicorn>=0.34,<1",
 ]
 
