@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from warp_translate.errors import UserError
+from warp_translate.serving import known_names, signature
 from warp_translate.serving import kserve_messages as messages
-from warp_translate.serving import signature
 from warp_translate.serving.engine import Engine, OnnxEngine
 from warp_translate.serving.routing import NoRoute
 from warp_translate.serving.service import Service
@@ -71,6 +71,7 @@ def add_routes(app: FastAPI, service: Service, limited: Limited) -> None:
     async def infer(request: Request) -> Response:
         """Translates images."""
         engine = _find(service, request)
+        known_names.check(request.query_params, (), "field")
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UserError("the body is compressed; send it as it is")
 
@@ -84,9 +85,11 @@ def add_routes(app: FastAPI, service: Service, limited: Limited) -> None:
             )
             request.state.told = {
                 "bundle": engine.bundle.name,
-                "factor": str(found.factor),
-                "size": "x".join(map(str, asked.image.shape[:3])),
-                "milliseconds": f"{found.milliseconds:.1f}",
+                "factor": found.factor,
+                "images": asked.image.shape[0],
+                "width": asked.image.shape[2],
+                "height": asked.image.shape[1],
+                "milliseconds": found.milliseconds,
             }
             return messages.answer(engine.bundle.name, asked, found)
 
@@ -94,6 +97,7 @@ def add_routes(app: FastAPI, service: Service, limited: Limited) -> None:
 
     async def index(request: Request) -> Response:
         """All models, those that are broken too."""
+        known_names.check(request.query_params, (), "field")
 
         def work(body: bytes) -> Response:
             return JSONResponse(_index(service, messages.only_ready(body)))

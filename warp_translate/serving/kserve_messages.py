@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import Response
 
 from warp_translate.errors import UserError
-from warp_translate.serving import signature
+from warp_translate.serving import known_names, signature
 from warp_translate.serving.service import Stack
 from warp_translate.serving.signature import Tensor
 
@@ -27,8 +27,14 @@ _DTYPES = {"BOOL": "?", "UINT8": "u1", "INT64": "<i8", "FP32": "<f4"}
 _MOST_SIDE = (1 << 31) - 1
 # Of all outputs of an answer together; a number takes up to 60 bytes on its way into JSON.
 _MOST_JSON_PIXELS = 1 << 21
+_REQUEST = ("id", "parameters", "inputs", "outputs")
 # What would change the meaning of a request.
 _NOT_SERVED = ("shared_memory_region", "classification")
+# What clients of Triton and MLServer send, and what changes nothing here.
+_PASSED_OVER = {
+    *("content_type", "headers", "priority", "timeout"),
+    *("sequence_id", "sequence_start", "sequence_end"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,8 @@ def parse(body: bytes, header_length: str | None) -> Inference:
     name = asked.get("id")
     if name is not None and not isinstance(name, str):
         raise UserError(f"id must be a string, got {told(name)}")
-    binary = _flag(_parameters(asked, "the request"), "binary_data_output")
+    known_names.check(asked, _REQUEST, "field")
+    binary = _flag(_parameters(asked, "the request", "binary_data_output"), "binary_data_output")
     inputs = _inputs(asked.get("inputs"), memoryview(body)[length:])
     image = inputs.get(signature.IMAGE.name)
     if image is None:
@@ -105,7 +112,9 @@ def only_ready(body: bytes) -> bool:
     Raises:
       UserError: it is malformed.
     """
-    return _flag(_object(_json(body), "the request") if body else {}, "ready")
+    asked = _object(_json(body), "the request") if body else {}
+    known_names.check(asked, ("ready",), "field")
+    return _flag(asked, "ready")
 
 
 def answer(model: str, asked: Inference, found: Stack) -> Response:
@@ -137,7 +146,7 @@ def answer(model: str, asked: Inference, found: Stack) -> Response:
             "model_name": model,
             "model_version": signature.VERSION,
             **({} if asked.id is None else {"id": asked.id}),
-            "parameters": {"factor": found.factor},
+            "parameters": {"factor": found.factor, "milliseconds": found.milliseconds},
             "outputs": outputs,
         }
     ).encode()
@@ -186,12 +195,13 @@ def _list(value: Any, what: str) -> list[Any]:
     return value
 
 
-def _parameters(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _parameters(given: Mapping[str, Any], what: str, known: str) -> dict[str, Any]:
     found = given.get("parameters")
     found = {} if found is None else _object(found, f"parameters of {what}")
     for name in _NOT_SERVED:
         if name in found:
             raise UserError(f"{what} asks for {name}, which is not served; leave it out")
+    known_names.check(found.keys() - _PASSED_OVER, (known,), f"parameter of {what}")
     return found
 
 
@@ -221,7 +231,9 @@ def _inputs(given: Any, binary: memoryview) -> dict[str, np.ndarray]:
     found = {}
     for tensor, each in _named(given, signature.INPUTS, "input"):
         shape = _shape(tensor, each)
-        size = _parameters(each, f"the input {tensor.name}").get("binary_data_size")
+        size = _parameters(each, f"the input {tensor.name}", "binary_data_size").get(
+            "binary_data_size"
+        )
         if size is None:
             flat = _values(tensor, _flat(tensor, shape, each.get("data")))
         else:
@@ -241,7 +253,9 @@ def _inputs(given: Any, binary: memoryview) -> dict[str, np.ndarray]:
 def _outputs(given: Any, binary: bool) -> dict[str, bool]:
     """Whether each output that is asked for is to be binary."""
     return {
-        tensor.name: _flag(_parameters(each, f"the output {tensor.name}"), "binary_data", binary)
+        tensor.name: _flag(
+            _parameters(each, f"the output {tensor.name}", "binary_data"), "binary_data", binary
+        )
         for tensor, each in _named([] if given is None else given, signature.OUTPUTS, "output")
     }
 

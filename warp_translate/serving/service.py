@@ -39,7 +39,7 @@ class Answer:
       target: the domain that it translates to.
       recognised: what the image was classified as; None if nothing depended on it.
       factor: how many times smaller the trunk's image was.
-      milliseconds: from the queue to the translation.
+      milliseconds: from the queue to the translation, to a tenth.
     """
 
     rgb: np.ndarray
@@ -61,7 +61,7 @@ class Stack:
       output: uint8 ``[N, H, W, 3]``.
       maps: float32 ``[N, ...]`` by name, see `engine.Translated`; None unless asked for.
       factor: how many times smaller the trunk's image was.
-      milliseconds: from the queue to the last translation.
+      milliseconds: from the queue to the last translation, to a tenth.
     """
 
     output: np.ndarray
@@ -240,7 +240,7 @@ class Service:
             _stack([each.output for each in found]),
             {name: _stack([each[name] for each in maps]) for name in maps[0]} if maps else None,
             decided,
-            milliseconds,
+            round(milliseconds, 1),
         )
 
     def classify(self, data: bytes) -> Recognised:
