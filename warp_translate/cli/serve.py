@@ -10,7 +10,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import TextIO, cast
 
 from absl import flags
 from absl import logging as absl_logging
@@ -122,7 +122,7 @@ def _log() -> Iterator[TextIO]:
     before = handler.setStream(log)
     try:
         with contextlib.redirect_stderr(log):
-            yield log
+            yield cast(TextIO, log)
     finally:
         handler.setStream(before)
         log.end()

@@ -39,7 +39,7 @@ class _Strict(h11.Connection):
 
     def __init__(self, most_head: int) -> None:
         super().__init__(h11.SERVER, most_head)
-        self._receive_buffer = _Lines()
+        self._receive_buffer = self._lines = _Lines()
         self._chunked = False
         self._chunks = self._bytes = 0
         self.refusal: str | None = None  # What is wrong, for the sender.
@@ -51,12 +51,12 @@ class _Strict(h11.Connection):
         elif isinstance(event, h11.Data):
             self._count(len(event.data))
         elif isinstance(event, h11.EndOfMessage) and self._chunked:
-            self._look(self._receive_buffer.taken)
+            self._look(self._lines.taken)
         return event
 
     def _begin(self, request: h11.Request) -> None:
         self._chunks = self._bytes = 0
-        names, head = [name for name, _ in request.headers], self._receive_buffer.taken
+        names, head = [name for name, _ in request.headers], self._lines.taken
         self._chunked = b"transfer-encoding" in names
         self._look(head)
         lengths = _LENGTHS.findall(head)

@@ -192,7 +192,7 @@ def build(
 
     kserve.add_routes(app, service, limited)
     for route in [each for each in app.routes if isinstance(each, APIRoute)]:
-        if "GET" in route.methods:
+        if "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     _answer_errors(app)
 
