@@ -7,6 +7,7 @@ Whatever is wrong with a file ends in a ``UserError`` of one line that names it.
 import io
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,8 @@ _JPEG_QUALITY = 95
 # Pillow takes time for every piece of a file and keeps some of them, libjpeg goes over the whole
 # image for every scan. Files that are pictures have a few thousand of the one, ten of the other.
 _MOST_READS, _MOST_SCANS = 1 << 19, 100
+
+_BAND_PIXELS = 1 << 16
 
 # EXIF's orientations but for the upright one.
 _TURNS = {
@@ -130,6 +133,23 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
         ) from error
 
 
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Reads the height and the width of a JPEG, PNG or WebP image from its header.
+
+    Args:
+      data: the encoded file.
+
+    Returns:
+      Height and width in pixels, before the EXIF orientation is applied; None where `decode_image`
+      refuses the file.
+    """
+    try:
+        with Image.open(_Bounded(data), formats=_FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # See `decode_image`, which tells what is wrong.
+        return None
+
+
 def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
     """Composites an image over a grey background.
 
@@ -142,10 +162,13 @@ def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
     """
     if image.alpha is None:
         return image.rgb
-    alpha = image.alpha[..., None].astype(np.uint32)
-    # 255 is odd, so there are no ties and the integer form rounds as the real numbers do.
-    blend = (image.rgb * alpha + background * (255 - alpha) + 127) // 255
-    return blend.astype(np.uint8)
+    flat = np.empty_like(image.rgb)
+    for rows in _bands(image.alpha.shape):
+        alpha = image.alpha[rows, :, None].astype(np.uint16)
+        # At most 255 * 255 + 127, which 16 bits hold. 255 is odd, so there are no ties and the
+        # integer form rounds as the real numbers do.
+        flat[rows] = (image.rgb[rows] * alpha + background * (255 - alpha) + 127) // 255
+    return flat
 
 
 def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.ndarray:
@@ -162,10 +185,14 @@ def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.n
     Returns:
       uint8 [H, W, 3]: ``(rgb - (1 - alpha) * background) / alpha``, rounded and clipped.
     """
-    weight = alpha[..., None].astype(np.float32)
-    scaled = 255.0 * rgb - (255.0 - weight) * background
-    colour = np.where(weight > 0, scaled / np.maximum(weight, 1.0), rgb)
-    return np.clip(np.round(colour), 0, 255).astype(np.uint8)
+    colors = np.empty_like(rgb)
+    for rows in _bands(alpha.shape):
+        flat, weight = rgb[rows].astype(np.float32), alpha[rows, :, None].astype(np.float32)
+        # Whole numbers below 2**16, so that the quotient rounds as the exact one does.
+        scaled = 255 * flat - (255 - weight) * background
+        color = np.where(weight > 0, scaled / np.maximum(weight, 1), flat)
+        colors[rows] = np.clip(np.round(color), 0, 255)
+    return colors
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
@@ -314,6 +341,12 @@ def _to_arrays(image: Image.Image) -> DecodedImage:
         rgba = np.array(image.convert("RGBA"))
         return DecodedImage(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3].copy())
     return DecodedImage(np.array(image.convert("RGB")), None)
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Bands of rows of an image, so that what is computed of one at a time takes little memory."""
+    rows = max(1, _BAND_PIXELS // shape[1])
+    return (slice(first, first + rows) for first in range(0, shape[0], rows))
 
 
 def _too_large(name: str, most_pixels: int) -> UserError:
