@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -13,6 +14,7 @@ from warp_translate.image_files import (
     decode_image,
     encode_png,
     flatten,
+    image_size,
     list_images,
     read_image,
     unflatten,
@@ -386,3 +388,30 @@ def test_unflatten_takes_the_background_out_again(rng):
     assert (error <= 0.5 * 255 / alpha[..., None] + 0.5).all()
     clear = np.zeros((9, 11), np.uint8)
     np.testing.assert_array_equal(unflatten(rgb, clear), rgb)
+
+
+def test_unflatten_rounds_as_real_numbers_do():
+    """Of every value under every alpha."""
+    rgb = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (256, 1))[..., None], 3, axis=2)
+    alpha = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 256))
+    for background in (255, 0, 77):
+        exact = (255.0 * rgb[1:] - (255.0 - alpha[1:, :, None]) * background) / alpha[1:, :, None]
+        expected = np.clip(np.rint(exact), 0, 255)
+        np.testing.assert_array_equal(unflatten(rgb, alpha, background)[1:], expected)
+
+
+def test_alpha_takes_no_memory_for_the_whole_image():
+    image = DecodedImage(np.zeros((2000, 1500, 3), np.uint8), np.full((2000, 1500), 9, np.uint8))
+    for work in (lambda: flatten(image), lambda: unflatten(image.rgb, image.alpha)):
+        tracemalloc.start()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert image.rgb.nbytes <= peak < 1.5 * image.rgb.nbytes
+
+
+def test_the_size_is_read_from_the_header(rng):
+    data = encode(Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)))
+    assert image_size(data) == (5, 7)
+    assert image_size(data[:40]) == (5, 7)
+    assert image_size(data[:20]) is None and image_size(b"") is None

@@ -5,6 +5,11 @@
 Starts `warp-translate serve` twice, with and without putting requests together, and asks it from as
 many threads. Every answer is compared with the translation of that very picture, made beforehand;
 503 is counted and asked again after a moment. Memory is the server's resident set, sampled.
+
+    python -m experiments.benchmarks.server_load --bundle=bundles/man-woman --together=8 \
+      --sizes=64x64,256x256,480x640,1080x1920 --checkouts=../before,. --rounds=3
+
+compares the servers of two checkouts, in turns.
 """
 
 import dataclasses
@@ -38,9 +43,14 @@ _CLIENTS = flags.DEFINE_integer("clients", 64, "Clients at once.")
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "How long each server is asked.")
 _FACTOR = flags.DEFINE_integer("factor", 4, "Factor of all requests.")
 _TOGETHER = flags.DEFINE_list("together", ["8", "1"], "Most images translated at once.")
+_SIZES = flags.DEFINE_list(
+    "sizes",
+    ["64x64", "60x63", "96x128", "100x77", "256x256", "250x249", "256x384", "480x640"],
+    "Heights and widths of the pictures.",
+)
+_CHECKOUTS = flags.DEFINE_list("checkouts", ["."], "Where the servers' code lies.")
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "How often each server is asked, in turns.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
-
-_SIZES = ((64, 64), (60, 63), (96, 128), (100, 77), (256, 256), (250, 249), (256, 384), (480, 640))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +73,12 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"flags only, got {argv[1:]}")
     opened = bundles.read(_BUNDLE.value)
     cases = _cases(engines.open_engine(opened))
-    rows = [_row(int(together), opened, cases) for together in _TOGETHER.value]
+    rows = [
+        _row(checkout, int(together), opened, cases)
+        for _ in range(_ROUNDS.value)
+        for checkout in _CHECKOUTS.value
+        for together in _TOGETHER.value
+    ]
     about = measure.environment("onnxruntime", clients=_CLIENTS.value, seconds=_SECONDS.value)
     measure.publish(about, rows, _OUTPUT.value)
 
@@ -71,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
 def _cases(engine: engines.Engine) -> list[_Case]:
     made = []
     chance = np.random.default_rng(0)
-    for height, width in _SIZES * 2:
+    for height, width in [map(int, size.split("x")) for size in _SIZES.value] * 2:
         # Smooth, like photographs, so that decoding costs what it costs with them.
         small = chance.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
         picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
@@ -82,7 +97,9 @@ def _cases(engine: engines.Engine) -> list[_Case]:
     return made
 
 
-def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[str, Any]:
+def _row(
+    checkout: str, together: int, opened: bundles.Bundle, cases: Sequence[_Case]
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(opened.folder, Path(folder) / opened.name)
         process = subprocess.Popen(
@@ -90,6 +107,7 @@ def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", folder, "--port=0"],
                 f"--batch={together}",
             ],
+            cwd=checkout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -98,7 +116,7 @@ def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[
             # What it logs must not fill the pipe.
             assert process.stderr is not None
             threading.Thread(target=process.stderr.read, daemon=True).start()
-            return {"together": together, **_ask(port, process.pid, cases)}
+            return {"checkout": checkout, "together": together, **_ask(port, process.pid, cases)}
         finally:
             process.terminate()
             process.wait(60)

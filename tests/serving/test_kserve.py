@@ -453,6 +453,20 @@ def test_limits_of_bytes_pixels_images_and_numbers(serve, rng, monkeypatch):
     assert set(read(answer)[1]) == {"output", *MAPS}
 
 
+def test_json_is_counted_before_it_is_built(serve, monkeypatch):
+    client = serve(memory=16_000_000)
+    monkeypatch.setattr("warp_translate.serving.kserve_messages.json.loads", None)
+    for part, status, words in (
+        (b"{},", 400, "300001 objects, more than 256"),
+        (b'"ab",', 400, "quotes, more than 4096"),
+        (b"[],", 413, "values in JSON take about 51 MB"),
+        (b"255,", 413, "one request may take 12 MB; send the image as binary data"),
+    ):
+        body = b'{"inputs": [' + part * 300_000 + b"0]}"
+        response = client.post(INFER, content=body.replace(b"{},0", b"{}"))
+        assert response.status_code == status and words in response.json()["error"]
+
+
 def test_the_factor_follows_from_the_device(serve, rng, monkeypatch):
     sent = images(rng, 4, 16, 16)
 

@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import random
+import re
 import shutil
 import threading
 
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import copy_as
+from warp_translate import image_files
 from warp_translate.image_files import decode_image, flatten
-from warp_translate.serving import device, server
+from warp_translate.serving import admission, device, server
 from warp_translate.serving.device import LatencyModel
 
 
@@ -242,7 +244,8 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(serve, rng):
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_requests_are_bounded_before_their_bodies_are_read(serve, rng):
+def test_requests_are_bounded_before_their_bodies_are_read(serve, rng, monkeypatch):
+    monkeypatch.setattr(admission, "_WAIT_SECONDS", 0.0)
     client = serve(most_requests=1)
     engine = client.service.snapshot().engines["apple", "plum"]
     go, busy, translate = threading.Event(), threading.Event(), engine.translate
@@ -263,6 +266,28 @@ def test_requests_are_bounded_before_their_bodies_are_read(serve, rng):
     go.set()
     asking.join(20)
     assert post(client, data, target="plum").status_code == 200
+
+
+def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_unpacked(
+    serve, rng, monkeypatch
+):
+    client = serve(memory=64_000_000, most_bytes=1 << 22)
+    clear = picture(rng, 600, 700, 4)
+    assert post(client, picture(rng, 20, 20, 3), target="plum", factor=2).status_code == 200
+    monkeypatch.setattr(image_files, "decode_image", None)
+    for data, fields in (
+        (clear, {"target": "plum", "factor": 2}),
+        # Whatever it will be, and with the factor that would be chosen.
+        (clear, {"target": "pear"}),
+    ):
+        response = post(client, data, **fields)
+        assert response.status_code == 413
+        assert re.fullmatch(
+            r"600 x 700 pixels at factor \d take about \S+ MB of memory, and one request may take "
+            r"48 MB; send a smaller picture, or ask for a larger factor",
+            response.json()["error"],
+        )
+    assert client.post("/v1/classify", content=clear).status_code == 404
 
 
 def test_a_request_that_does_not_come_whole_is_given_up():

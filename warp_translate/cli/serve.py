@@ -15,6 +15,7 @@ from absl import flags
 from warp_translate import storage
 from warp_translate.cli import bundle_flags, program
 from warp_translate.errors import UserError
+from warp_translate.serving import footprint
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.registry import Registry, open_bundle
 from warp_translate.serving.service import Service
@@ -25,7 +26,15 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 
 _PORT = flags.DEFINE_integer("port", 8000, "Port to listen on; 0 for any that is free.")
 _MEGABYTES = flags.DEFINE_float("most_megabytes", 32.0, "Largest request.")
 _MEGAPIXELS = flags.DEFINE_float("most_megapixels", 16.0, "Largest image.")
-_QUEUE = flags.DEFINE_integer("most_requests", 64, "Translations in work and waiting, together.")
+_MEMORY = flags.DEFINE_float(
+    "most_memory",
+    None,
+    "Gigabytes of memory that the server may take; by default half of the machine's, or three "
+    "quarters of the container's if that is less.",
+)
+_QUEUE = flags.DEFINE_integer(
+    "most_requests", 64, "Small requests in work and waiting, together, and as many large ones."
+)
 _SECONDS = flags.DEFINE_float("most_seconds", 60.0, "What a request may take to come, and to wait.")
 
 
@@ -33,8 +42,8 @@ def main(argv: Sequence[str]) -> None:
     """Serves until it is told to stop, and then finishes what it took."""
     if len(argv) != 2:
         raise UserError("serve needs one folder of bundles: warp-translate serve bundles")
-    for flag in (_MEGABYTES, _MEGAPIXELS, _QUEUE, _SECONDS):
-        if not 0 < flag.value < math.inf:
+    for flag in (_MEGABYTES, _MEGAPIXELS, _MEMORY, _QUEUE, _SECONDS):
+        if flag.value is not None and not 0 < flag.value < math.inf:
             raise UserError(f"--{flag.name}={flag.value} must be a number above 0")
     if not 0 <= _PORT.value < 65536:
         raise UserError(f"--port={_PORT.value} must be within 0 and 65535")
@@ -70,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
         service,
         most_bytes=int(1e6 * _MEGABYTES.value),
         most_requests=_QUEUE.value,
+        memory=footprint.room(_MEMORY.value),
         read_seconds=_SECONDS.value,
         api_key=os.environ.get(KEY_VARIABLE) or None,
     )

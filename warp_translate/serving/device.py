@@ -295,6 +295,10 @@ class FactorChooser:
         expected = self._model.milliseconds(height, width, factor)
         return Choice(factor, expected, expected <= self._budget)
 
+    def milliseconds(self, height: int, width: int, factor: int) -> float:
+        """What a translation should take with a factor in nine of ten cases."""
+        return self._model.milliseconds(height, width, factor)
+
     def observe(self, height: int, width: int, factor: int, milliseconds: float) -> None:
         """Tells how long a translation took with the factor that was chosen."""
         size = _class(height, width)

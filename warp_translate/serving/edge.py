@@ -13,14 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from warp_translate.serving.service import Service
 
 
-def problem(status: int, message: str) -> JSONResponse:
+def problem(status: int, message: str, seconds: int = 1) -> JSONResponse:
     """The answer to a request that fails: one line of JSON, ``{"error": message}``.
 
     Args:
       status: of HTTP; with 503 the client is told to try again.
       message: what is wrong.
+      seconds: after which to try again.
     """
-    headers = {"Retry-After": "1"} if status == 503 else None
+    headers = {"Retry-After": str(seconds)} if status == 503 else None
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 

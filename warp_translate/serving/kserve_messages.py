@@ -17,6 +17,7 @@ from fastapi import Response
 
 from warp_translate.errors import UserError
 from warp_translate.serving import signature
+from warp_translate.serving.footprint import Need
 from warp_translate.serving.service import Stack
 from warp_translate.serving.signature import Tensor
 
@@ -27,6 +28,12 @@ _DTYPES = {"BOOL": "?", "UINT8": "u1", "INT64": "<i8", "FP32": "<f4"}
 _MOST_SIDE = (1 << 31) - 1
 # Of all outputs of an answer together; a number takes up to 60 bytes on its way into JSON.
 _MOST_JSON_PIXELS = 1 << 21
+# A request has three inputs, six outputs and parameters of each.
+_MOST_OBJECTS, _MOST_QUOTES = 256, 4096
+# Bytes that Python takes for what JSON holds, and those for a number of an answer.
+_NUMBER_BYTES, _LIST_BYTES, _OBJECTS_BYTES = 56, 112, 1 << 20
+_TEXT_BYTES, _BINARY_BYTES = 80, 16
+_JSON_SECONDS = 5e-8
 # What would change the meaning of a request.
 _NOT_SERVED = ("shared_memory_region", "classification")
 
@@ -47,6 +54,52 @@ class Inference:
     factor: int | None
     outputs: Mapping[str, bool]
 
+    @property
+    def with_maps(self) -> bool:
+        """Whether any of the maps is wanted."""
+        return set(self.outputs) != {signature.OUTPUT.name}
+
+
+def weigh(body: bytes, header_length: str | None) -> Need:
+    """What the JSON of a request takes when it is read, by what it is written with.
+
+    Args:
+      body: see `parse`.
+      header_length: see `parse`.
+
+    Raises:
+      UserError: it holds more objects or strings than any request does, or the length is wrong.
+    """
+    length = _length(body, header_length)
+
+    def count(mark: bytes) -> int:
+        return body.count(mark, 0, length)
+
+    for mark, what, most in ((b"{", "objects", _MOST_OBJECTS), (b'"', "quotes", _MOST_QUOTES)):
+        if (found := count(mark)) > most:
+            raise UserError(f"the request holds {found} {what}, more than {most}; leave some out")
+    numbers, lists = 1 + count(b","), count(b"[")
+    # One character beyond ASCII makes all of them wider.
+    text = length if body.isascii() else 4 * length
+    return Need(
+        text + _NUMBER_BYTES * numbers + _LIST_BYTES * lists + _OBJECTS_BYTES,
+        _JSON_SECONDS * length,
+        f"{numbers} values in JSON",
+        "send the image as binary data",
+    )
+
+
+def answer_bytes(asked: Inference) -> int:
+    """What the answer to a request takes beside the translation, at most.
+
+    Args:
+      asked: the request.
+    """
+    # Of at most three channels: stacked, as bytes of their own and joined; or as numbers and text.
+    values = 3 * math.prod(asked.image.shape[:3])
+    each = (_BINARY_BYTES if binary else _TEXT_BYTES for binary in asked.outputs.values())
+    return values * sum(each) + asked.image.nbytes
+
 
 def parse(body: bytes, header_length: str | None) -> Inference:
     """Reads the body of a request for translations.
@@ -58,15 +111,7 @@ def parse(body: bytes, header_length: str | None) -> Inference:
     Raises:
       UserError: it is malformed, or not what a model takes.
     """
-    length = len(body)
-    if header_length is not None:
-        digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 16
-        if not digits or int(header_length) > length:
-            raise UserError(
-                f"{HEADER_LENGTH} must be at most the body's {length} bytes, got "
-                f"{told(header_length)}"
-            )
-        length = int(header_length)
+    length = _length(body, header_length)
     asked = _object(_json(body[:length]), "the request")
     name = asked.get("id")
     if name is not None and not isinstance(name, str):
@@ -159,6 +204,19 @@ def told(value: Any) -> str:
             return f"a list of {len(value)}"
         return f"[{', '.join(str(each)[:20] for each in value)}]"
     return repr(value[:40] if isinstance(value, str) else value)[:60]
+
+
+def _length(body: bytes, header_length: str | None) -> int:
+    """How many bytes of a body are its JSON."""
+    if header_length is None:
+        return len(body)
+    digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 16
+    if not digits or int(header_length) > len(body):
+        raise UserError(
+            f"{HEADER_LENGTH} must be at most the body's {len(body)} bytes, got "
+            f"{told(header_length)}"
+        )
+    return int(header_length)
 
 
 def _json(text: bytes) -> Any:

@@ -6,9 +6,8 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from importlib import resources
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
-import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.datastructures import UploadFile
@@ -18,12 +17,12 @@ from starlette.requests import ClientDisconnect
 from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError
 from warp_translate.serving import kserve
+from warp_translate.serving.admission import Admission, Gate, Part, ticket_of
 from warp_translate.serving.batcher import Busy, TooLate
 from warp_translate.serving.edge import Edge, Metrics, TooLarge, problem
+from warp_translate.serving.footprint import Need
 from warp_translate.serving.routing import Choices, NoRoute, Pair
 from warp_translate.serving.service import Answer, Service
-
-T = TypeVar("T")
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
@@ -45,6 +44,7 @@ def build(
     *,
     most_bytes: int,
     most_requests: int,
+    memory: int = 4 << 30,
     read_seconds: float = 60.0,
     scan_seconds: float = 2.0,
     api_key: str | None = None,
@@ -55,7 +55,10 @@ def build(
     Args:
       service: answers.
       most_bytes: of a request's body; a larger one is answered with 413.
-      most_requests: translations in work and in the queue together; more are answered with 503.
+      most_requests: small requests in work and waiting together, and as many large ones; more are
+        answered with 503.
+      memory: bytes that all requests together may take. One that never fits is answered with 413,
+        and one that does not fit beside the others waits, or is answered with 503.
       read_seconds: in which a request must have come whole, or it is answered with 408.
       scan_seconds: between looks at the folder of bundles.
       api_key: if given, what ``X-API-Key`` or ``Authorization: Bearer`` must hold.
@@ -74,30 +77,36 @@ def build(
             await asyncio.to_thread(service.batcher.close)
 
     app = FastAPI(title="warp_translate", lifespan=lifespan, docs_url=None, redoc_url=None)
-    limiter = anyio.CapacityLimiter(most_requests)
-    in_work = 0
+    admission = Admission(memory=memory, most_requests=most_requests, seconds=read_seconds)
 
     async def limited(
-        request: Request,
-        read: Callable[[Request], Awaitable[T]],
-        work: Callable[[T], Response],
+        request: Request, read: Callable[[Request], Awaitable[Any]], *parts: Part
     ) -> Response:
-        """Reads a request and does its work in a thread, within the limits."""
-        nonlocal in_work
+        """Reads a request and does its work, part by part, within the limits."""
+        ticket = ticket_of(request.scope)
         # Counted before their bodies are read, which bounds what is held of them.
-        if in_work >= most_requests:
-            raise Busy(f"{most_requests} requests are being answered")
-        in_work += 1
-        try:
-            async with asyncio.timeout(read_seconds):
-                got = await read(request)
-            return await anyio.to_thread.run_sync(work, got, limiter=limiter)
-        finally:
-            in_work -= 1
+        await admission.arrive(ticket)
+        async with asyncio.timeout(read_seconds):
+            got = await read(request)
+        for weigh, do in parts:
+            got = await admission.work(ticket, got, weigh, do, request.is_disconnected)
+        admission.keep(ticket, len(got.body))
+        response: Response = got
+        return response
 
     @app.post("/v1/translate")
     async def translate(request: Request) -> Response:
         """Translates the image of the request."""
+
+        def weigh(got: tuple[bytes, dict[str, str]]) -> Need:
+            data, fields = got
+            return service.need(
+                data,
+                source=fields.get("source"),
+                target=fields.get("target"),
+                factor=_whole("factor", fields.get("factor")),
+                with_maps=fields.get("maps") == "all",
+            )
 
         def work(got: tuple[bytes, dict[str, str]]) -> Response:
             data, fields = got
@@ -114,7 +123,7 @@ def build(
                 return _choices(found)
             return _image(found, form) if maps == "none" else _with_maps(found, form)
 
-        response = await limited(request, _read, work)
+        response = await limited(request, _read, (weigh, work))
         request.state.told = {
             name: response.headers[f"x-{name}"]
             for name in ("bundle", "factor", "size", "milliseconds")
@@ -132,7 +141,9 @@ def build(
                 {"recognised": found.domain, "probabilities": dict(found.probabilities)}
             )
 
-        return await limited(request, _read, work)
+        return await limited(
+            request, _read, (lambda got: service.need(got[0], translated=False), work)
+        )
 
     for name, media in _PAGE.items():
         app.add_api_route(f"/{name}", _page(name or "index.html", media), include_in_schema=False)
@@ -185,8 +196,9 @@ def build(
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     kserve.add_routes(app, service, limited)
-    _answer_errors(app)
+    _answer_errors(app, admission)
 
+    app.add_middleware(Gate, admission=admission)
     app.add_middleware(
         Edge,
         metrics=metrics,
@@ -280,15 +292,16 @@ def _with_maps(found: Answer, form: Any) -> Response:
     """The output and pictures of the maps as data addresses."""
     assert found.maps is not None
     full = map_pictures.full_color(found.rgb.shape)
-    drawn = map_pictures.draw(found.maps, map_pictures.MAPS, full)
     told = {name.lower()[2:]: value for name, value in _headers(found).items()}
     return JSONResponse(
         {
             **told,
             "output": _data(image_files.encode_image(found.rgb, found.alpha, form), form),
             "maps": {
+                # One after the other, since each takes much memory.
                 name: _data(image_files.encode_image(picture, None, "png"), "png")
-                for name, picture in drawn.items()
+                for name in map_pictures.MAPS
+                for picture in map_pictures.draw(found.maps, [name], full).values()
             },
         },
         headers=_headers(found),
@@ -320,7 +333,7 @@ def _listed(pairs: Iterable[Pair]) -> list[dict[str, str]]:
     return [{"source": source, "target": target} for source, target in pairs]
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, admission: Admission) -> None:
     """Makes one line of JSON of everything that goes wrong."""
 
     @app.exception_handler(NoRoute)
@@ -335,11 +348,11 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     def busy(request: Request, error: Busy) -> Response:
-        return problem(503, f"{error}; try again")
+        return problem(503, f"{error}; try again", error.seconds)
 
     @app.exception_handler(TooLate)
     def late(request: Request, error: TooLate) -> Response:
-        return problem(503, f"the request {error}; try again")
+        return problem(503, f"the request {error}; try again", admission.seconds())
 
     @app.exception_handler(MemoryError)
     def memory(request: Request, error: MemoryError) -> Response:
