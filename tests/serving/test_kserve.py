@@ -455,7 +455,7 @@ def test_limits_of_bytes_pixels_images_and_numbers(serve, rng, monkeypatch):
 
 def test_json_is_counted_before_it_is_built(serve, monkeypatch):
     client = serve(memory=16_000_000)
-    monkeypatch.setattr("warp_translate.serving.kserve_messages.json.loads", None)
+    monkeypatch.setattr("warp_translate.serving.kserve_messages._json", None)
     for part, status, words in (
         (b"{},", 400, "300001 objects, more than 256"),
         (b'"ab",', 400, "quotes, more than 4096"),

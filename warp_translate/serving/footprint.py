@@ -112,7 +112,7 @@ def bytes_per_pixel(architecture: Architecture, factor: int) -> float:
       factor: how many times smaller the trunk's image is.
     """
     channels = architecture.width if architecture.head == "literal" else architecture.head_width
-    return 120 + 16 * channels + 24 * architecture.width / factor**2
+    return 44 + 12 * channels + 20 * architecture.width / factor**2
 
 
 def room(gigabytes: float | None) -> int:
