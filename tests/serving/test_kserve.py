@@ -454,17 +454,20 @@ def test_limits_of_bytes_pixels_images_and_numbers(serve, rng, monkeypatch):
 
 
 def test_json_is_counted_before_it_is_built(serve, monkeypatch):
-    client = serve(memory=16_000_000)
+    client = serve(memory=64_000_000, most_bytes=1 << 22)
     monkeypatch.setattr("warp_translate.serving.kserve_messages._json", None)
     for part, status, words in (
         (b"{},", 400, "300001 objects, more than 256"),
         (b'"ab",', 400, "quotes, more than 4096"),
-        (b"[],", 413, "values in JSON take about 51 MB"),
-        (b"255,", 413, "one request may take 12 MB; send the image as binary data"),
+        (b"[],", 413, "300001 values in JSON take about "),
+        (b"[0,0,0],", 413, "may take 48 MB; send the image as binary data"),
     ):
-        body = b'{"inputs": [' + part * 300_000 + b"0]}"
-        response = client.post(INFER, content=body.replace(b"{},0", b"{}"))
+        response = client.post(INFER, content=b'{"inputs": [' + part * 300_000 + b"0]}")
         assert response.status_code == status and words in response.json()["error"]
+    monkeypatch.setattr("warp_translate.serving.kserve_messages._MOST_JSON_PIXELS", 5000)
+    response = client.post(INFER, content=b"[" + b"0," * 40_000 + b"0]")
+    assert response.status_code == 400
+    assert "40001 values and 1 lists, too many for JSON" in response.json()["error"]
 
 
 def test_the_factor_follows_from_the_device(serve, rng, monkeypatch):

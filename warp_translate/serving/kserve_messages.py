@@ -79,6 +79,12 @@ def weigh(body: bytes, header_length: str | None) -> Need:
         if (found := count(mark)) > most:
             raise UserError(f"the request holds {found} {what}, more than {most}; leave some out")
     numbers, lists = 1 + count(b","), count(b"[")
+    # While these are built no other request is looked at.
+    if max(numbers / 3, lists) > _MOST_JSON_PIXELS + _MOST_QUOTES:
+        raise UserError(
+            f"the request holds {numbers} values and {lists} lists, too many for JSON, which holds "
+            f"{_MOST_JSON_PIXELS} pixels; send the image as binary data"
+        )
     # One character beyond ASCII makes all of them wider.
     text = length if body.isascii() else 4 * length
     return Need(
