@@ -86,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
 def _cases(engine: engines.Engine) -> list[_Case]:
     made = []
     chance = np.random.default_rng(0)
-    for height, width in [map(int, size.split("x")) for size in _SIZES.value] * 2:
+    for size in _SIZES.value * 2:
+        height, width = map(int, size.split("x"))
         # Smooth, like photographs, so that decoding costs what it costs with them.
         small = chance.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
         picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

@@ -250,10 +250,13 @@ def test_bodies_and_answers_are_counted_until_the_answer_is_sent(admission, monk
     assert {tuple(each) for _, each in sent} == {(45, 0, 20)}
     assert held(admission) == [0, 0, 0] and counted(admission) == [0, 0]
 
-    parts = [{"body": bytes(30), "more_body": True} for _ in range(2)]
-    with pytest.raises(Busy, match="bodies of other requests"):
-        asyncio.run(gate({"type": "http"}, receive, send))
-    assert held(admission) == [0, 0, 0] and counted(admission) == [0, 0]
+    # What a body says of its length is held from the start, and what it does not say as it comes.
+    for headers, pieces, size in (([(b"content-length", b"51")], 1, 12), ([], 2, 30)):
+        parts = [{"body": bytes(size), "more_body": True} for _ in range(pieces)]
+        with pytest.raises(Busy, match="bodies of other requests"):
+            asyncio.run(gate({"type": "http", "headers": headers}, receive, send))
+        assert not parts
+        assert held(admission) == [0, 0, 0] and counted(admission) == [0, 0]
 
 
 def test_estimates_grow_with_the_padded_picture_and_shrink_with_the_factor():

@@ -136,8 +136,8 @@ class Ticket:
     def __init__(self) -> None:
         # Where it is counted: among all, or among the large ones.
         self.place: _Share | None = None
-        self.received = 0
-        self.body = 0
+        # Of its body: what it says, what came, and what is held for it.
+        self.declared = self.received = self.body = 0
         self.lane: _Lane | None = None
         self.need: Need | None = None
         # Of the memory of a lane: that of the work, and then that of the answer.
@@ -199,8 +199,11 @@ class Admission:
         if ticket.received <= _SMALL_BYTES:
             return
         await self._count_as_large(ticket)
+        # All of it at once, so that bodies that came in part do not keep each other from the rest.
         # Twice, until the pieces are joined.
-        more = 2 * ticket.received - ticket.body
+        more = 2 * max(ticket.declared, ticket.received) - ticket.body
+        if more <= 0:
+            return
         try:
             await self._bodies.take(more, _WAIT_SECONDS)
         except TimeoutError:
@@ -324,6 +327,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         ticket = scope.setdefault("state", {})[_TICKET] = Ticket()
+        length = dict(scope.get("headers", ())).get(b"content-length", b"")
+        ticket.declared = int(length) if length.isdigit() and len(length) < 16 else 0
 
         async def counted() -> Message:
             message = await receive()
