@@ -4,6 +4,7 @@ import threading
 import pytest
 from starlette.requests import ClientDisconnect
 
+from warp_translate.errors import UserError
 from warp_translate.serving import admission as admissions
 from warp_translate.serving import footprint
 from warp_translate.serving.admission import Admission, Gate, Ticket, ticket_of
@@ -198,6 +199,21 @@ def test_no_room_in_time_is_busy_and_nobody_to_answer_is_no_work(monkeypatch):
     assert held(admission) == [0, 0, 0] and admission._slow.count == 0
 
 
+def test_who_leaves_when_memory_is_given_to_it_gives_it_back():
+    async def run():
+        share = admissions._Share(10)
+        await share.take(10, 20.0)
+        waiting = [asyncio.ensure_future(share.take(size, 20.0)) for size in (10, 4)]
+        await asyncio.sleep(0)
+        share.give(10)
+        waiting[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        assert await waiting[1] and share.held == 4
+
+    asyncio.run(run())
+
+
 def test_what_fails_holds_nothing_afterwards(admission):
     def fails(got):
         raise ValueError("no")
@@ -283,3 +299,6 @@ def test_the_memory_that_may_be_used(tmp_path):
     assert footprint.usable_memory(tmp_path) == 750_000
     assert footprint.resident_memory() > 1 << 24
     assert footprint.resident_memory(tmp_path) == 0
+    with pytest.raises(UserError, match=r"most_memory=0\.1 GB is too little: the server holds"):
+        footprint.room(0.1)
+    assert 0 < footprint.room(64) < 64e9
