@@ -63,6 +63,7 @@ class _Case:
 class _Found:
     statuses: Counter[int] = dataclasses.field(default_factory=Counter)
     wrong: int = 0
+    pixels: int = 0
     lost: int = 0
     seconds: list[float] = dataclasses.field(default_factory=list)
 
@@ -117,7 +118,9 @@ def _row(
             # What it logs must not fill the pipe.
             assert process.stderr is not None
             threading.Thread(target=process.stderr.read, daemon=True).start()
-            return {"checkout": checkout, "together": together, **_ask(port, process.pid, cases)}
+            row = {"checkout": checkout, "together": together, **_ask(port, process.pid, cases)}
+            print(row, flush=True)
+            return row
         finally:
             process.terminate()
             process.wait(60)
@@ -139,7 +142,7 @@ def _ask(port: int, pid: int, cases: Sequence[_Case]) -> dict[str, Any]:
         for seed in range(_CLIENTS.value)
     ]
     memory = []
-    begin = time.monotonic()
+    begin, before = time.monotonic(), _cpu_seconds(pid)
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -154,6 +157,9 @@ def _ask(port: int, pid: int, cases: Sequence[_Case]) -> dict[str, Any]:
         "wrong": found.wrong,
         "lost": found.lost,
         "images/s": found.statuses[200] / seconds,
+        "megapixels/s": 1e-6 * found.pixels / seconds,
+        # What others take of the machine matters less to it.
+        "CPU s/megapixel": 1e6 * (_cpu_seconds(pid) - before) / max(1, found.pixels),
         "median ms": 1000 * statistics.median(found.seconds),
         "90 % ms": 1000 * float(np.percentile(found.seconds, 90)),
         "MiB, 2nd third": statistics.median(memory[third : 2 * third]),
@@ -193,9 +199,16 @@ def _client(
             found.wrong += wrong
             if answer.status == 200:
                 found.seconds.append(spent)
+                found.pixels += case.expected.shape[0] * case.expected.shape[1]
         if answer.status == 503:
             time.sleep(0.2)
     connection.close()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Seconds that a process has computed, on all cores."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pid: int) -> float:
