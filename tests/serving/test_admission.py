@@ -18,7 +18,7 @@ SLOW, QUICK = 1.0, 0.01
 
 @pytest.fixture
 def admission():
-    """An eighth of the memory, 100, for bodies and for quick requests each; 600 for the others."""
+    """Of the memory 100 for bodies, 50 for quick requests and 650 for the others."""
     return Admission(memory=800, most_requests=4, seconds=20.0)
 
 
@@ -79,7 +79,7 @@ def test_memory_is_shared_and_the_oldest_goes_first():
         assert found == sizes and sorted(order) == sorted(sizes)
 
     asyncio.run(run())
-    assert 0 < most <= 600 and held(admission) == [0, 0, 0]
+    assert 0 < most <= 650 and held(admission) == [0, 0, 0]
 
 
 def test_quick_requests_pass_the_others(admission):
@@ -90,7 +90,7 @@ def test_quick_requests_pass_the_others(admission):
         await until(lambda: admission._slow.count == 3 and held(admission)[2] == 500)
         # What is small but takes long waits behind them.
         late = work(admission, Need(1, SLOW))
-        assert await work(admission, Need(20, QUICK)) == 7
+        assert await work(admission, Need(12, QUICK)) == 7
         assert not late.done() and admission._slow.count == 4
         with pytest.raises(Busy, match="4 large requests are being answered"):
             await work(admission, Need(1, SLOW))
@@ -127,7 +127,7 @@ def test_requests_are_counted_and_large_ones_apart(monkeypatch):
 
 
 def test_what_never_fits_is_told_its_size_and_the_remedy(admission):
-    need = Need(601, SLOW, "40 x 50 pixels at factor 1", "ask for a larger factor")
+    need = Need(651, SLOW, "40 x 50 pixels at factor 1", "ask for a larger factor")
 
     async def run():
         with pytest.raises(TooLarge, match=r"40 x 50 pixels at factor 1 .* larger factor$"):
@@ -182,7 +182,7 @@ def test_no_room_in_time_is_busy_and_nobody_to_answer_is_no_work(monkeypatch):
         return True
 
     async def run():
-        first = work(admission, Need(600, 0.0 + SLOW), lambda got: go.wait(20))
+        first = work(admission, Need(650, SLOW), lambda got: go.wait(20))
         await until(lambda: held(admission)[2])
         admission._slow._expected = 0.0
         with pytest.raises(Busy, match="other requests take the memory"):
@@ -286,8 +286,8 @@ def test_estimates_grow_with_the_padded_picture_and_shrink_with_the_factor():
     assert memory(2, 1, 1000, 1000, with_maps=True) > memory(2, 1, 1000, 1000)
     # A row of pixels is padded to 64 of them.
     assert memory(8, 1, 1, 10_000) == memory(8, 1, 64, 10_000)
-    # No more than four million pixels of a stack go together.
-    assert memory(2, 64, 1000, 1000) == memory(2, 8, 1000, 1000) < 8 * memory(2, 1, 1000, 1000)
+    # No more than one and a half million pixels of a stack go together.
+    assert memory(2, 64, 500, 500) == memory(2, 8, 500, 500) < 8 * memory(2, 1, 500, 500)
 
 
 def test_the_memory_that_may_be_used(tmp_path):

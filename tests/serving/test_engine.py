@@ -10,6 +10,7 @@ from warp_translate.map_pictures import MAPS
 from warp_translate.models import translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine as engines
+from warp_translate.serving import footprint
 from warp_translate.types import to_float, to_uint8
 
 ENGINES = {
@@ -128,6 +129,14 @@ def test_onnx_takes_as_many_threads_as_it_is_given(exported):
     assert opened._session.get_session_options().intra_op_num_threads == 2
 
 
-def test_onnx_keeps_no_memory_for_the_next_image(exported):
+def test_onnx_keeps_no_memory_of_large_images(exported, rng, monkeypatch):
     opened = engines.open_engine(exported[0], "onnx")
-    assert not opened._session.get_session_options().enable_cpu_mem_arena
+    assert not opened._large.get_session_options().enable_cpu_mem_arena
+    image = rng.integers(0, 256, (1, 64, 48, 3), dtype=np.uint8)
+    expected = opened.translate(image).output
+    takes = 64 * 48 * footprint.bytes_per_pixel(exported[0].architecture, 2)
+    for most, other in ((takes - 1, "_session"), (takes, "_large")):
+        monkeypatch.setattr(engines, "_ARENA_BYTES", most)
+        with monkeypatch.context() as patch:
+            patch.setattr(opened, other, None)
+            np.testing.assert_array_equal(opened.translate(image).output, expected)

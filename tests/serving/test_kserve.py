@@ -460,7 +460,7 @@ def test_json_is_counted_before_it_is_built(serve, monkeypatch):
         (b"{},", 400, "300001 objects, more than 256"),
         (b'"ab",', 400, "quotes, more than 4096"),
         (b"[],", 413, "300001 values in JSON take about "),
-        (b"[0,0,0],", 413, "may take 48 MB; send the image as binary data"),
+        (b"[0,0,0],", 413, "may take 52 MB; send the image as binary data"),
     ):
         response = client.post(INFER, content=b'{"inputs": [' + part * 300_000 + b"0]}")
         assert response.status_code == status and words in response.json()["error"]

@@ -284,7 +284,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_unpacked(
         assert response.status_code == 413
         assert re.fullmatch(
             r"600 x 700 pixels at factor \d take about \S+ MB of memory, and one request may take "
-            r"48 MB; send a smaller picture, or ask for a larger factor",
+            r"52 MB; send a smaller picture, or ask for a larger factor",
             response.json()["error"],
         )
     assert client.post("/v1/classify", content=clear).status_code == 404

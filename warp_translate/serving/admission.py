@@ -28,8 +28,8 @@ Part = tuple[Callable[[Any], Need], Callable[[Any], Any]]
 """Tells quickly what a part of a request's work takes, and does it."""
 
 _TICKET = "admission"
-# Of the memory: what bodies may take, and what quick requests may.
-_SHARE = 8
+# Which parts of the memory bodies and quick requests may take.
+_BODIES, _QUICK = 8, 16
 # A quick request takes no more than this part of its share.
 _PART = 4
 # How long a request waits to be read, and how many headers are looked at together.
@@ -166,9 +166,10 @@ class Admission:
         """
         self._seconds = seconds
         self._places, self._large = _Share(most_requests), _Share(most_requests)
-        self._bodies = _Share(memory // _SHARE)
-        self._quick = _Lane(memory // _SHARE, most_requests, clock)
-        self._slow = _Lane(memory - 2 * (memory // _SHARE), most_requests, clock)
+        bodies, quick = memory // _BODIES, memory // _QUICK
+        self._bodies = _Share(bodies)
+        self._quick = _Lane(quick, most_requests, clock)
+        self._slow = _Lane(memory - bodies - quick, most_requests, clock)
         self._looks = anyio.CapacityLimiter(_LOOKS)
 
     def seconds(self) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from warp_translate.contract import padded_side
 from warp_translate.serving.engine import Engine, Translated
+from warp_translate.serving.footprint import TOGETHER_PIXELS
 
 
 class Busy(Exception):
@@ -61,7 +62,7 @@ class Batcher:
         *,
         most_waiting: int = 64,
         batch: int = 8,
-        batch_pixels: int = 1 << 22,
+        batch_pixels: int = TOGETHER_PIXELS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts the threads.

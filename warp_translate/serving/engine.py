@@ -7,6 +7,7 @@ Both give the same values up to one level of uint8.
 import abc
 import collections
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import threading
@@ -20,6 +21,7 @@ from warp_translate.contract import PIXEL_SCALE, padded_side
 from warp_translate.errors import UserError
 from warp_translate.map_pictures import to_uint8
 from warp_translate.serving import bundle as bundles
+from warp_translate.serving import footprint
 from warp_translate.serving.bundle import AnyBundle, Bundle
 
 Backend = Literal["auto", "onnx", "jax"]
@@ -131,12 +133,15 @@ def choose_backend(backend: Backend) -> Literal["onnx", "jax"]:
     return backend
 
 
-def open_session(path: Path, *, threads: int | None = None) -> Any:
+def open_session(path: Path, *, threads: int | None = None, arena: bool = True) -> Any:
     """Loads a graph into ONNX Runtime, on CPUs.
 
     Args:
       path: the file.
       threads: most threads of one run; None for one for each core.
+      arena: whether the memory of a run is kept for the next, in one arena for all sessions.
+        Without it small runs take up to half as long again, but large ones take no more memory
+        than they need, which is up to twice as much with it.
 
     Returns:
       An ``onnxruntime.InferenceSession``.
@@ -149,9 +154,10 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     # Threads that spin while they wait take the cores from whoever shares them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Its arena takes up to twice of what a run needs and keeps most of it for the next; without it
-    # runs are as fast, and the memory that they take is what they need.
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = arena
+    if arena:
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0  # 0 is its word for one for each core.
     try:
@@ -159,6 +165,15 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     except Exception as error:  # ONNX Runtime has one type for each way to be damaged.
         words = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+
+
+@functools.cache
+def _share_arena() -> None:
+    import onnxruntime
+
+    kind, default = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, default)
+    onnxruntime.create_and_register_allocator(place, None)
 
 
 def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
@@ -177,6 +192,10 @@ def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
 
 
+_ARENA_BYTES = 1 << 28
+"""What a run of ONNX Runtime may take of the arena, by the estimate; others go without it."""
+
+
 class OnnxEngine(Engine):
     """A bundle in ONNX Runtime on CPUs. A new size costs nothing that lasts."""
 
@@ -193,9 +212,9 @@ class OnnxEngine(Engine):
         """
         super().__init__(bundle)
         self._floats = floats
-        self._session = open_session(
-            bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX), threads=threads
-        )
+        path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
+        self._session = open_session(path, threads=threads)
+        self._large = open_session(path, threads=threads, arena=False)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
@@ -206,7 +225,11 @@ class OnnxEngine(Engine):
             "factor": np.array(factor, np.int64),
             "with_maps": np.array(with_maps),
         }
-        output, *maps = self._session.run(self._outputs, feeds)
+        count, height, width, _ = images.shape
+        pixels = count * padded_side(height, factor) * padded_side(width, factor)
+        takes = pixels * footprint.bytes_per_pixel(self._bundle.architecture, factor)
+        session = self._session if takes <= _ARENA_BYTES else self._large
+        output, *maps = session.run(self._outputs, feeds)
         if self._floats:
             output = to_uint8(output)
         return Translated(

@@ -9,6 +9,9 @@ from warp_translate.contract import padded_side
 from warp_translate.errors import UserError
 from warp_translate.serving.architecture import Architecture
 
+TOGETHER_PIXELS = 3 << 19
+"""Most padded pixels that are translated at once; a larger image goes alone."""
+
 QUICK_SECONDS = 0.05
 """A request that should take no longer than this goes past those that take longer."""
 
@@ -22,10 +25,9 @@ _MAPS = 40  # Their float32 values.
 _SECONDS, _DRAWING_SECONDS = 2e-7, 1e-6
 # What every request has beside its pixels.
 _OVERHEAD = 1 << 20
-# What a server keeps after its first requests, and what it needs for any.
-_KEPT, _LEAST_ROOM = 300_000_000, 200_000_000
-# Of a stack of images: what is translated at once.
-_TOGETHER = 1 << 22
+# What a server keeps after its first requests, most of it in the engines' arena, and what it needs
+# for any.
+_KEPT, _LEAST_ROOM = 600_000_000, 200_000_000
 _LARGER_FACTOR = "send a smaller picture, or ask for a larger factor"
 
 
@@ -93,7 +95,7 @@ def of_translation(
     """
     count, height, width = shape
     padded = padded_side(height, factor) * padded_side(width, factor)
-    together = max(padded, min(count * padded, _TOGETHER))
+    together = max(padded, min(count * padded, TOGETHER_PIXELS))
     stays = _MAPS * with_maps * count * height * width
     size = f"{height} x {width}" if count == 1 else f"{count} x {height} x {width}"
     return Need(
@@ -119,13 +121,15 @@ def room(gigabytes: float | None) -> int:
     """Bytes that requests may take, beside what this process holds without any.
 
     Args:
-      gigabytes: what the process may hold; None for `usable_memory`.
+      gigabytes: what the process may hold; None for `usable_memory`, or as much as it needs.
 
     Raises:
       UserError: that is too little.
     """
-    most = usable_memory() if gigabytes is None else int(1e9 * gigabytes)
     held = resident_memory() + _KEPT
+    if gigabytes is None:
+        return max(_LEAST_ROOM, usable_memory() - held)
+    most = int(1e9 * gigabytes)
     if most - held < _LEAST_ROOM:
         raise UserError(
             f"most_memory={most / 1e9:g} GB is too little: the server holds {held / 1e9:.1f} GB "
