@@ -78,7 +78,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["warp_translate", "warp_translate.*"]),
+    packages=[
+        *find_packages(include=["warp_translate", "warp_translate.*"]),
+        # Inside the package: a top-level `experiments` would be in the way of the user's own.
+        *("warp_translate.experiments", "warp_translate.experiments.ablations"),
+    ],
+    package_dir={"warp_translate.experiments": "experiments"},
     package_data={
         "warp_translate.evaluation": ["report_page/*"],
         "warp_translate.serving": ["page/*"],
