@@ -1,6 +1,10 @@
 """Flags that name a file or a folder."""
 
+from collections.abc import Iterable
+
 from absl import flags
+
+from warp_translate import storage
 
 # What is defined here belongs to the module that asks for it.
 flags.disclaim_key_flags()
@@ -22,3 +26,18 @@ def define_path(name: str, help: str) -> flags.FlagHolder[str | None]:
     """Defines a flag that names a file or a folder, None where it is not given."""
     holder: flags.FlagHolder[str | None] = flags.DEFINE(_PathParser(), name, None, help)
     return holder
+
+
+def folders(words: Iterable[str]) -> list[str]:
+    """The folders of a list that was parted at its commas.
+
+    Some have commas in their own names, as those of earlier sweeps: where parts that follow each
+    other name a folder together, they are one.
+    """
+    rest, found = [word.strip() for word in words if word.strip()], []
+    while rest:
+        joined = {count: ",".join(rest[:count]) for count in range(len(rest), 1, -1)}
+        count = next((n for n, name in joined.items() if storage.to_path(name).is_dir()), 1)
+        found.append(",".join(rest[:count]))
+        del rest[:count]
+    return found
