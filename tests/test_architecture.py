@@ -9,7 +9,8 @@ import warp_translate
 
 ROOT = "warp_translate"
 BASE = {
-    *("contract", "cores", "errors", "headway", "types", "storage", "image_files", "map_pictures"),
+    *("contract", "cores", "errors", "headway", "interrupts", "types", "storage", "image_files"),
+    "map_pictures",
 }
 
 # What each part may import of the package, itself aside.
@@ -18,6 +19,7 @@ ALLOWED = {
     "contract": set(),
     "cores": set(),
     "headway": set(),
+    "interrupts": set(),
     "types": {"contract"},
     "storage": {"errors"},
     "image_files": {"errors"},

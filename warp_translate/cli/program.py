@@ -1,16 +1,20 @@
 """What all commands share: how a program starts and how a user's mistake ends it."""
 
+import contextlib
 import difflib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
+from warp_translate import interrupts
 from warp_translate.cli import status
 from warp_translate.cli.extras import missing_package
 from warp_translate.cli.path_flag import define_path
@@ -62,6 +66,7 @@ def run(
     others: set[str] = set()
     if takes is not None:
         others = _flags_of_others(main.__module__) - {flag.name for flag in takes}
+    interrupts.watch(_leave_interrupted)
     app.run(lambda argv: _guard(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, others))
 
 
@@ -77,7 +82,11 @@ def _flags_of_others(module: str) -> set[str]:
 
 def _guard(action: Callable[[], None]) -> None:
     try:
-        action()
+        with contextlib.ExitStack() as stack:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                answer = interrupts.handled_by(signal.SIGINT, _interrupt, limit=1)
+                stack.enter_context(answer)
+            action()
     except UserError as error:
         _leave(str(error))
     except Preempted as notice:
@@ -87,8 +96,7 @@ def _guard(action: Callable[[], None]) -> None:
         )
         sys.exit(status.INTERRUPTED if notice.by_user else status.PREEMPTED)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was saved is kept", file=sys.stderr)
-        _exit(status.INTERRUPTED)
+        _leave_interrupted()
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and (message := missing_package(error)):
             _leave(message)
@@ -171,6 +179,22 @@ def _exit(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _leave_interrupted() -> None:
+    """Leaves at once, in whatever thread: the main one may be in the compiler.
+
+    Without Python's own way to end, in which jax crashes where its threads still work.
+    """
+    with contextlib.suppress(Exception):
+        # Not by print, which may be what was interrupted.
+        os.write(2, b"\ninterrupted; what was saved is kept\n")
+        sys.stdout.flush()
+    os._exit(status.INTERRUPTED)
 
 
 def _with_others() -> Any:
