@@ -84,7 +84,9 @@ def test_an_experiment_is_counted_timed_tabled_and_drawn(call, config, tmp_path,
     assert heads == 16 * 16 * (9 * 7 * 4 + 4 * 6)
     with Image.open(tmp_path / "cost.png") as image:
         assert image.width > 1000
-    assert re.search(r"4/4  24 x 40, factor 4: compiled .* GMAC/s  \d+ s left", said)
+    assert said.splitlines()[1] == "0/4  16 x 16, factor 1: compiling"
+    assert re.search(r"3/4  24 x 40, factor 4: compiling  \d+ s left\n", said)
+    assert re.search(r"4/4  24 x 40, factor 4: compiled in .* s  \d+ s left", said)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def test_a_run_becomes_a_bundle(exported, tiny_config):
     assert {found["images"] for found in parity.values()} == {4}
     assert max(found["largest"] for found in parity.values()) <= 1
     assert re.search(
-        r"man-woman: comparing, image 4: 128 x 96, factor 4 \(\d+ s\)", exported.stderr
+        r"man-woman: compiling and comparing, image 4 of \d+: 128 x 96, factor 4 \(\d+ s\)",
+        exported.stderr,
     )
     assert re.search(r"model\.onnx +4 images, largest difference [01] of 255", exported.stdout)
     model = folder.parent / "models/man-woman"

@@ -135,6 +135,21 @@ def test_calibration_times_every_factor_and_size(exported):
     assert said[-1].endswith(" 0 s left")
 
 
+def test_the_time_left_is_within_a_half_of_what_it_takes(exported, monkeypatch):
+    """From the first line on, though the last case takes a hundred times as long as the first."""
+    monkeypatch.setattr(device, "find_device", lambda: device.Device("a", 2, 2000.0))
+    guess = device.estimate(device.find_device(), exported[0].architecture)
+    true = LatencyModel(3 * guess.call, 4 * guess.pixel, 2 * guess.reduced_pixel)
+    clocked, said = Clocked(exported[0], true), []
+
+    def note(line):
+        said.append((clocked.now, float(line.split()[-3])))
+
+    device.calibrate(clocked, clock=lambda: clocked.now, note=note)
+    for now, left in said[:-1]:
+        assert 0.5 < left / (clocked.now - now) < 1.5
+
+
 def test_a_calibration_is_kept_for_the_device_and_the_build(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     one = device.Device("a", 2, 2000.0)

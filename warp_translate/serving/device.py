@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -26,7 +27,7 @@ from warp_translate import storage
 from warp_translate.cores import allowed_cores
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
-from warp_translate.serving.engine import Engine
+from warp_translate.serving.engine import Engine, JaxEngine
 
 SIZES = ((128, 128), (256, 256), (512, 512), (768, 1024), (1080, 1920))
 """Heights and widths at which a bundle is timed."""
@@ -152,13 +153,19 @@ def calibrate(
       clock: seconds from any origin.
       note: told what is being timed.
     """
-    measured = []
+    measured: list[tuple[int, int, int, float, float]] = []
     cases = list(itertools.product(sizes, sorted(engine.bundle.factors, reverse=True)))
-    begin = clock()
+    guess = estimate(find_device(), engine.bundle.architecture)
+    once = 0.0  # Seconds that the first calls took longer than the others.
     for number, ((height, width), factor) in enumerate(cases, start=1):
+        case = f"{number}/{len(cases)}  {height} x {width}, factor {factor}"
+        if isinstance(engine, JaxEngine):
+            note(f"{case}: compiling")
         chance = np.random.default_rng(0)
         image = chance.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        start = clock()
         engine.translate(image, factor)  # Whatever is done once.
+        first = clock() - start
         seconds: list[float] = []
         while len(seconds) < _LEAST_CALLS or (
             sum(seconds) < _SECONDS_PER_CASE and len(seconds) < _MOST_CALLS
@@ -169,12 +176,28 @@ def calibrate(
         times = 1000 * np.asarray(seconds)
         median, high = float(np.median(times)), float(np.percentile(times, _PERCENTILE))
         measured.append((height, width, factor, median, high))
-        left = (clock() - begin) / number * (len(cases) - number)
-        note(
-            f"{number}/{len(cases)}  {height} x {width}, factor {factor}: median {median:.1f} ms, "
-            f"90 % within {high:.1f} ms  {left:.0f} s left"
-        )
+        once += max(first - median / 1000, 0.0)
+        left = once / number * (len(cases) - number) + _seconds(cases[number:], measured, guess)
+        note(f"{case}: median {median:.1f} ms, 90 % within {high:.1f} ms  {left:.0f} s left")
     return fit(measured)
+
+
+def _seconds(
+    ahead: Iterable[tuple[tuple[int, int], int]],
+    measured: Sequence[tuple[int, int, int, float, float]],
+    guess: LatencyModel,
+) -> float:
+    """What timing the cases ahead will take: as guessed, scaled by the last size's true times."""
+    height, width = measured[-1][:2]
+    last = [row for row in measured if row[:2] == (height, width)]
+    true = sum(median for *_, median, _ in last)
+    scale = true / sum(guess.milliseconds(height, width, factor) for _, _, factor, *_ in last)
+    total = 0.0
+    for (height, width), factor in ahead:
+        each = scale * guess.milliseconds(height, width, factor) / 1000
+        calls = min(max(_LEAST_CALLS, math.ceil(_SECONDS_PER_CASE / each)), _MOST_CALLS)
+        total += (1 + calls) * each
+    return total
 
 
 def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
