@@ -133,6 +133,9 @@ def test_a_mask_that_is_driven_to_zero_is_warned_of_once(tmp_path, tiny_config, 
 def test_sound_runs_have_no_warning(paired_run, cycle_run):
     for run in (paired_run, cycle_run):
         assert "to test on" in run.stderr and "warning" not in run.stderr
+        assert run.stderr.count("\ncompiling the training step\n") == 1
+    # After four steps it is.
+    assert "the output is worse than the untouched picture" in paired_run.stderr
 
 
 def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_config, numbers):

@@ -29,6 +29,7 @@ from warp_translate.data.records import UnreadableRecord
 from warp_translate.errors import Preempted, UserError
 from warp_translate.evaluation.runs import TEST
 from warp_translate.evaluation.sheet import render_sheet
+from warp_translate.evaluation.verdict import worse_than_untouched
 from warp_translate.headway import Headway
 from warp_translate.training import distributed, loop
 from warp_translate.training.checkpoint import Checkpointer, SaveFailed, newest_step
@@ -117,6 +118,7 @@ def _train(
         metric_names=(*task.shown, *_ALWAYS_SHOWN),
         stream=sys.stderr if writes else None,
         format=progress_format,
+        if_long=_smaller(config, workdir),
     )
     say = progress.say
     checkpointer = Checkpointer(
@@ -146,8 +148,10 @@ def _train(
     profiler = StepProfiler(f"{workdir}/profile", profile_start, profile_steps if writes else 0)
     mapped = replicas.map(training.step, steps_per_call=schedule.steps_per_call)
     root = build.root_key(config)
-    if jax.process_count() > 1:
-        # Everyone compiles before anyone waits for the others in a sum over devices.
+    if start_step < schedule.total_steps:
+        # Before the loop, where Ctrl-C has nothing to save; and everyone compiles before anyone
+        # waits for the others in a sum over devices.
+        say("compiling the training step")
         shapes = build.batch_shapes(config, config.training.global_batch // jax.process_count())
         sample = {name: np.zeros(each.shape, each.dtype) for name, each in shapes.items()}
         mapped.compile(state, replicas.place_batches([sample] * schedule.steps_per_call), root)
@@ -191,7 +195,7 @@ def _train(
     return replicas.to_global(state)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Session:
     """What the loop is handed of a task, and what the user is told where it cannot be done.
 
@@ -201,6 +205,7 @@ class _Session:
       replicas: its devices.
       checkpointer: where its states are kept.
       say: tells the user a line.
+      compiled: whether what measures is.
     """
 
     config: ml_collections.ConfigDict
@@ -208,6 +213,7 @@ class _Session:
     replicas: Replicas
     checkpointer: Checkpointer
     say: Callable[[str], None]
+    compiled: bool = False
 
     @property
     def alone(self) -> bool:
@@ -217,7 +223,13 @@ class _Session:
     def evaluate(self, state: PyTree) -> loop.Evaluation | None:
         """Measures a state; None where a picture of the test set cannot be read."""
         params = self.replicas.first_replica(result_params(self.task.training, state))
-        headway = Headway(self.task.tested, self.say, processes=jax.process_count())
+        headway = Headway(
+            self.task.tested,
+            self.say,
+            processes=jax.process_count(),
+            compiles=not self.compiled,
+        )
+        self.compiled = True
         try:
             report = self.task.evaluate(params, self.config.evaluation.sheet_rows, headway)
         except UnreadableRecord as error:
@@ -225,6 +237,8 @@ class _Session:
                 raise
             self.say(f"warning: nothing was measured: {error}")
             return None
+        for line in worse_than_untouched(report.scalars):
+            self.say(line)  # No warning yet: so every training begins.
         sheets = {
             f"test/{name}": render_sheet(
                 sheet.rows, sheet.columns, cell=_SHEET_CELL, wheel_magnitude=sheet.wheel_magnitude
@@ -260,6 +274,21 @@ class _Session:
             for line in news:
                 print(f"warning: {line}", file=sys.stderr)
         return self.task.watch(scalars) + news
+
+
+def _smaller(config: ml_collections.ConfigDict, workdir: str) -> str:
+    """What to do where a training would take days."""
+    smaller = config.copy_and_resolve_references()
+    smaller.data.update(size=config.data.size // 2, load_size=config.data.load_size // 2)
+    try:
+        build.check_size(smaller)
+    except UserError:
+        return "a smaller --config.training.total_steps ends sooner"
+    return (
+        "at half the size a step is about a quarter of the work: the same command with "
+        f"--workdir={workdir}_{smaller.data.size} --config.data.size={smaller.data.size} "
+        f"--config.data.load_size={smaller.data.load_size}"
+    )
 
 
 def _devices_in_words(count: int) -> str:
