@@ -45,11 +45,13 @@ _ONNX = [
 ]
 
 _SERVE = [
-    "fastapi>=0.115,<1",
+    "fastapi>=0.133,<1",
+    "h11>=0.16,<0.17",  # The parser is checked against this release; earlier ones let chunks lie.
     "onnxruntime>=1.27,<2",
     "prometheus-client>=0.21,<1",
-    "python-multipart>=0.0.20,<0.1",
+    "python-multipart>=0.0.31,<0.1",  # Bounds the headers of parts and their names.
     "safetensors>=0.6,<0.9",  # For the engine in jax, where that is installed too.
+    "starlette>=1.3.1,<2",  # The last of its fixes of forms and of hosts in addresses.
     "uvicorn>=0.34,<1",
 ]
 
@@ -65,6 +67,8 @@ _S3 = [
     "s3fs>=2026.2,<2027",
 ]
 
+_HEIC = ["pillow-heif>=1,<2"]
+
 _RAY = [
     *_SERVE,
     "ray[data,serve]>=2.60,<3",
@@ -78,7 +82,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["warp_translate", "warp_translate.*"]),
+    packages=[
+        *find_packages(include=["warp_translate", "warp_translate.*"]),
+        # Inside the package: a top-level `experiments` would be in the way of the user's own.
+        *("warp_translate.experiments", "warp_translate.experiments.ablations"),
+    ],
+    package_dir={"warp_translate.experiments": "experiments"},
     package_data={
         "warp_translate.evaluation": ["report_page/*"],
         "warp_translate.serving": ["page/*"],
@@ -87,7 +96,7 @@ setup(
     install_requires=[
         "absl-py>=2.3,<3",
         "numpy>=2,<3",
-        "pillow>=11,<14",
+        "pillow>=11.3,<14",  # The first that reads AVIF.
     ],
     extras_require={
         "train": _TRAIN,
@@ -98,6 +107,7 @@ setup(
         "ray": _RAY,
         "gcs": _GCS,
         "s3": _S3,
+        "heic": _HEIC,
         "cuda": [*_TRAIN, _JAX.format(extra="[cuda12]")],
         "tpu": [*_TRAIN, *_GCS, _JAX.format(extra="[tpu]")],  # Their disks are not kept.
         "plan": [
@@ -111,6 +121,7 @@ setup(
             *_RAY,
             *_GCS,
             *_S3,
+            *_HEIC,
             "flask>=3,<4",  # For the servers of moto, as the next two.
             "flask-cors>=5,<7",
             "gcp-storage-emulator>=2026,<2027",  # Buckets on this machine, as moto's.

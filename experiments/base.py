@@ -60,13 +60,14 @@ def _common(kind: str) -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    # Or "paired_folder"; without pairs "unpaired_folder", "portraits" or TFDS's "cycle_gan/...";
-    # either may be a "tfds_folder"; a classifier takes any of these, and "domain_folders".
+    # Or "paired_folder", "paired_strips"; without pairs "unpaired_folder", "portraits" or TFDS's
+    # "cycle_gan/..."; either may be a "tfds_folder"; a classifier takes any of these, and
+    # "domain_folders".
     drawn_pairs = kind in ("paired", "classifier")
     data.name = "openmoji_gender" if drawn_pairs else "openmoji_gender_unpaired"
     data.dir = config_dict.placeholder(str)  # prepared sets; TFDS's own folder by default
     data.root = config_dict.placeholder(str)  # folders and portraits: where they are
-    data.direction = "AtoB"  # paired_folder: or "BtoA"
+    data.direction = "AtoB"  # paired_folder, paired_strips: or "BtoA"
     data.domains = "male_female"  # portraits: or "old_young"
     data.size = 256  # side of the training images
     data.load_size = 286  # shorter side before the random crop

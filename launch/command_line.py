@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from warp_translate.cli import status
+from warp_translate.cli import status, streams
 from warp_translate.errors import UserError
 
 
@@ -34,11 +34,12 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     Args:
       main: takes the command line without the program's name, returns the exit status.
     """
-    try:
-        code = main(sys.argv[1:])
-    except UserError as error:
-        _leave(str(error))
-    sys.exit(code)
+    with streams.ready():
+        try:
+            code = main(sys.argv[1:])
+        except UserError as error:
+            _leave(str(error))
+        sys.exit(code)
 
 
 def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,8 @@ import warp_translate
 
 ROOT = "warp_translate"
 BASE = {
-    *("contract", "cores", "errors", "headway", "types", "storage", "image_files", "map_pictures"),
+    *("contract", "cores", "errors", "headway", "interrupts", "types", "storage", "image_files"),
+    *("map_pictures", "file_tree", "owner", "locks", "sealed"),
 }
 
 # What each part may import of the package, itself aside.
@@ -18,9 +19,20 @@ ALLOWED = {
     "contract": set(),
     "cores": set(),
     "headway": set(),
+    "interrupts": set(),
     "types": {"contract"},
     "storage": {"errors"},
-    "image_files": {"errors"},
+    "file_tree": set(),
+    "owner": {"locks"},
+    "sealed": set(),
+    "locks": {"errors"},
+    "image_color": set(),
+    "image_kinds": {"errors"},
+    "image_metadata": set(),
+    "png_chunks": set(),
+    "image_files": {
+        *("errors", "file_tree", "image_color", "image_kinds", "image_metadata", "png_chunks"),
+    },
     "map_pictures": {"contract"},
     "ops": BASE,
     "losses": BASE | {"ops"},

@@ -23,6 +23,14 @@ def test_the_rate_and_the_time_left_do_not_count_the_first_batch():
     assert len(said) == 3  # Ten seconds apart.
 
 
+def test_that_it_compiles_is_said_once_and_first():
+    said = []
+    headway = Headway(6, said.append, compiles=True)
+    for _ in range(2):
+        for _ in headway.through([{"image": np.zeros(3)}]):
+            assert said == ["compiling; 6 images are to be measured"]
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_all_processes_count_alike_and_never_beyond_the_end(processes):
     said = run(20.0, [8, 8, 8], 24 * processes - 3, processes)

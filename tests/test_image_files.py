@@ -1,23 +1,32 @@
 import io
 import struct
+import sys
+import tracemalloc
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from warp_translate import image_kinds
 from warp_translate.errors import UserError
 from warp_translate.image_files import (
     DecodedImage,
     decode_image,
+    encode_image,
     encode_png,
+    find_images,
     flatten,
+    image_size,
     list_images,
     read_image,
     unflatten,
     write_image,
 )
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 
 
 def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
@@ -178,9 +187,10 @@ def test_bad_paths(tmp_path):
 
 def test_bad_contents(tmp_path, rgb):
     path = tmp_path / "a.png"
-    whole = {f: encode(Image.fromarray(rgb.repeat(20, 0)), f) for f in ("PNG", "JPEG", "WEBP")}
-    bmp = encode(Image.fromarray(rgb), "BMP")
-    cases = [(b"", "is empty"), (b"hello\nworld\n", "is not a"), (bmp, "is not a")]
+    whole = {f: encode(Image.fromarray(rgb.repeat(20, 0)), f) for f in FORMATS}
+    whole["packed"] = encode(Image.fromarray(rgb.repeat(20, 0)), "TIFF", compression="tiff_lzw")
+    pcx = encode(Image.fromarray(rgb), "PCX")
+    cases = [(b"", "is empty"), (b"hello\nworld\n", "is not a"), (pcx, "is not a")]
     cases += [(data[: len(data) // 2], "damaged") for data in whole.values()]
     for data, what in cases:
         path.write_bytes(data)
@@ -203,7 +213,8 @@ def test_decompression_bomb(side):
     assert_one_line(error, "bomb.png", "pixels", "scale it down")
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_damage_is_never_anything_but_a_user_error(rng, rgb, file_format):
     data = np.frombuffer(encode(Image.fromarray(rgb), file_format), np.uint8)
     for _ in range(150):
@@ -220,6 +231,156 @@ def test_damage_is_never_anything_but_a_user_error(rng, rgb, file_format):
 
 def chunk(name: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize(
+    "file_format, options",
+    [
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
+    ],
+)
+def test_further_formats(rgb, file_format, options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = {} if file_format == "BMP" else {"exif": exif}
+    rgba = np.dstack([rgb, rgb[..., 0]])
+    decoded = decode_image(encode(Image.fromarray(rgba), file_format, **options, **turned), "a")
+    upright = np.rot90(rgba, -1) if turned else rgba
+    # AVIF goes through luma and chroma.
+    most = 3 if file_format == "AVIF" else 0
+    assert np.abs(decoded.rgb.astype(int) - upright[..., :3]).max() <= most
+    if file_format != "BMP":
+        np.testing.assert_array_equal(decoded.alpha, upright[..., 3])
+    assert decoded.kind == file_format
+
+
+def test_heic(rgb):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    data = encode(Image.fromarray(rgb), "HEIF", quality=-1, chroma=444)
+    decoded = decode_image(data, "a", trusted=False)
+    assert decoded.kind == "HEIF"
+    assert np.abs(decoded.rgb.astype(int) - rgb).max() <= 2
+    with pytest.raises(UserError) as error:
+        decode_image(data[: len(data) // 2], "a")
+    assert_one_line(error, "damaged")
+
+
+def test_heic_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    image_kinds._reads_heif.cache_clear()
+    with pytest.raises(UserError) as error:
+        decode_image(b"\0\0\0\x14ftypheic\0\0\0\0mif1", "a.heic")
+    assert_one_line(error, "a.heic", "warp-translate[heic]")
+    image_kinds._reads_heif.cache_clear()
+
+
+def test_tiff_of_other_depths(rgb):
+    gray = rgb[..., 0]
+    decoded = decode_image(encode(Image.fromarray(gray.astype(np.uint16) * 257), "TIFF"), "a")
+    np.testing.assert_array_equal(decoded.rgb[..., 2], gray)
+    for dtype in (np.float32, np.int32):
+        with pytest.raises(UserError) as error:
+            decode_image(encode(Image.fromarray(gray.astype(dtype)), "TIFF"), "a")
+        assert_one_line(error, "32 bits a channel", "convert it")
+
+
+def tiff(*entries: tuple[int, int, int, int]) -> bytes:
+    """The head of a TIFF file of 8 x 8 gray pixels: tag, type, count and value."""
+    known = ((256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1))
+    tags = sorted((*known, *entries))
+    packed = b"".join(struct.pack("<HHII", *each) for each in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + packed + bytes(4)
+
+
+def test_what_a_tiff_decoder_would_unpack_beyond_the_size_is_refused():
+    for entries, what in (
+        (((322, 4, 1, 40_000), (323, 4, 1, 40_000)), "tiles"),
+        (((273, 4, 4_000_000, 8),), "too many pieces"),
+    ):
+        with pytest.raises(UserError) as error:
+            decode_image(tiff(*entries), "a", most_pixels=1 << 24)
+        assert_one_line(error, what)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
+def test_what_strangers_may_not_send_is_refused(rgb, kind):
+    data = encode(Image.fromarray(rgb), kind)
+    assert decode_image(data, "a").kind == kind
+    with pytest.raises(UserError) as error:
+        decode_image(data, "a", trusted=False)
+    assert_one_line(error, kind, "send a JPEG or PNG")
+    assert image_size(data, trusted=False) is None
+
+
+def test_image_size(rgb):
+    for file_format in FORMATS:
+        assert image_size(encode(Image.fromarray(rgb), file_format)) == rgb.shape[:2]
+    assert image_size(b"GIF89a") is None
+
+
+def png_with(rgb, *chunks: bytes, behind: bool = False) -> bytes:
+    data = encode(Image.fromarray(rgb))
+    place = len(data) - 12 if behind else 33
+    return data[:place] + b"".join(chunks) + data[place:]
+
+
+def wrong(chunk: bytes) -> bytes:
+    return chunk[:-1] + bytes([chunk[-1] ^ 1])
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_png_chunks_that_do_not_matter(rgb, behind):
+    long = zlib.compress(bytes(3_000_000))
+    for each in (
+        chunk(b"iTXt", b"key\0\1\0\0\0" + long),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + long),
+        chunk(b"zTXt", b"key\0\0" + long),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + long),
+        chunk(b"tEXt", b"key\0" + bytes(3_000_000)),
+        chunk(b"iCCP", b"name\0\0" + zlib.compress(SRGB + bytes(3_000_000))),
+        chunk(b"pHYs", b"short"),
+        chunk(b"acTL", b""),
+    ):
+        data = png_with(rgb, each, behind=behind)
+        np.testing.assert_array_equal(decode_image(data, "a").rgb, rgb)
+        assert image_size(data) == rgb.shape[:2]
+
+
+@pytest.mark.parametrize("name", [b"pHYs", b"eXIf", b"gAMA", b"tEXt", b"prVt"])
+def test_a_png_chunk_of_wrong_checksum_is_left_out(rgb, caplog, name):
+    decoded = decode_image(png_with(rgb, wrong(chunk(name, bytes(9)))), "a.png")
+    np.testing.assert_array_equal(decoded.rgb, rgb)
+    assert caplog.messages == [f"a.png: its {name.decode()} chunk is damaged and left out"]
+
+
+@pytest.mark.parametrize("name", [b"tRNS", b"IDAT", b"IHDR"])
+def test_a_png_chunk_of_the_picture_must_be_whole(rgb, name):
+    data = png_with(rgb, chunk(b"tRNS", bytes(6)))
+    place = data.index(name) + 4
+    (length,) = struct.unpack_from(">I", data, place - 8)
+    end = place + length + 4
+    with pytest.raises(UserError) as error:
+        decode_image(data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:], "a")
+    assert_one_line(error, "checksum", name.decode())
+
+
+def test_the_orientation_of_texts_in_png(rgb):
+    """Where ImageMagick and Adobe put it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    raw = f"\nexif\n{len(block):8}\n{block.hex()}\n".encode()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for each in (
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw)),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+    ):
+        decoded = decode_image(png_with(rgb, each), "a")
+        np.testing.assert_array_equal(decoded.rgb, np.rot90(rgb, -1))
 
 
 def test_files_of_countless_pieces_are_refused(rgb):
@@ -269,8 +430,9 @@ def test_exif_that_cannot_be_read_does_not_spoil_the_picture(rgb):
             np.testing.assert_array_equal(decode_image(data, "a").rgb, expected)
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "GIF", "TIFF"])
 def test_of_an_animation_the_first_frame_is_taken(rgb, file_format):
+    rgb = rgb // 51 * 51  # Colors that GIF's palette holds.
     rest = [Image.fromarray(rgb[:, ::-1]), Image.fromarray(255 - rgb)]
     options = {"lossless": True} if file_format == "WEBP" else {}
     data = encode(
@@ -307,6 +469,13 @@ def test_encode_png(rgb):
     np.testing.assert_array_equal(
         cv2.imdecode(np.frombuffer(encode_png(rgb), np.uint8), -1), rgb[..., ::-1]
     )
+
+
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_a_side_that_a_format_cannot_hold_is_named(form):
+    with pytest.raises(UserError) as error:
+        encode_image(np.zeros((1, 70_000, 3), np.uint8), None, form, "a")
+    assert_one_line(error, "a: a side of 70000 pixels", form, "PNG")
 
 
 def test_write_refuses(tmp_path, rgb):
@@ -348,12 +517,14 @@ def test_written_files_follow_the_umask(tmp_path, rgb):
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_list_images(tmp_path):
+def test_list_images(tmp_path, caplog):
     for name in (
         "b.png",
         "a.JPG",
         "c.webp",
         "d.jpeg",
+        "f.HEIC",
+        "g.tif",
         ".hidden.png",
         "note.txt",
         "sub/e.png",
@@ -367,8 +538,10 @@ def test_list_images(tmp_path):
     def names(recursive):
         return [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path, recursive)]
 
-    assert names(False) == ["a.JPG", "b.png", "c.webp", "d.jpeg"]
-    assert names(True) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "sub/e.png"]
+    assert names(False) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "f.HEIC", "g.tif"]
+    assert names(True) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "f.HEIC", "g.tif", "sub/e.png"]
+    assert f"{tmp_path}: passed over 1 file of other kinds: note.txt" in caplog.messages
+    assert find_images(tmp_path)[1] == [tmp_path / "note.txt"]
     for folder in (tmp_path / "folder.png", tmp_path / "none", tmp_path / "b.png"):
         with pytest.raises(UserError) as error:
             list_images(folder)
@@ -386,3 +559,30 @@ def test_unflatten_takes_the_background_out_again(rng):
     assert (error <= 0.5 * 255 / alpha[..., None] + 0.5).all()
     clear = np.zeros((9, 11), np.uint8)
     np.testing.assert_array_equal(unflatten(rgb, clear), rgb)
+
+
+def test_unflatten_rounds_as_real_numbers_do():
+    """Of every value under every alpha."""
+    rgb = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (256, 1))[..., None], 3, axis=2)
+    alpha = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 256))
+    for background in (255, 0, 77):
+        exact = (255.0 * rgb[1:] - (255.0 - alpha[1:, :, None]) * background) / alpha[1:, :, None]
+        expected = np.clip(np.rint(exact), 0, 255)
+        np.testing.assert_array_equal(unflatten(rgb, alpha, background)[1:], expected)
+
+
+def test_alpha_takes_no_memory_for_the_whole_image():
+    image = DecodedImage(np.zeros((2000, 1500, 3), np.uint8), np.full((2000, 1500), 9, np.uint8))
+    for work in (lambda: flatten(image), lambda: unflatten(image.rgb, image.alpha)):
+        tracemalloc.start()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert image.rgb.nbytes <= peak < 1.5 * image.rgb.nbytes
+
+
+def test_the_size_is_read_from_the_header(rng):
+    data = encode(Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)))
+    assert image_size(data) == (5, 7)
+    assert image_size(data[:50]) == (5, 7)
+    assert image_size(data[:20]) is None and image_size(b"") is None

@@ -1,12 +1,16 @@
 import contextlib
+import glob
 import importlib.util
+import json
+import math
 import os
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from warp_translate import storage
+from tests.damage import flip_bit
+from warp_translate import sealed, storage
 from warp_translate.errors import UserError
 
 
@@ -204,6 +208,50 @@ def test_a_file_that_a_bucket_does_not_take_is_an_os_error_with_a_reason(bucket,
     with pytest.raises(OSError) as caught:
         storage.write_whole(folder / "a", "")
     assert caught.value.strerror == "Slow Down"
+
+
+def test_a_flipped_bit_of_what_was_sealed_is_found(tmp_path):
+    record = {"b": [0.1, math.nan, None], "a": {"ä": 1e-30}, "z": (True,)}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(sealed.seal(record), indent=1), encoding="utf-8")
+    text = json.dumps(record)
+    assert json.dumps(sealed.unseal(json.loads(path.read_text("utf-8")))) == text
+    found = 0
+    for number in range(0, 8 * path.stat().st_size, 5):
+        flip_bit(path, number)
+        try:
+            content = sealed.unseal(json.loads(path.read_text("utf-8")))
+        except ValueError:
+            found += 1
+        else:  # A blank, or a letter of "checksum", beside which all is right.
+            assert json.dumps({name: content[name] for name in record}) == text
+        flip_bit(path, number)
+    assert found > path.stat().st_size
+    assert sealed.unseal({"a": 1}) == {"a": 1}
+    with pytest.raises(ValueError, match='changed by hand; if you changed it, remove "checksum"'):
+        sealed.unseal({"a": 1, "checksum": "0"})
+
+
+def test_a_path_with_characters_of_patterns_is_linked(tmp_path):
+    for name in ("plain", "a b", "ä%41#+=,"):
+        assert storage.plain_alias(tmp_path / name) == tmp_path / name
+    for name in ("exp [v2]", "a*", "b?", "c\\d", "e\nf", "g\t", "blank "):
+        (tmp_path / name).mkdir()
+        alias = storage.plain_alias(tmp_path / name)
+        assert alias.resolve() == tmp_path / name and glob.escape(str(alias)) == str(alias)
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="does not let you write"):
+        storage.check_folder(str(tmp_path), "--workdir")
+
+    class ReadOnly:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda path: ReadOnly)
+    with pytest.raises(UserError, match=f"{tmp_path} is on a disk that is mounted read-only"):
+        storage.check_folder(str(tmp_path), "--workdir")
 
 
 def test_where_a_folder_cannot_be_is_told_before_there_is_something_to_write(tmp_path):

@@ -1,5 +1,12 @@
 """What the commands answer with a line and an exit status of its own."""
 
+import os
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as messages name it: printable and on one line, whatever characters it has."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path))
+
 
 class UserError(Exception):
     """A mistake in the input, the configuration or the files that the user can mend.
@@ -21,3 +28,11 @@ class Preempted(Exception):
         super().__init__(f"preempted after step {step}")
         self.step = step
         self.by_user = False
+
+
+def in_one_line(text: str) -> str:
+    """Text for people: whatever cannot be printed becomes an escape, a line break in a name too.
+
+    File names hold any bytes; Python has those that are no UTF-8 as lone surrogates.
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

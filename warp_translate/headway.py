@@ -30,6 +30,7 @@ class Headway:
         processes: int = 1,
         verb: str = "measured",
         noun: str = "images",
+        compiles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts the clock.
@@ -40,16 +41,20 @@ class Headway:
           processes: how many go through as many.
           verb: what is done to them.
           noun: what they are called.
+          compiles: whether the first batch is compiled for, which is said at once.
           clock: seconds from any origin.
         """
         self._total, self._say, self._processes, self._clock = total, say, processes, clock
-        self._verb, self._noun = verb, noun
+        self._verb, self._noun, self._compiles = verb, noun, compiles
         self._done = 0
         self._next_line = clock() + _QUIET
         self._first: tuple[float, int] | None = None
 
     def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields batches and counts each when the next one is asked for."""
+        if self._compiles:
+            self._say(f"compiling; {self._total} {self._noun} are to be {self._verb}")
+            self._compiles = False
         for batch in batches:
             yield batch
             self.advance(len(next(iter(batch.values()))))

@@ -1,39 +1,53 @@
 """Image files in and out of numpy, on the host.
 
-Images are uint8 [H, W, 3] in RGB order, with a separate alpha channel where the file has one.
+Images are uint8 [H, W, 3] in RGB order and in sRGB, with a separate alpha channel where the file
+has one.
 Whatever is wrong with a file ends in a ``UserError`` of one line that names it.
 """
 
 import io
 import os
 import secrets
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from absl import logging
+from PIL import ExifTags, Image, PngImagePlugin
 
-from warp_translate.errors import UserError
+from warp_translate import image_color, image_kinds, png_chunks
+from warp_translate.errors import UserError, shown
+from warp_translate.file_tree import walk
+from warp_translate.image_color import ProfileError
+from warp_translate.image_kinds import SUFFIXES as SUFFIXES
+from warp_translate.image_metadata import Kept, Metadata, exif_with_dpi, read_metadata
 
 MAX_PIXELS = 89_478_485
 """The size above which Pillow suspects a decompression bomb; larger images are refused."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""The file names that count as images, in lower case."""
-
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-_FORMAT_OF: dict[str, ImageFormat] = {
-    **{".png": "png", ".jpg": "jpeg"},
-    **{".jpeg": "jpeg", ".webp": "webp"},
+FORMAT_OF: dict[str, ImageFormat] = {
+    **{".png": "png", ".webp": "webp"},
+    **{".jpg": "jpeg", ".jpeg": "jpeg", ".jfif": "jpeg"},
 }
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_JPEG_QUALITY = 95
+"""Which format a file is written in, by its suffix in lower case."""
 
-# Pillow takes time for every piece of a file and keeps some of them, libjpeg goes over the whole
-# image for every scan. Files that are pictures have a few thousand of the one, ten of the other.
-_MOST_READS, _MOST_SCANS = 1 << 19, 100
+_JPEG_QUALITY = 95
+_LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
+
+# Pillow takes time for every piece of a file and keeps some of them. Files that are pictures have
+# a few thousand.
+_MOST_READS = 1 << 19
+
+_MOST_NAMED = 5  # Of the files that are passed over.
+
+_UNCALIBRATED = 0xFFFF
+
+_BAND_PIXELS = 1 << 16
 
 # EXIF's orientations but for the upright one.
 _TURNS = {
@@ -54,17 +68,27 @@ class DecodedImage:
     Attributes:
       rgb: uint8 [H, W, 3]; not multiplied by alpha.
       alpha: uint8 [H, W] with 255 for opaque, or None if the file has no transparency.
+      metadata: what was asked to be kept of the file's metadata.
+      warning: what about the file is not as it should be although its pixels can be read; None if
+        nothing.
+      kind: Pillow's name for the format of the file.
+      mode: Pillow's name for how its pixels are stored.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None
+    metadata: Metadata = field(default_factory=Metadata)
+    warning: str | None = None
+    kind: str = ""
+    mode: str = ""
 
 
-def read_image(path: str | os.PathLike[str]) -> DecodedImage:
-    """Reads a JPEG, PNG or WebP file.
+def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedImage:
+    """Reads an image file.
 
     Args:
       path: the file.
+      kept: how much metadata is returned beside the pixels.
 
     Returns:
       The image; see `decode_image`.
@@ -72,29 +96,52 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
     Raises:
       UserError: the file is missing, unreadable, empty, damaged, too large or no image.
     """
+    return decode_image(read_file(path), shown(path), kept=kept)
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Reads a file that is to be decoded.
+
+    Raises:
+      UserError: the file is missing or cannot be read.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; check the path") from error
+        raise UserError(f"{shown(path)}: there is no such file; check the path") from error
     except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not an image; name a file in it") from error
+        raise UserError(f"{shown(path)} is a folder, not an image; name a file in it") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_one_line(error)}); check the path") from error
-    return decode_image(data, os.fspath(path))
+        raise UserError(
+            f"{shown(path)} cannot be read ({_one_line(error)}); check the path"
+        ) from error
 
 
-def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """Decodes a JPEG, PNG or WebP image.
+def decode_image(
+    data: bytes,
+    name: str,
+    *,
+    most_pixels: int = MAX_PIXELS,
+    kept: Kept = "drop",
+    trusted: bool = True,
+    warn: bool = True,
+) -> DecodedImage:
+    """Decodes an image of any of `image_kinds.NAMES`; HEIC needs the extra heic.
 
-    Grey, palette, CMYK and transparent images become RGB with or without alpha. Grey of 16 bits is
-    divided by 257 and rounded; of colours of 16 bits Pillow keeps the high byte, which differs from
-    that by 1 at most. Of an animation the first frame is taken. EXIF that cannot be read is passed
-    over.
+    Gray, palette, CMYK and transparent images become RGB with or without alpha. Colors are
+    converted to sRGB by the embedded ICC profile, PNG's cICP, gAMA and cHRM, the code points of
+    AVIF and HEIC, or EXIF's statement of Adobe RGB; a profile that cannot be used is a warning, and
+    the image is taken as sRGB. Gray of 16 bits is divided by 257 and rounded; of colors of 16 bits
+    Pillow keeps the high byte, which differs from that by 1 at most. Of several pictures, as of an
+    animation, the first is taken. EXIF that cannot be read is passed over.
 
     Args:
       data: the encoded file.
       name: what errors call the image, usually its path.
       most_pixels: larger images are refused before they are unpacked; `MAX_PIXELS` at most.
+      kept: how much metadata is returned beside the pixels.
+      trusted: False, for files of strangers, refuses AVIF and TIFF.
+      warn: whether `DecodedImage.warning` is logged.
 
     Returns:
       The image, uint8, at least 1x1.
@@ -103,24 +150,41 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
       UserError: the data are empty, damaged, no image, made to take long, or hold more pixels.
       MemoryError: the image does not fit into memory.
     """
-    if not data:
-        raise UserError(f"{name} is empty; replace it with a JPEG, PNG or WebP image")
-    # Within a scan these two bytes do not follow each other.
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MOST_SCANS:
-        raise UserError(f"{name} has more than {_MOST_SCANS} scans; save it as a plain JPEG")
+    kind = _checked_kind(data, name, most_pixels, trusted)
+    chunks: dict[bytes, bytes] = {}
+    warnings: list[str] = []
     try:
-        with Image.open(_Bounded(data), formats=_FORMATS) as image:
+        if kind == "PNG":
+            png = png_chunks.plain(data)
+            data, chunks = png.data, png.color
+            warnings += [f"its {each} chunk is damaged and left out" for each in png.damaged]
+        with Image.open(_Bounded(data), formats=(kind,)) as image:
             # Judged from the header: a bomb must be refused before its pixels are unpacked.
             if image.width * image.height > most_pixels:
                 raise _too_large(name, most_pixels)
-            return _to_arrays(_upright(image))
+            if image.mode in ("I", "F"):
+                raise UserError(
+                    f"{name} has 32 bits a channel, of unknown range; convert it to 8 or 16 bits"
+                )
+            upright = _upright(image)
+            if upright.width * upright.height > most_pixels:  # Of HEIC the header may be wrong.
+                raise _too_large(name, most_pixels)
+            try:
+                rgb, alpha = _to_arrays(upright, _profile(image, chunks, data))
+            except ProfileError as error:
+                warnings.append(f"its color profile cannot be used ({error}); taken as sRGB")
+                rgb, alpha = _to_arrays(upright, None)
+            found = DecodedImage(
+                *(rgb, alpha, read_metadata(image, kept), "; ".join(warnings) or None),
+                *(kind, image.mode),
+            )
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, most_pixels) from error
     except Image.UnidentifiedImageError as error:
         raise UserError(
-            f"{name} is not a JPEG, PNG or WebP image; convert it or remove it"
+            f"{name} is damaged or an unusual kind of {kind} image; convert it or remove it"
         ) from error
     # Pillow's decoders answer damaged files with OSError, SyntaxError, ValueError, struct.error,
     # EOFError and more; to the user all of them are one thing.
@@ -128,6 +192,30 @@ def decode_image(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> De
         raise UserError(
             f"{name} is damaged or cut short ({_one_line(error)}); replace or remove it"
         ) from error
+    if warn and found.warning is not None:
+        logging.warning("%s: %s", name, found.warning)
+    return found
+
+
+def image_size(data: bytes, *, trusted: bool = True) -> tuple[int, int] | None:
+    """Reads the height and the width of an image from its header.
+
+    Args:
+      data: the encoded file.
+      trusted: as of `decode_image`.
+
+    Returns:
+      Height and width in pixels, before the EXIF orientation is applied; None where `decode_image`
+      refuses the file.
+    """
+    try:
+        kind = _checked_kind(data, "the image", MAX_PIXELS, trusted)
+        if kind == "PNG":
+            data = png_chunks.plain(data).data
+        with Image.open(_Bounded(data), formats=(kind,)) as image:
+            return image.height, image.width
+    except Exception:  # See `decode_image`, which tells what is wrong.
+        return None
 
 
 def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
@@ -142,10 +230,13 @@ def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
     """
     if image.alpha is None:
         return image.rgb
-    alpha = image.alpha[..., None].astype(np.uint32)
-    # 255 is odd, so there are no ties and the integer form rounds as the real numbers do.
-    blend = (image.rgb * alpha + background * (255 - alpha) + 127) // 255
-    return blend.astype(np.uint8)
+    flat = np.empty_like(image.rgb)
+    for rows in _bands(image.alpha.shape):
+        alpha = image.alpha[rows, :, None].astype(np.uint16)
+        # At most 255 * 255 + 127, which 16 bits hold. 255 is odd, so there are no ties and the
+        # integer form rounds as the real numbers do.
+        flat[rows] = (image.rgb[rows] * alpha + background * (255 - alpha) + 127) // 255
+    return flat
 
 
 def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.ndarray:
@@ -162,10 +253,14 @@ def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.n
     Returns:
       uint8 [H, W, 3]: ``(rgb - (1 - alpha) * background) / alpha``, rounded and clipped.
     """
-    weight = alpha[..., None].astype(np.float32)
-    scaled = 255.0 * rgb - (255.0 - weight) * background
-    colour = np.where(weight > 0, scaled / np.maximum(weight, 1.0), rgb)
-    return np.clip(np.round(colour), 0, 255).astype(np.uint8)
+    colors = np.empty_like(rgb)
+    for rows in _bands(alpha.shape):
+        flat, weight = rgb[rows].astype(np.float32), alpha[rows, :, None].astype(np.float32)
+        # Whole numbers below 2**16, so that the quotient rounds as the exact one does.
+        scaled = 255 * flat - (255 - weight) * background
+        color = np.where(weight > 0, scaled / np.maximum(weight, 1), flat)
+        colors[rows] = np.clip(np.round(color), 0, 255)
+    return colors
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
@@ -177,18 +272,27 @@ def encode_png(rgb: np.ndarray) -> bytes:
 
 
 def encode_image(
-    rgb: np.ndarray, alpha: np.ndarray | None, form: ImageFormat, name: str = "the image"
+    rgb: np.ndarray,
+    alpha: np.ndarray | None,
+    form: ImageFormat,
+    name: str = "the image",
+    *,
+    quality: int | None = None,
+    metadata: Metadata | None = None,
 ) -> bytes:
-    """Encodes an image file: PNG and WebP without loss, JPEG at quality 95 in full chroma.
+    """Encodes an image file in sRGB: PNG and WebP without loss, JPEG in full chroma.
 
     Args:
       rgb: uint8 [H, W, 3].
       alpha: uint8 [H, W] or None. JPEG cannot hold it.
       form: the format.
       name: what errors call the image.
+      quality: 1 to 100, of JPEG, where None is 95, and of WebP, where None is without loss; PNG
+        does not use it.
+      metadata: what is written beside the pixels. WebP holds the DPI in EXIF only.
 
     Raises:
-      UserError: alpha with JPEG.
+      UserError: alpha with JPEG, or a side is longer than the format allows.
       ValueError: the arrays have another shape or dtype.
     """
     if alpha is not None and form == "jpeg":
@@ -199,30 +303,50 @@ def encode_image(
         raise ValueError(
             f"alpha must be uint8 {rgb.shape[:2]} like rgb, got {alpha.dtype} {alpha.shape}"
         )
+    if max(rgb.shape) > (longest := _LONGEST_SIDE.get(form, MAX_PIXELS)):
+        raise UserError(
+            f"{name}: a side of {max(rgb.shape)} pixels is more than {form} holds, {longest}; "
+            "write a PNG"
+        )
     image = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
+    options: dict[str, Any] = {}
+    if metadata is not None:
+        exif = exif_with_dpi(metadata) if form == "webp" else metadata.exif
+        said = {"exif": exif, "dpi": metadata.dpi}
+        options = {name: value for name, value in said.items() if value is not None}
     buffer = io.BytesIO()
     if form == "png":
-        image.save(buffer, "PNG")
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add(b"sRGB", b"\0")
+        image.save(buffer, "PNG", pnginfo=chunks, **options)
     elif form == "webp":
-        # exact keeps the colours below full transparency.
-        image.save(buffer, "WEBP", lossless=True, exact=True)
+        # exact keeps the colors below full transparency.
+        lossy = {"lossless": True} if quality is None else {"quality": quality}
+        image.save(buffer, "WEBP", exact=True, **lossy, **options)
     else:
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        quality = _JPEG_QUALITY if quality is None else quality
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, **options)
     return buffer.getvalue()
 
 
 def write_image(
-    path: str | os.PathLike[str], rgb: np.ndarray, alpha: np.ndarray | None = None
+    path: str | os.PathLike[str],
+    rgb: np.ndarray,
+    alpha: np.ndarray | None = None,
+    *,
+    quality: int | None = None,
+    metadata: Metadata | None = None,
 ) -> None:
     """Writes an image file whole or not at all; readers never see half of it.
 
-    The suffix chooses the format: PNG and WebP without loss, JPEG at quality 95 without chroma
-    subsampling.
+    The suffix chooses the format, see `encode_image`.
 
     Args:
       path: the file, replaced if it exists; its folder must exist.
       rgb: uint8 [H, W, 3].
       alpha: uint8 [H, W] or None. JPEG cannot hold it.
+      quality: of JPEG and WebP, see `encode_image`.
+      metadata: what is written beside the pixels.
 
     Raises:
       UserError: unknown suffix, alpha with JPEG, or the file cannot be written.
@@ -230,9 +354,11 @@ def write_image(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"{path}: suffix {suffix!r} is none of {', '.join(SUFFIXES)}; use one")
-    data = encode_image(rgb, alpha, _FORMAT_OF[suffix], os.fspath(path))
+    if suffix not in FORMAT_OF:
+        raise UserError(f"{path}: suffix {suffix!r} is none of {', '.join(FORMAT_OF)}; use one")
+    data = encode_image(
+        rgb, alpha, FORMAT_OF[suffix], shown(path), quality=quality, metadata=metadata
+    )
     # In the same folder, because os.replace is atomic only within one file system. Not mkstemp,
     # which would leave the image readable by its owner alone.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -242,19 +368,34 @@ def write_image(
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path} cannot be written ({_one_line(error)}); check its folder and the free space"
+            f"{shown(path)} cannot be written ({_one_line(error)}); check its folder and the free "
+            "space"
         ) from error
 
 
 def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
-    """Lists the images of a folder by their suffixes, in any case, in a stable order.
+    """Lists the images of a folder, see `find_images`, and logs which files are passed over."""
+    images, others = find_images(folder, recursive)
+    if others:
+        named = ", ".join(path.name for path in others[:_MOST_NAMED])
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        files = "1 file" if len(others) == 1 else f"{len(others)} files"
+        logging.warning("%s: passed over %s of other kinds: %s%s", folder, files, named, more)
+    return images
+
+
+def find_images(
+    folder: str | os.PathLike[str], recursive: bool = False
+) -> tuple[list[Path], list[Path]]:
+    """Finds the images of a folder by their suffixes, in any case, in a stable order.
 
     Args:
-      folder: where to look. Hidden files and folders are passed over.
+      folder: where to look, see `file_tree.walk`.
       recursive: whether to look in the folders below as well.
 
     Returns:
-      At least one path, sorted by the path below ``folder``.
+      At least one image, and the files that are passed over because of their suffix; both sorted by
+      the path below ``folder``.
 
     Raises:
       UserError: ``folder`` is missing, is no folder, or holds no image.
@@ -264,18 +405,25 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {state}; name a folder with images")
     try:
-        found = [
-            path
-            for path in (folder.rglob("*") if recursive else folder.iterdir())
-            if path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.is_file()
-        ]
+        files = [Path(entry.path) for entry in walk(folder, recursive)]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({_one_line(error)}); check it") from error
-    if not found:
+    files.sort(key=lambda path: path.relative_to(folder).as_posix())
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not images:
         raise UserError(f"{folder} holds no image; put {', '.join(SUFFIXES)} files in it")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return images, [path for path in files if path.suffix.lower() not in SUFFIXES]
+
+
+def _checked_kind(data: bytes, name: str, most_pixels: int, trusted: bool) -> str:
+    """Pillow's name for the kind of a file that its decoder may be given."""
+    if not data:
+        raise UserError(f"{name} is empty; replace it with a {image_kinds.NAMES} image")
+    kind = image_kinds.kind_of(data)
+    if kind is None:
+        raise UserError(f"{name} is not a {image_kinds.NAMES} image; convert it or remove it")
+    image_kinds.check(data, kind, name, most_pixels, trusted)
+    return kind
 
 
 class _Bounded(io.BytesIO):
@@ -300,20 +448,62 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_arrays(image: Image.Image) -> DecodedImage:
-    """Turns any Pillow mode that the three formats know into uint8 RGB and alpha."""
+def _profile(image: Image.Image, chunks: dict[bytes, bytes], data: bytes) -> bytes | None:
+    """The ICC profile of an image as Pillow opened it, or one that stands for what it states."""
+    if image.format == "PNG":
+        return image_color.png_profile(chunks)
+    profile = image.info.get("icc_profile")
+    if profile:
+        return bytes(profile)
+    if image.format in ("AVIF", "HEIF"):
+        place = data.find(b"colrnclx")
+        if 0 <= place <= len(data) - 12:
+            return image_color.coded_profile(*struct.unpack_from(">HH", data, place + 8))
+    if image.mode == "LAB":
+        return image_color.lab_profile()
+    return image_color.adobe_profile() if _states_adobe(image) else None
+
+
+def _states_adobe(image: Image.Image) -> bool:
+    """Whether EXIF says Adobe RGB as cameras do (DCF 2.0): uncalibrated, by option R03."""
+    if image.mode != "RGB" or "exif" not in image.info:
+        return False
+    try:
+        exif = image.getexif()
+        stated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        return stated == _UNCALIBRATED and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except Exception:  # Of whatever kind, it does not spoil the picture.
+        return False
+
+
+def _to_arrays(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Turns any Pillow mode of the kinds that are read into uint8 sRGB and alpha."""
     transparency = image.info.get("transparency")
-    if image.mode.startswith("I"):  # Grey of 16 bits, which Pillow's convert() clips at 255.
-        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        grey = ((wide + 128) // 257).astype(np.uint8)
-        alpha = None
+    alpha = None
+    if image.mode.startswith("I;16"):
+        # Gray of 16 bits, which Pillow's convert() clips at 255.
+        wide = np.asarray(image).astype(np.uint16)
         if transparency is not None:
             alpha = np.where(wide == transparency, 0, 255).astype(np.uint8)
-        return DecodedImage(np.repeat(grey[..., None], 3, axis=2), alpha)
-    if transparency is not None or "A" in image.getbands():
+        image = Image.fromarray(((wide.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif transparency is not None or "A" in image.getbands():
         rgba = np.array(image.convert("RGBA"))
-        return DecodedImage(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3].copy())
-    return DecodedImage(np.array(image.convert("RGB")), None)
+        alpha = rgba[..., 3].copy()
+        if profile is None:
+            return np.ascontiguousarray(rgba[..., :3]), alpha
+        gray = image.mode in ("1", "L", "LA")
+        image = Image.fromarray(np.ascontiguousarray(rgba[..., 0] if gray else rgba[..., :3]))
+    if profile is not None:
+        if image.mode not in ("L", "RGB", "CMYK", "LAB"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        image = image_color.to_srgb(image, profile)
+    return np.array(image.convert("RGB")), alpha
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Bands of rows of an image, so that what is computed of one at a time takes little memory."""
+    rows = max(1, _BAND_PIXELS // shape[1])
+    return (slice(first, first + rows) for first in range(0, shape[0], rows))
 
 
 def _too_large(name: str, most_pixels: int) -> UserError:

@@ -9,9 +9,11 @@ import atexit
 import contextlib
 import datetime
 import errno
+import hashlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,6 +29,9 @@ _SEPARATOR = "://"
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 _reached: set[str] = set()  # Buckets that answered this process.
+
+# Of a path: no pattern of glob, no control character, no blank at an end.
+_PLAIN = re.compile(r"(?!\s)[^*?\[\]\\\x00-\x1f\x7f]+(?<!\s)")
 
 
 def scheme(path: str | os.PathLike[str]) -> str | None:
@@ -50,7 +55,7 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     """
     kind = scheme(path)
     if kind is None:
-        return Path(path)
+        return Path(os.path.expanduser(path))
     name = os.fspath(path)
     if kind not in _EXTRAS:
         known = " and ".join(f"{each}{_SEPARATOR}" for each in _EXTRAS)
@@ -73,7 +78,7 @@ def disk_path(path: str | os.PathLike[str], flag: str) -> Path:
     """
     if scheme(path) is not None:
         raise UserError(f"{flag}={path} must be on a disk, not in a bucket: copy what is needed")
-    return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def check_folder(folder: str, flag: str) -> None:
@@ -89,14 +94,13 @@ def check_folder(folder: str, flag: str) -> None:
     if scheme(folder) is not None:
         to_path(folder)
         return
-    path = Path(folder).absolute()
+    path = Path(os.path.expanduser(folder)).absolute()
     there = next(each for each in (path, *path.parents) if each.exists())
     if not there.is_dir():
         raise UserError(f"{flag}={folder} cannot be made: {there} is a file; choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if reason := _why_not_writable(there):
         raise UserError(
-            f"{flag}={folder} cannot be written: {there} belongs to somebody else; choose another "
-            "folder"
+            f"{flag}={folder} cannot be written: {there} {reason}; choose another folder"
         )
 
 
@@ -153,6 +157,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with _as_os_error(path) if scheme(path) else contextlib.nullcontext(), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fetch(source: Path, target: Path, names: Iterable[str] | None = None) -> None:
     """Copies files out of a bucket.
 
@@ -204,6 +218,26 @@ def remove(folder: Path, *, first: Collection[str] = ()) -> None:
     for names in reversed(_parted(files_below(folder), first)):
         with _as_os_error(folder):
             _files(folder).rm([str(folder / name) for name in names])
+
+
+def plain_alias(folder: Path) -> Path:
+    """A path to a folder for packages that take a path with some characters for something else.
+
+    Args:
+      folder: in a bucket, or an absolute path.
+
+    Returns:
+      The folder itself, or a link to it in a folder that is removed with the process where its
+      path holds characters of patterns or controls.
+
+    Raises:
+      OSError: no link can be made.
+    """
+    if scheme(folder) or _PLAIN.fullmatch(str(folder)):
+        return folder
+    alias = scratch() / "folder"
+    alias.symlink_to(folder, target_is_directory=True)
+    return alias
 
 
 def scratch() -> Path:
@@ -299,6 +333,15 @@ def cache() -> Path:
 def cached(folder: str | os.PathLike[str]) -> Path:
     """The folder on the disk that stands for one in a bucket from one command to the next."""
     return cache() / os.fspath(folder).replace(_SEPARATOR, "/", 1)
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Why nothing can be made in a folder on a disk; None where it can."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return None
+    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return "is on a disk that is mounted read-only"
+    return "does not let you write (see its owner and mode)"
 
 
 def _reach(bucket: str, name: str) -> None:

@@ -7,6 +7,12 @@ sockets, a batch at a time, several at once. Every answer must come in time, be 
 but 503, and be JSON that says what is wrong, or a picture of the right size where the one that was
 sent can be read. Between the batches a good request must be answered byte for byte as at first. At
 the end the server must hold no more memory, files and threads than before; it may write nothing.
+
+    python -m experiments.benchmarks.server_abuse --bundles=bundles --crowd=64 --most_memory=4
+
+sends `abuse.crowds` to a server with its own limits instead: the same request from that many at
+once. Every one must be answered, a small picture soon all the while, and the server must not hold
+more memory than it may.
 """
 
 import contextlib
@@ -39,6 +45,7 @@ import warp_translate
 from experiments.benchmarks import measure
 from experiments.benchmarks.abuse import case as limits
 from experiments.benchmarks.abuse.case import Case, encode
+from experiments.benchmarks.abuse.crowds import crowds, small_picture
 from experiments.benchmarks.abuse.pictures import Pictures, drawn
 from experiments.benchmarks.abuse.requests import Requests
 
@@ -52,11 +59,15 @@ _CLIENTS = flags.DEFINE_integer("clients", 6, "Requests at once.")
 _GROWTH = flags.DEFINE_float(
     "most_growth", 96.0, "MiB by which the last third may hold more than the second."
 )
+_TOGETHER = flags.DEFINE_integer("crowd", 0, "Requests at once that take much; 0 for the others.")
+_ONLY = flags.DEFINE_string("only", "", "Of the crowds, those with this in their name.")
+_MEMORY = flags.DEFINE_float("most_memory", 4.0, "GB that the server may take with a crowd.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
 
 # More than the server's own limits by what a busy machine may need.
 _ANSWER_SECONDS = 12.0
 _SETTLE_SECONDS = 25.0
+_CROWD_SECONDS, _SMALL_SECONDS = 200.0, 2.0
 _CROWD = 300
 
 
@@ -85,8 +96,16 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"flags only, got {argv[1:]}")
     # What Pillow thinks of the files is for the server to bear.
     warnings.simplefilter("ignore")
-    with _Server(_BUNDLES.value) as server:
-        rows, told, wrong = _abuse(server)
+    if _TOGETHER.value:
+        options = [f"--most_memory={_MEMORY.value}"]
+    else:
+        options = [
+            f"--most_seconds={limits.SECONDS}",
+            f"--most_megabytes={limits.MEGABYTES}",
+            f"--most_megapixels={limits.MEGAPIXELS}",
+        ]
+    with _Server(_BUNDLES.value, options) as server:
+        rows, told, wrong = _crowds(server) if _TOGETHER.value else _abuse(server)
     about = measure.environment("onnxruntime", "uvicorn", "pillow", seed=_SEED.value, **told)
     measure.publish(about, rows, _OUTPUT.value)
     for line in wrong:
@@ -99,7 +118,8 @@ def main(argv: Sequence[str]) -> None:
 class _Server:
     """A server in a folder of its own, its log and what it holds."""
 
-    def __init__(self, bundles: str) -> None:
+    def __init__(self, bundles: str, options: Sequence[str]) -> None:
+        self._options = options
         self._bundles = Path(bundles).resolve()
         self._folder = tempfile.TemporaryDirectory()
         self.log: list[str] = []
@@ -112,9 +132,7 @@ class _Server:
         self._process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", str(self._bundles)],
-                *["--port=0", f"--most_seconds={limits.SECONDS}"],
-                f"--most_megabytes={limits.MEGABYTES}",
-                f"--most_megapixels={limits.MEGAPIXELS}",
+                *["--port=0", *self._options],
             ],
             cwd=folder / "work",
             env=os.environ
@@ -170,8 +188,12 @@ class _Server:
             len(list((place / "task").iterdir())),
         )
 
+    def reset_peak(self) -> None:
+        """Has the most memory that it held counted from now on."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # See proc(5).
+
     def peak(self) -> float:
-        """The most memory that it ever held, in MiB."""
+        """The most memory that it held, in MiB."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert found is not None
@@ -241,6 +263,80 @@ def _abuse(server: _Server) -> tuple[list[dict[str, Any]], dict[str, Any], list[
         "threads": [before.threads, after.threads],
     }
     return [_row(name, found) for name, found in sorted(rows.items())], told, wrong
+
+
+def _crowds(server: _Server) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """The table, figures of the server, and what is wrong."""
+    served = json.loads(server.ask("GET", "/v1/generators")[1])["generators"]
+    target, model = served[0]["target"], served[0]["name"]
+    path, small = f"/v1/translate?target={target}", small_picture()
+    server.ask("POST", path, small)
+    rows, wrong = [], []
+    begin = time.monotonic()
+    for case in crowds(target, model):
+        if _ONLY.value not in case.name:
+            continue
+        server.reset_peak()
+        row, problems = _one_crowd(server, case, path, small)
+        rows.append(row)
+        wrong += [f"{case.name}: {problem}" for problem in problems]
+        print(row, flush=True)
+    told = {
+        "at once": _TOGETHER.value,
+        "GB at most": _MEMORY.value,
+        "seconds": round(time.monotonic() - begin),
+        "MiB after": round(server.held().mebibytes),
+    }
+    return rows, told, wrong
+
+
+def _one_crowd(
+    server: _Server, case: Case, path: str, small: bytes
+) -> tuple[dict[str, Any], list[str]]:
+    """A row of the table, and what is wrong with it."""
+    spent: list[float] = []
+    statuses: Counter[int | str] = Counter()
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.wait(0.05):
+            begin = time.monotonic()
+            try:
+                statuses[server.ask("POST", path, small)[0]] += 1
+            except (OSError, http.client.HTTPException) as error:
+                statuses[type(error).__name__] += 1
+            spent.append(time.monotonic() - begin)
+
+    asking = threading.Thread(target=ask)
+    begin = time.monotonic()
+    with ThreadPoolExecutor(_TOGETHER.value) as pool:
+        sent = [
+            pool.submit(_send, server.port, case, _CROWD_SECONDS) for _ in range(_TOGETHER.value)
+        ]
+        asking.start()
+        answers = [future.result() for future in sent]
+    seconds = time.monotonic() - begin
+    done.set()
+    asking.join()
+    peak = server.peak() * 2**20 / 1e9
+    waits = [int(each.headers["retry-after"]) for each in answers if each.status == 503]
+    row = {
+        "crowd": case.name,
+        "statuses": _row(case.family, [(case, answer) for answer in answers])["statuses"],
+        "seconds": round(seconds, 1),
+        "slowest s": round(max(answer.seconds for answer in answers), 1),
+        "retry after": f"{min(waits)} to {max(waits)}" if waits else "",
+        "peak GB": round(peak, 2),
+        "small": len(spent),
+        "small median s": round(statistics.median(spent), 3),
+        "small slowest s": round(max(spent), 2),
+    }
+    wrong = [problem for answer in answers if (problem := _judge(case, answer))]
+    if peak > _MEMORY.value:
+        wrong.append(f"{peak:.2f} GB were held")
+    if set(statuses) != {200} or max(spent) > _SMALL_SECONDS:
+        wrong.append(f"small pictures: {dict(statuses)}, {max(spent):.1f} s at most")
+    return row, sorted(set(wrong))
 
 
 def _round(
@@ -314,7 +410,7 @@ def _crowd(server: _Server, path: str, good: bytes, first: tuple[int, bytes]) ->
                 yield f"half a head is not answered: {error}"
 
 
-def _send(port: int, case: Case) -> _Answer:
+def _send(port: int, case: Case, seconds: float = _ANSWER_SECONDS) -> _Answer:
     """Sends a request as it is, and waits for what it may wait for."""
     begin = time.monotonic()
 
@@ -325,7 +421,7 @@ def _send(port: int, case: Case) -> _Answer:
 
     sent = begin
     with contextlib.closing(socket.create_connection(("127.0.0.1", port), 30)) as connection:
-        connection.settimeout(_ANSWER_SECONDS)
+        connection.settimeout(seconds)
         try:
             for part in case.parts:
                 if isinstance(part, float):

@@ -5,8 +5,18 @@
 Starts `warp-translate serve` twice, with and without putting requests together, and asks it from as
 many threads. Every answer is compared with the translation of that very picture, made beforehand;
 503 is counted and asked again after a moment. Memory is the server's resident set, sampled.
+
+    python -m experiments.benchmarks.server_load --bundle=bundles/man-woman --clients=8 --minutes=10
+
+asks one server for so long, with pictures of up to 2 MP among them, and tells its memory by the
+minute.
+    python -m experiments.benchmarks.server_load --bundle=bundles/man-woman --together=8 \
+      --sizes=64x64,256x256,480x640,1080x1920 --checkouts=../before,. --rounds=3
+
+compares the servers of two checkouts, in turns.
 """
 
+import contextlib
 import dataclasses
 import http.client
 import io
@@ -21,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +48,17 @@ _CLIENTS = flags.DEFINE_integer("clients", 64, "Clients at once.")
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "How long each server is asked.")
 _FACTOR = flags.DEFINE_integer("factor", 4, "Factor of all requests.")
 _TOGETHER = flags.DEFINE_list("together", ["8", "1"], "Most images translated at once.")
+_MINUTES = flags.DEFINE_integer("minutes", 0, "How long one server is asked instead, if above 0.")
+_SIZES = flags.DEFINE_list(
+    "sizes",
+    ["64x64", "60x63", "96x128", "100x77", "256x256", "250x249", "256x384", "480x640"],
+    "Heights and widths of the pictures.",
+)
+_CHECKOUTS = flags.DEFINE_list("checkouts", ["."], "Where the servers' code lies.")
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "How often each server is asked, in turns.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
 
-_SIZES = ((64, 64), (60, 63), (96, 128), (100, 77), (256, 256), (250, 249), (256, 384), (480, 640))
+_LARGE = ["1080x1920", "1000x1500", "900x1201"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +71,7 @@ class _Case:
 class _Found:
     statuses: Counter[int] = dataclasses.field(default_factory=Counter)
     wrong: int = 0
+    pixels: int = 0
     lost: int = 0
     seconds: list[float] = dataclasses.field(default_factory=list)
 
@@ -63,15 +82,25 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"flags only, got {argv[1:]}")
     opened = bundles.read(_BUNDLE.value)
     cases = _cases(engines.open_engine(opened))
-    rows = [_row(int(together), opened, cases) for together in _TOGETHER.value]
-    about = measure.environment("onnxruntime", clients=_CLIENTS.value, seconds=_SECONDS.value)
+    if _MINUTES.value:
+        rows = _minutes(int(_TOGETHER.value[0]), opened, cases)
+    else:
+        rows = [
+            _row(checkout, int(together), opened, cases)
+            for _ in range(_ROUNDS.value)
+            for checkout in _CHECKOUTS.value
+            for together in _TOGETHER.value
+        ]
+    seconds = 60 * _MINUTES.value or _SECONDS.value
+    about = measure.environment("onnxruntime", clients=_CLIENTS.value, seconds=seconds)
     measure.publish(about, rows, _OUTPUT.value)
 
 
 def _cases(engine: engines.Engine) -> list[_Case]:
     made = []
     chance = np.random.default_rng(0)
-    for height, width in _SIZES * 2:
+    for size in _SIZES.value * 2 + (_LARGE if _MINUTES.value else []):
+        height, width = map(int, size.split("x"))
         # Smooth, like photographs, so that decoding costs what it costs with them.
         small = chance.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
         picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
@@ -82,7 +111,9 @@ def _cases(engine: engines.Engine) -> list[_Case]:
     return made
 
 
-def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _served(checkout: str, together: int, opened: bundles.Bundle) -> Iterator[tuple[int, int]]:
+    """The port and the process of a server."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(opened.folder, Path(folder) / opened.name)
         process = subprocess.Popen(
@@ -90,6 +121,7 @@ def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", folder, "--port=0"],
                 f"--batch={together}",
             ],
+            cwd=checkout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -98,10 +130,46 @@ def _row(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> dict[
             # What it logs must not fill the pipe.
             assert process.stderr is not None
             threading.Thread(target=process.stderr.read, daemon=True).start()
-            return {"together": together, **_ask(port, process.pid, cases)}
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait(60)
+
+
+def _row(
+    checkout: str, together: int, opened: bundles.Bundle, cases: Sequence[_Case]
+) -> dict[str, Any]:
+    with _served(checkout, together, opened) as (port, pid):
+        row = {"checkout": checkout, "together": together, **_ask(port, pid, cases)}
+    print(row, flush=True)
+    return row
+
+
+def _minutes(together: int, opened: bundles.Bundle, cases: Sequence[_Case]) -> list[dict[str, Any]]:
+    """A row for each minute, printed when it is over."""
+    rows = []
+    with _served(".", together, opened) as (port, pid):
+        begin = time.monotonic()
+        found, threads = _start(port, cases, begin + 60 * _MINUTES.value)
+        for minute in range(1, _MINUTES.value + 1):
+            memory = []
+            while time.monotonic() < begin + 60 * minute:
+                memory.append(_resident(pid))
+                time.sleep(0.5)
+            row = {
+                "minute": minute,
+                "200": found.statuses[200],
+                "not 200": sum(found.statuses.values()) - found.statuses[200],
+                "wrong": found.wrong,
+                "lost": found.lost,
+                "MiB": statistics.median(memory),
+                "MiB, peak": max(memory),
+            }
+            print(*(f"{name} {value:.0f}" for name, value in row.items()), sep=", ", flush=True)
+            rows.append(row)
+        for thread in threads:
+            thread.join()
+    return rows
 
 
 def _port(process: "subprocess.Popen[str]") -> int:
@@ -112,17 +180,22 @@ def _port(process: "subprocess.Popen[str]") -> int:
     raise RuntimeError("the server did not start")
 
 
-def _ask(port: int, pid: int, cases: Sequence[_Case]) -> dict[str, Any]:
+def _start(port: int, cases: Sequence[_Case], end: float) -> tuple[_Found, list[threading.Thread]]:
+    """The clients, and what they will have found."""
     found, lock = _Found(), threading.Lock()
-    end = time.monotonic() + _SECONDS.value
     threads = [
         threading.Thread(target=_client, args=(port, cases, end, random.Random(seed), found, lock))
         for seed in range(_CLIENTS.value)
     ]
-    memory = []
-    begin = time.monotonic()
     for thread in threads:
         thread.start()
+    return found, threads
+
+
+def _ask(port: int, pid: int, cases: Sequence[_Case]) -> dict[str, Any]:
+    memory = []
+    begin, before = time.monotonic(), _cpu_seconds(pid)
+    found, threads = _start(port, cases, begin + _SECONDS.value)
     while any(thread.is_alive() for thread in threads):
         memory.append(_resident(pid))
         time.sleep(0.5)
@@ -135,6 +208,9 @@ def _ask(port: int, pid: int, cases: Sequence[_Case]) -> dict[str, Any]:
         "wrong": found.wrong,
         "lost": found.lost,
         "images/s": found.statuses[200] / seconds,
+        "megapixels/s": 1e-6 * found.pixels / seconds,
+        # What others take of the machine matters less to it.
+        "CPU s/megapixel": 1e6 * (_cpu_seconds(pid) - before) / max(1, found.pixels),
         "median ms": 1000 * statistics.median(found.seconds),
         "90 % ms": 1000 * float(np.percentile(found.seconds, 90)),
         "MiB, 2nd third": statistics.median(memory[third : 2 * third]),
@@ -171,12 +247,19 @@ def _client(
             wrong = output.shape != case.expected.shape or np.abs(output - case.expected).max() > 1
         with lock:
             found.statuses[answer.status] += 1
-            found.wrong += wrong
+            found.wrong += bool(wrong)
             if answer.status == 200:
                 found.seconds.append(spent)
+                found.pixels += case.expected.shape[0] * case.expected.shape[1]
         if answer.status == 503:
             time.sleep(0.2)
     connection.close()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Seconds that a process has computed, on all cores."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pid: int) -> float:

@@ -19,7 +19,7 @@ from ray import serve
 from warp_translate.cli import status
 from warp_translate.cli.serve import KEY_VARIABLE
 from warp_translate.errors import UserError
-from warp_translate.serving import server
+from warp_translate.serving import footprint, server
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.engine import Backend
 from warp_translate.serving.registry import Registry, open_bundle
@@ -50,7 +50,9 @@ class Options(pydantic.BaseModel, extra="forbid", frozen=True):
       budget_ms: what a translation may take where the request names no factor.
       most_megabytes: largest request.
       most_megapixels: largest image.
-      most_requests: translations in work and waiting in a replica, together.
+      most_memory: gigabytes of memory that a replica may take, see ``serve --help``.
+      most_requests: small requests in work and waiting in a replica, together, and as many
+        large ones.
       most_seconds: what a request may take to come, and to wait.
     """
 
@@ -65,6 +67,7 @@ class Options(pydantic.BaseModel, extra="forbid", frozen=True):
     budget_ms: float = pydantic.Field(200.0, gt=0)
     most_megabytes: float = pydantic.Field(32.0, gt=0)
     most_megapixels: float = pydantic.Field(16.0, gt=0)
+    most_memory: float | None = pydantic.Field(None, gt=0)
     most_requests: int = pydantic.Field(64, ge=1)
     most_seconds: float = pydantic.Field(60.0, gt=0)
 
@@ -103,6 +106,7 @@ class Translator:
             self._service,
             most_bytes=int(1e6 * self._options.most_megabytes),
             most_requests=self._options.most_requests,
+            memory=footprint.room(self._options.most_memory),
             read_seconds=self._options.most_seconds,
             api_key=os.environ.get(KEY_VARIABLE) or None,
         )
@@ -141,7 +145,7 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     deployment = serve.deployment(
         name="translator",
         ray_actor_options=actor,
-        max_ongoing_requests=options.most_requests + _MORE_REQUESTS,
+        max_ongoing_requests=2 * options.most_requests + _MORE_REQUESTS,
         graceful_shutdown_timeout_s=options.most_seconds + 10,
         logging_config={"enable_access_log": False},  # The application has its own lines.
         **many,

@@ -7,24 +7,30 @@ not done again. Only paths travel: every worker reads and writes pictures itself
 the same folders.
 """
 
+import argparse
+import dataclasses
 import json
 import logging
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from launch import command_line
-from warp_translate.cli.translate import finish, plan_outputs
+from warp_translate.cli.output_plan import plan_outputs
+from warp_translate.cli.translate import finish, name_of
 from warp_translate.errors import UserError
 from warp_translate.serving import bulk, bundle
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Backend, open_engine
+from warp_translate.serving.output_record import OutputRecord, made_by
 from warp_translate.training.progress import FORMATS
 
 # What the parts of a job are put into; a part is heard of when its block is done.
 _MOST_BLOCKS = 1024
+
+_Result = tuple[int, str | None, dict[str, Any] | None]
+"""How a job of a row has ended: its place, what went wrong, and what was read."""
 
 
 class Worker:
@@ -65,17 +71,25 @@ class Worker:
           rows: "jobs", texts of `_pack`.
 
         Returns:
-          "results", a text for each: what `bulk.translate_files` says, or why the bundle cannot be
-          used.
+          The jobs, and "results", a text for each: `_Result`s, or why the bundle cannot be used.
         """
-        return {"results": [json.dumps(self._translate(_unpack(text))) for text in rows["jobs"]]}
+        results = [json.dumps(self._translate(_unpack(text))) for text in rows["jobs"]]
+        return {"jobs": list(rows["jobs"]), "results": results}
 
-    def _translate(self, jobs: Sequence[bulk.Job]) -> list[str | None] | str:
+    def _translate(self, jobs: Sequence[bulk.Job]) -> list[_Result] | str:
         if self._problem is not None:
             return self._problem
-        return list(
-            bulk.translate_files(self._engine, jobs, factor=self._factor, batch=self._batch)
-        )
+        places = {job: place for place, job in enumerate(jobs)}
+        return [
+            (
+                places[each.job],
+                each.failure,
+                dataclasses.asdict(each.source) if each.source else None,
+            )
+            for each in bulk.translate_files(
+                self._engine, jobs, factor=self._factor, batch=self._batch
+            )
+        ]
 
 
 def translate(
@@ -88,7 +102,7 @@ def translate(
     workers: int,
     cpus: int = 1,
     gpus: int = 0,
-) -> Iterator[str | None]:
+) -> Iterator[bulk.Finished]:
     """Translates files on the Ray cluster that this process is connected to.
 
     Args:
@@ -102,7 +116,7 @@ def translate(
       gpus: what each of them reserves.
 
     Yields:
-      For every job that is finished, in no order, None or what went wrong.
+      How every job has ended, in no order.
 
     Raises:
       UserError: a worker cannot use the bundle.
@@ -129,27 +143,37 @@ def translate(
         num_gpus=gpus,
     )
     for row in found.iter_rows():
-        results = json.loads(row["results"])
+        of_row, results = _unpack(row["jobs"]), json.loads(row["results"])
         if isinstance(results, str):
             raise UserError(results)
-        yield from results
+        for place, failure, source in results:
+            yield bulk.Finished(of_row[place], failure, bulk.Source(**source) if source else None)
 
 
 def _pack(jobs: Sequence[bulk.Job]) -> str:
     """One text of paths. JSON keeps those that are no UTF-8, which a column of text would not."""
-    return json.dumps([[str(source), str(target)] for source, target in jobs])
+    return json.dumps([[str(job.source), str(job.target)] for job in jobs])
 
 
 def _unpack(text: str) -> list[bulk.Job]:
-    return [(Path(source), Path(target)) for source, target in json.loads(text)]
+    return [bulk.Job(Path(source), Path(target)) for source, target in json.loads(text)]
 
 
 def main(argv: Sequence[str]) -> int:
     """Checks the command line, translates what is not translated yet, and names what failed."""
     parser = command_line.Parser(__doc__.splitlines()[0])
-    parser.add_argument("--bundle", required=True, help="a bundle that warp-translate export made")
-    parser.add_argument("--input", required=True, help="an image or a folder of them")
-    parser.add_argument("--output", required=True, help="folder to write to")
+    parser.add_argument(
+        "--bundle",
+        type=os.path.expanduser,
+        required=True,
+        help="a bundle that warp-translate export made",
+    )
+    parser.add_argument(
+        "--input", type=os.path.expanduser, required=True, help="an image or a folder of them"
+    )
+    parser.add_argument(
+        "--output", type=os.path.expanduser, required=True, help="folder to write to"
+    )
     parser.add_argument("--factor", type=int, help="the bundle's own by default")
     parser.add_argument("--engine", default="auto", choices=("auto", "onnx", "jax"))
     parser.add_argument("--batch", type=int, default=8, help="most images at once")
@@ -172,15 +196,32 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--gpus={arguments.gpus} must be 0, or 1 with --engine=jax")
     opened = bundle.read(Path(arguments.bundle).absolute())
     factor = opened.check_factor(arguments.factor)
-    folder = Path(arguments.output)
-    jobs = plan_outputs(Path(arguments.input).absolute(), folder.absolute())
-    bulk.claim(folder, opened, factor)
-    left = bulk.not_done(jobs)
-    if len(left) < len(jobs):
-        print(f"{len(jobs) - len(left)} of {len(jobs)} images were done before", file=sys.stderr)
-    if not left:
-        print(f"nothing is left to do in {folder}")
-        return 0
+    # What the workers are told does not depend on the folder that they run in.
+    plan = plan_outputs(
+        [os.path.abspath(arguments.input)], os.path.abspath(arguments.output) + os.sep
+    )
+    assert plan.folder is not None
+    record = OutputRecord(plan.folder, made_by(name_of(opened), factor, bulk.Style()))
+    left = record.begin(plan.jobs, ())
+    results: Iterator[bulk.Finished] = iter(())
+    if left:
+        results = _on_cluster(arguments, opened, left, factor)
+    finish(plan, left, lambda: _noted(results, record), arguments.progress, record)
+    return 0
+
+
+def _noted(results: Iterable[bulk.Finished], record: OutputRecord) -> Iterator[bulk.Finished]:
+    """Writes into the record what is done."""
+    for each in results:
+        if each.source is not None:
+            record.written(each.job, each.source)
+        yield each
+
+
+def _on_cluster(
+    arguments: argparse.Namespace, opened: Bundle, left: Sequence[bulk.Job], factor: int
+) -> Iterator[bulk.Finished]:
+    """Translates with as many workers as are asked for, or find room."""
     room = _connect(arguments.address)
     wanted = {"CPU": arguments.cpus, "GPU": arguments.gpus}
     most = min(int(room.get(name, 0) // need) for name, need in wanted.items() if need)
@@ -190,7 +231,7 @@ def main(argv: Sequence[str]) -> int:
             f"there are {room.get('CPU', 0):g} and {room.get('GPU', 0):g}: take less --cpus or "
             "--gpus, or start larger nodes first"
         )
-    results = translate(
+    return translate(
         opened,
         left,
         backend=arguments.engine,
@@ -200,8 +241,6 @@ def main(argv: Sequence[str]) -> int:
         cpus=arguments.cpus,
         gpus=arguments.gpus,
     )
-    finish(left, results, folder, arguments.progress)
-    return 0
 
 
 def _connect(address: str | None) -> Mapping[str, Any]:

@@ -84,14 +84,14 @@ def test_every_run_is_trained_and_then_measured_at_its_last_step(swept, run, tmp
     folder = tmp_path / "out"
     run(swept({"a": {"optim.lr": 0.5}, "b c": {}}, seeds=2), folder)
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
-        *["a,seed=0", "a,seed=1", "b_c,seed=0", "b_c,seed=1"]
+        *["a_seed=0", "a_seed=1", "b_c_seed=0", "b_c_seed=1"]
     ]
-    train, evaluate = (folder / "a,seed=1" / "called").read_text().splitlines()
+    train, evaluate = (folder / "a_seed=1" / "called").read_text().splitlines()
     assert train == (
-        f"-m warp_translate.cli.train --config=x.py --workdir={folder}/a,seed=1 "
+        f"-m warp_translate.cli.train --config=x.py --workdir={folder}/a_seed=1 "
         "--config.optim.lr=0.5 --config.seed=1"
     )
-    assert evaluate == (f"-m warp_translate.cli.evaluate --workdir={folder}/a,seed=1 --step=latest")
+    assert evaluate == (f"-m warp_translate.cli.evaluate --workdir={folder}/a_seed=1 --step=latest")
 
 
 def test_what_is_complete_is_not_repeated_and_what_is_not_goes_on(swept, run, tmp_path):
@@ -155,14 +155,15 @@ def test_the_record_tells_the_report_what_was_run(swept, run, tmp_path):
     assert (first["title"], first["claim"]) == ("A title.", "Claim: it holds.")
     assert first["experiment"] == "x.py"
     assert first["variants"] == {
-        "a": {"overrides": {"optim.lr": 0.5}, "runs": ["a,seed=0", "a,seed=1"]},
-        "b": {"overrides": {}, "runs": ["b,seed=0", "b,seed=1"]},
+        "a": {"overrides": {"optim.lr": 0.5}, "runs": ["a_seed=0", "a_seed=1"]},
+        "b": {"overrides": {}, "runs": ["b_seed=0", "b_seed=1"]},
     }
     run(sweep, folder)
     second = json.loads((folder / "sweep.json").read_text())
     assert second["seconds"] > first["seconds"] > 0, "the time of both starts together"
 
 
+@pytest.mark.full
 def test_what_was_measured_becomes_a_table_and_a_page(tmp_path, capsys):
     fusion_sweep(tmp_path / "out", factors=(2,), seeds=1, sheet=tiny_sheet)
     ablate.collect(f"{tmp_path}/out/")
@@ -251,7 +252,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(tmp_path
         return [sys.executable, "-m", "warp_translate.cli.ablate", *words]
 
     def figures(folder):
-        names = ("full,_factor_2,seed=0", "warped_only,_factor_2,seed=0")
+        names = ("full_factor_2_seed=0", "warped_only_factor_2_seed=0")
         return [
             json.loads((folder / name / "evaluation" / "metrics.json").read_text())
             for name in names
@@ -263,7 +264,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(tmp_path
 
     cut = tmp_path / "cut"
     process = subprocess.Popen(command(cut))
-    saved = cut / "full,_factor_2,seed=0" / "checkpoints" / "2"
+    saved = cut / "full_factor_2_seed=0" / "checkpoints" / "2"
     for _ in range(3000):
         if saved.exists() or process.poll() is not None:
             break

@@ -47,7 +47,7 @@ def test_a_run_in_a_bucket_is_evaluated_reported_and_translates(run, bucket, cal
 
     write_image(tmp_path / "a.png", np.full((9, 7, 3), 90, np.uint8))
     output = tmp_path / "out"
-    call("translate", workdir=run, input=str(tmp_path / "a.png"), output=str(output))
+    call("translate", workdir=run, input=[str(tmp_path / "a.png")], output=str(output))
     assert flatten(read_image(output / "a.png")).shape == (9, 7, 3)
 
 
@@ -59,7 +59,7 @@ def test_a_bundle_in_a_bucket_translates(run, bucket, call, tmp_path):
     call(
         "translate",
         bundle=f"{bucket}/bundles/man-woman",
-        input=str(tmp_path / "a.png"),
+        input=[str(tmp_path / "a.png")],
         output=str(tmp_path / "out"),
     )
     assert flatten(read_image(tmp_path / "out/a.png")).shape == (9, 7, 3)
@@ -67,7 +67,7 @@ def test_a_bundle_in_a_bucket_translates(run, bucket, call, tmp_path):
         call(
             "translate",
             bundle=f"{bucket}/bundles",
-            input=str(tmp_path / "a.png"),
+            input=[str(tmp_path / "a.png")],
             output=str(tmp_path / "out"),
         )
 

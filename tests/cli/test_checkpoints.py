@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.damage import flip_bit
+from warp_translate.cli.restore import open_run_in
 from warp_translate.errors import UserError
+from warp_translate.training.checkpoint import DamagedCheckpoint
 
 
 @pytest.fixture
@@ -42,3 +45,34 @@ def test_a_step_that_is_none_removes_nothing(call, copied):
     with pytest.raises(UserError, match=r"no checkpoint of step 3 .*there are: 2, 4"):
         call("checkpoints", workdir=str(copied), keep=["latest", "3"])
     assert steps(copied) == {"2", "4"}
+
+
+def damage(folder, step):
+    """Flips a bit of the largest file of a step."""
+    files = [path for path in (folder / "checkpoints" / str(step)).rglob("*") if path.is_file()]
+    flip_bit(max(files, key=lambda path: path.stat().st_size), 12345)
+
+
+def test_damage_is_found_where_it_is_looked_for(call, copied, capsys):
+    call("checkpoints", workdir=str(copied), verify=True)
+    rows = capsys.readouterr().out.splitlines()
+    assert len([row for row in rows if row.endswith("verified")]) == 2
+    damage(copied, 4)
+    call("checkpoints", workdir=str(copied))
+    with pytest.raises(UserError, match=r"1 of 2 checkpoints are damaged: .*step 4 in .*checksum"):
+        call("checkpoints", workdir=str(copied), verify=True)
+    assert "damaged" in capsys.readouterr().out
+    # What is whole is kept.
+    with pytest.raises(UserError, match="step 4"):
+        call("checkpoints", workdir=str(copied), keep=["4"])
+    call("checkpoints", workdir=str(copied), keep=["latest"])
+    assert steps(copied) == {"2"}
+
+
+def test_a_damaged_step_is_not_translated_with(copied, caplog):
+    damage(copied, 4)
+    with open_run_in(str(copied)) as run:
+        assert run.restore(run.step("latest")).step == 2
+        with pytest.raises(DamagedCheckpoint, match=r"step 4 in .* is damaged"):
+            run.restore(run.step(4))
+    assert "step 2 is used instead" in caplog.text

@@ -133,7 +133,9 @@ def test_it_becomes_a_bundle_that_knows_the_folders(call, run, tmp_path, rng, ca
 
 def test_it_translates_nothing_and_says_so(call, run, tmp_path, fruit):
     with pytest.raises(UserError, match="has trained a classifier, which translates nothing"):
-        call("translate", workdir=run.workdir, input=str(fruit / "test/plum"), output=str(tmp_path))
+        call(
+            "translate", workdir=run.workdir, input=[str(fruit / "test/plum")], output=str(tmp_path)
+        )
     with pytest.raises(UserError, match=r"--threshold=1\.5 must be within 0 and 1"):
         call("export", workdir=run.workdir, output=str(tmp_path), threshold=1.5)
     with pytest.raises(UserError, match=r"--triton=\S+ is for generators, no classifier"):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import classifier, paired
+from tests.serving.conftest import rewrite
 from warp_translate.cli import build, cost_measurement
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
@@ -84,7 +85,9 @@ def test_an_experiment_is_counted_timed_tabled_and_drawn(call, config, tmp_path,
     assert heads == 16 * 16 * (9 * 7 * 4 + 4 * 6)
     with Image.open(tmp_path / "cost.png") as image:
         assert image.width > 1000
-    assert re.search(r"4/4  24 x 40, factor 4: compiled .* GMAC/s  \d+ s left", said)
+    assert said.splitlines()[1] == "0/4  16 x 16, factor 1: compiling"
+    assert re.search(r"3/4  24 x 40, factor 4: compiling  \d+ s left\n", said)
+    assert re.search(r"4/4  24 x 40, factor 4: compiled in .* s  \d+ s left", said)
 
 
 @pytest.mark.parametrize(
@@ -233,14 +236,13 @@ def test_mistakes_about_a_bundle_are_named_before_any_work(call, bundle, tmp_pat
         call("cost", bundle=str(bundle), factors=["2", "3"])
     # Of a generator that is no longer what this code makes of its fields.
     other = shutil.copytree(bundle, tmp_path / "other")
-    path = other / bundles.CONFIG
-    fields = json.loads(path.read_text())
-    fields["architecture"]["width"] = 4
-    path.write_text(json.dumps(fields))
+    fields = json.loads((other / bundles.CONFIG).read_text())
+    rewrite(other, architecture=fields["architecture"] | {"width": 4})
     with pytest.raises(UserError, match=r"safetensors does not fit .* export the bundle again"):
         call("cost", bundle=str(other), sizes=["16x16"])
 
 
+@pytest.mark.full
 def test_a_chart_needs_the_extra_and_says_so_in_one_line_and_status_2(tmp_path):
     program = (
         "import sys; sys.modules['matplotlib'] = None\n"

@@ -17,7 +17,7 @@ from warp_translate.image_files import read_image
 @pytest.fixture
 def root(tmp_path):
     root = tmp_path / "fruit"
-    for part, count in (("trainA", 3), ("trainB", 40), ("testA", 1), ("testB", 1)):
+    for part, count in (("trainA", 3), ("trainB", 40), ("testA", 3), ("testB", 3)):
         (root / part).mkdir(parents=True)
         for number in range(count):
             noise = np.random.default_rng([number, len(part), ord(part[-1]), ord(part[1])])
@@ -29,15 +29,15 @@ def root(tmp_path):
 def test_it_says_what_there_is_and_the_command_that_trains_on_it(call, root, tmp_path, capsys):
     call("data", root=str(root), output=str(tmp_path / "checked"))
     said = capsys.readouterr().out
-    assert "45 images" in said and "sizes: 12x10 (45)" in said and "kinds: 45 PNG RGB" in said
+    assert "49 images" in said and "sizes: 12x10 (49)" in said and "kinds: 49 PNG RGB" in said
     assert "balance: trainB has 13 times the images of trainA" in said
     assert (
-        "warp-translate train --config=experiments/cycle.py --workdir=runs/fruit "
+        "warp-translate train --config=experiments/cycle.py:size=32 --workdir=runs/fruit "
         f"--config.data.name=unpaired_folder --config.data.root={root}" in said
     )
     assert "unreadable" not in said and "equal" not in said
     written = json.loads((tmp_path / "checked/data.json").read_text())
-    assert written["images"] == 45 and written["unreadable"] == {"count": 0, "files": []}
+    assert written["images"] == 49 and written["unreadable"] == {"count": 0, "files": []}
     assert [fit["name"] for fit in written["fits"]] == ["unpaired_folder"]
     sheet = read_image(tmp_path / "checked/data.png").rgb
     assert sheet.shape[1] > 4 * 120 and np.ptp(sheet) > 200
@@ -52,10 +52,71 @@ def test_what_keeps_from_training_is_an_error_after_the_report(call, root, capsy
 
 
 def test_what_fits_only_once_it_is_mended_is_an_error(call, root, capsys):
-    (root / "testB/testB0.png").unlink()
-    with pytest.raises(UserError, match="fruit: testA has no partner testB/ beside it; add or rem"):
+    shutil.rmtree(root / "testB")
+    with pytest.raises(UserError, match="fruit/testA has no partner testB/ beside it; add or rem"):
         call("data", root=str(root))
-    assert "  but testA has no partner testB/" in capsys.readouterr().out
+    assert f"  but {root}/testA has no partner testB/" in capsys.readouterr().out
+
+
+def test_what_training_would_refuse_is_an_error(call, root, tmp_path, cycle_config):
+    """The cycle's extractor wants three test images of each domain."""
+    (root / "testB/testB0.png").unlink()
+    with pytest.raises(UserError, match=r"fruit: 2 test images are too few for the distances"):
+        call("data", root=str(root))
+    shutil.rmtree(root / "testB")
+    (root / "testB").mkdir()
+    config = cycle_config.copy_and_resolve_references()
+    config.data.update(name="unpaired_folder", root=str(root), dir=str(tmp_path / "prepared"))
+    with pytest.raises(UserError, match="testB holds no image") as trained:
+        build.domains(config)
+    with pytest.raises(UserError) as looked:
+        call("data", root=str(root))
+    assert str(looked.value) == f"{root}: {trained.value}"
+
+
+def test_a_list_is_judged_as_its_folder_is(call, root, tmp_path):
+    for name in ("testA", "testB"):
+        shutil.rmtree(root / name)
+    path = tmp_path / "l.csv"
+    with pytest.raises(UserError, match=rf"{path} is written, but . test images are too few"):
+        call("data", root=str(root), list=str(path), test_share=0.3)
+    assert path.exists()
+
+
+def test_images_much_smaller_than_the_others_are_named_and_not_listed(call, root, tmp_path, capsys):
+    for path in root.rglob("*.png"):
+        Image.open(path).resize((80, 70)).save(path)
+    Image.open(root / "trainA/trainA1.png").resize((10, 40)).save(root / "trainA/tiny.png")
+    Image.open(root / "trainA/trainA2.png").resize((50, 40)).save(root / "trainA/less.png")
+    for smallest, left_out, listed in ((None, 1, 50), (41, 2, 49), (10, 0, 51)):
+        call("data", root=str(root), list=str(tmp_path / "l.csv"), smallest=smallest)
+        said = capsys.readouterr().out
+        assert (
+            "small: 2 images have a shorter side below 64 pixels, and training enlarges them: "
+            f"trainA/tiny.png (10x40), trainA/less.png (50x40); --list leaves out {left_out} "
+            in said
+        )
+        assert "--config=experiments/cycle.py:size=64 " in said
+        assert len((tmp_path / "l.csv").read_text().splitlines()) == 1 + listed
+
+
+def test_names_of_any_bytes_are_looked_at_listed_and_trained_on(
+    call, root, tmp_path, capsys, cycle_config
+):
+    names = ("\udcff.png", "a\rb.png", "a\nb.png", " c.png")
+    for place, name in enumerate(names):
+        Image.new("RGB", (12, 10), (place, 200, 0)).save(tmp_path / "new.png")
+        (tmp_path / "new.png").rename(root / "trainA" / name)
+    folder = root.rename(root.with_name("fr\udce9sh"))
+    path = tmp_path / "l.csv"
+    call("data", root=str(folder), output=str(tmp_path / "checked"), list=str(path))
+    said = capsys.readouterr().out
+    assert r"fr\udce9sh" in said and "53 images" in said
+    call("data", root=str(path))
+    config = cycle_config.copy_and_resolve_references()
+    for place in (path, folder):
+        config.data.update(name="unpaired_folder", root=str(place), dir=str(tmp_path / "sets"))
+        assert len(build.domains(config).train_a) == 3 + len(names)
 
 
 def test_a_layout_that_is_none_is_told_how_it_should_be(call, tmp_path, capsys):
@@ -83,9 +144,9 @@ def test_mistakes_are_one_line(call, values, said):
 
 
 def test_a_folder_without_images_says_what_it_holds(call, tmp_path):
-    (tmp_path / "a.gif").touch()
-    (tmp_path / "b.gif").touch()
-    with pytest.raises(UserError, match=r"holds no image, .png.*, but 2 .gif; convert"):
+    (tmp_path / "a.psd").touch()
+    (tmp_path / "b.psd").touch()
+    with pytest.raises(UserError, match=r"holds no image, .png.*, but 2 .psd; convert"):
         call("data", root=str(tmp_path))
 
 
@@ -96,7 +157,7 @@ def test_what_is_broken_is_left_out_of_the_list_and_the_rest_is_trained_on(
     path = tmp_path / "fruit.csv"
     call("data", root=str(root), list=str(path))
     said = capsys.readouterr().out
-    assert f"written: {path}, 2 to test, 43 to train" in said
+    assert f"written: {path}, 6 to test, 43 to train" in said
     assert f"--config.data.name=unpaired_folder --config.data.root={path}" in said
     call("data", root=str(path))
     assert "fits unpaired_folder: two domains without pairs, A is A" in capsys.readouterr().out
@@ -104,7 +165,7 @@ def test_what_is_broken_is_left_out_of_the_list_and_the_rest_is_trained_on(
     config.data.update(name="unpaired_folder", root=str(path), dir=str(tmp_path / "prepared"))
     data = build.domains(config)
     assert [len(data.train_a), len(data.train_b)] == [3, 40]
-    assert [len(data.test_a), len(data.test_b)] == [1, 1]
+    assert [len(data.test_a), len(data.test_b)] == [3, 3]
 
 
 def test_a_list_may_be_of_another_data_set_than_the_likeliest(call, root, tmp_path, capsys):
@@ -114,32 +175,33 @@ def test_a_list_may_be_of_another_data_set_than_the_likeliest(call, root, tmp_pa
         path.unlink()
     for path in (root / "trainB").glob("trainA[12]?.png"):
         path.unlink()
-    (root / "testB/testB0.png").rename(root / "testB/testA0.png")
+    for place in range(3):
+        (root / f"testB/testB{place}.png").rename(root / f"testB/testA{place}.png")
     for name, head in (
-        (None, "source,target,split"),
+        (None, "file,domain,split"),
         ("paired_folder", "source,target,split"),
         ("unpaired_folder", "file,domain,split"),
     ):
         call("data", root=str(root), list=str(tmp_path / "l.csv"), data_name=name)
         assert (tmp_path / "l.csv").read_text().splitlines()[0] == head
-    with pytest.raises(UserError, match=r"does not fit .* it fits paired_folder and unpaired_f"):
+    with pytest.raises(UserError, match=r"does not fit .* it fits unpaired_folder and paired_f"):
         call("data", root=str(root), list=str(tmp_path / "l.csv"), data_name="domain_folders")
 
 
 def test_a_group_that_finds_nothing_names_the_path(call, root, tmp_path):
     for name in ("testA", "testB"):
-        (root / name / f"{name}0.png").unlink()
+        shutil.rmtree(root / name)
     with pytest.raises(UserError, match=r"--group=x_ finds nothing in trainA/trainA0.png: widen"):
         call("data", root=str(root), list=str(tmp_path / "l.csv"), group="x_")
 
 
 def test_a_set_that_tfds_has_prepared_is_read_as_it_is(call, root, tmp_path, capsys):
     open_domains("unpaired_folder", tmp_path / "sets", root=root)
-    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.0.0")
-    folder = Path(shutil.copytree(made, tmp_path / "elsewhere/mine/1.0.0"))
+    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.1.0")
+    folder = Path(shutil.copytree(made, tmp_path / "elsewhere/mine/1.1.0"))
     call("data", root=str(folder))
     said = capsys.readouterr().out
-    assert "prepared with TFDS: 45 records" in said and "fits tfds_folder: two domains" in said
+    assert "prepared with TFDS: 49 records" in said and "fits tfds_folder: two domains" in said
     assert "trainB  40; widths 12 to 12, median 12; heights 10 to 10, median 10" in said
     assert (
         "warp-translate train --config=experiments/cycle.py --workdir=runs/mine "
@@ -149,6 +211,6 @@ def test_a_set_that_tfds_has_prepared_is_read_as_it_is(call, root, tmp_path, cap
         call("data", root=str(folder), list="x.csv")
     (shard,) = folder.glob("*-testB.array_record*")
     shard.unlink()
-    with pytest.raises(UserError, match=r"1 of the 45 records .* prepare it again"):
+    with pytest.raises(UserError, match=r"3 of the 49 records .* prepare it again"):
         call("data", root=str(folder))
-    assert "testB  1, 1 unreadable" in capsys.readouterr().out
+    assert "testB  3, 3 unreadable" in capsys.readouterr().out

@@ -81,18 +81,34 @@ def test_a_folder_that_cannot_be_written_is_wrong(monkeypatch, tmp_path):
 
 
 def test_a_full_disk_is_wrong(monkeypatch):
+    monkeypatch.setattr(doctor.program, "WORKDIR", SimpleNamespace(value=None))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
     found = doctor.check_folders()
     assert found.state == "wrong" and "0.5 GiB free, 2 are needed" in found.text
 
 
-def test_a_gpu_that_jax_does_not_use_is_wrong(monkeypatch):
+@pytest.mark.parametrize(
+    ("paths", "smi", "state", "said"),
+    [
+        (["/dev/nvidia0"], None, "wrong", "but there is an NVIDIA GPU"),
+        ([], "GPU 0: NVIDIA H200 (UUID: GPU-1)\n", "wrong", "but there is NVIDIA H200"),
+        (["/proc/driver/nvidia/version"], "", "note", "no GPU that this process may use"),
+        ([], "No devices were found\n", "ok", ""),
+    ],
+)
+def test_a_gpu_that_jax_does_not_use_is_wrong(monkeypatch, paths, smi, state, said):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    exists = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0" or exists(path))
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) in paths)
+
+    def listed(*_, **__):
+        if smi is None:
+            raise FileNotFoundError("nvidia-smi")
+        return SimpleNamespace(stdout=smi)
+
+    monkeypatch.setattr(doctor.subprocess, "run", listed)
     found = doctor.check_devices()
-    assert found.state == "wrong" and "but there is an NVIDIA GPU" in found.text
-    assert found.remedy == "pip install 'warp-translate[cuda]'"
+    assert found.state == state and said in found.text
+    assert ("pip install 'warp-translate[cuda]'" in found.remedy) == (state == "wrong")
 
 
 def test_a_device_that_computes_nonsense_is_wrong(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from warp_translate import sealed
 from warp_translate.cli import build, measuring, sharing, tasks
 from warp_translate.cli.task import abstract_params
 from warp_translate.data.augment import EvalCrop
@@ -31,7 +32,7 @@ def evaluated(call, workdir, tmp_path_factory):
 def test_the_table_the_figures_and_the_sheet(evaluated, tiny_config):
     folder, printed = evaluated
     written = json.loads((folder / "metrics.json").read_text())
-    assert written.keys() == {"step", "scalars", "protocol", "cost"}
+    assert written.keys() == {"step", "scalars", "protocol", "cost", "checksum"}
     assert written["protocol"] == {
         "definition": measuring.DEFINITION,
         **{"data": "openmoji_gender", "split": "test", "size": [32, 32], "count": 103},
@@ -129,7 +130,8 @@ def test_one_device_and_eight_give_the_same_bits_with_an_extractor_of_the_users_
     assert {path.name for path in output.iterdir()} == {"metrics.json", "sheet.png"}
     assert (output / "sheet.png").read_bytes() == (evaluated[0] / "sheet.png").read_bytes()
     one, eight = (
-        json.loads((folder / "metrics.json").read_text()) for folder in (output, evaluated[0])
+        sealed.unseal(json.loads((folder / "metrics.json").read_text()))
+        for folder in (output, evaluated[0])
     )
     assert one["protocol"]["extractor"]["name"] == "color"
     further = one["scalars"].keys() - eight["scalars"].keys()

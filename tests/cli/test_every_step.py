@@ -10,7 +10,7 @@ import pytest
 from experiments import classifier
 from warp_translate.cli import build, run_config
 from warp_translate.cli import evaluate as evaluate_command
-from warp_translate.cli.task import Report, Task
+from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.errors import UserError
 from warp_translate.training.checkpoint import Checkpointer
 
@@ -181,3 +181,28 @@ def test_mistakes_about_the_best_step_are_named(staged, call):
     (staged.evaluation / "steps.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="cannot be read as measured steps"):
         call("evaluate", workdir=workdir, step="all")
+
+
+def test_the_sheet_of_another_step_or_factor_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        evaluate_command, "write_sheet", lambda path, rows, *_, **__: path.write_text(str(rows))
+    )
+
+    def write(step, factor, keep=True):
+        rows = [step, factor]
+        sheet = Sheet(rows=rows, columns=(), wheel_magnitude=None, title="", footer="")
+        record = {"step": step, "scalars": {}, "cost": {"factor": factor}}
+        evaluate_command._write(tmp_path, record, {"sheet": sheet}, 64, keep=keep)
+
+    for step, factor in ((2, 1), (4, 1), (4, 1), (4, 8)):
+        write(step, factor)
+    assert f"kept: {tmp_path}/step_2_factor_1" in capsys.readouterr().out
+    write(6, 8, keep=False)  # Of the same command.
+    sheets = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.png")}
+    assert sheets == {
+        "step_2_factor_1/sheet.png": "[2, 1]",
+        "step_4_factor_1/sheet.png": "[4, 1]",
+        "sheet.png": "[6, 8]",
+    }
+    kept = json.loads((tmp_path / "step_2_factor_1" / "metrics.json").read_text())
+    assert kept["step"] == 2

@@ -1,5 +1,6 @@
 """The commands as a user starts them: in a process of their own."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -43,6 +44,7 @@ def test_no_command_and_an_unknown_one_list_the_commands():
     assert start("--help").returncode == 0
 
 
+@pytest.mark.full
 def test_a_mistake_is_one_line_and_status_2():
     """In a process of its own; tests/cli/test_wrong_commands.py has all the others."""
     done = start("train", "--config=experiments/paired.py", "--config.optim.lrr=1", "--workdir=x")
@@ -153,6 +155,13 @@ def test_what_is_logged_looks_like_what_is_printed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stderr == "warning: 3 files are left out\npreparing\n"
+
+
+def test_of_a_full_disk_one_line_is_enough():
+    lost = "Task exception was never retrieved\nfuture: <Task name='Task-4' coro=<{}> exception=..>"
+    where = ("async_serialize() done, defined at /lib/orbax/checkpoint/_src/a.py:126", "watch()")
+    records = [logging.makeLogRecord({"msg": lost.format(each)}) for each in where]
+    assert list(filter(program._without_lost_tasks, records)) == records[1:]
 
 
 @pytest.mark.parametrize(

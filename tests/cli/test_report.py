@@ -66,6 +66,15 @@ def test_runs_and_metrics_are_lists(call, sweep, tmp_path, capsys):
     assert any(line.startswith("| single |") for line in lines)
 
 
+def test_folders_of_before_with_commas_in_their_names_are_whole(call, tmp_path, capsys):
+    places = [tmp_path / name for name in ("full,_factor_2,seed=0", "single", "a,b")]
+    for seed, place in enumerate(places):
+        write_run(place, config(generator__width=8 + seed))
+    call("report", runs=",".join(map(str, places)).split(","), table=True)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:5]] == ["width 8", "width 9", "width 10"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

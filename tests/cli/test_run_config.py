@@ -1,11 +1,13 @@
 """What is said of a configuration that changed, and what is done."""
 
 import json
+import random
 
 import pytest
 
 from experiments import base, classifier, cycle, paired
-from warp_translate.cli import run_config
+from tests.damage import flip_bit
+from warp_translate.cli import run_config, run_record
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import flat
 
@@ -110,6 +112,28 @@ def test_a_folder_of_no_run_is_named(tmp_path, content):
         run_config.load(tmp_path)
 
 
+def test_a_flipped_bit_of_a_configuration_changes_nothing_silently(tmp_path, config):
+    run_config.record(config, tmp_path, step=0)
+    path, written = tmp_path / "config.json", config.to_dict()
+    content = path.read_bytes()
+    refused = 0
+    for number in random.Random(0).sample(range(8 * len(content)), 100):
+        flip_bit(path, number)
+        try:
+            assert run_config.load(tmp_path).to_dict() == json.loads(json.dumps(written))
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+            refused += 1
+        path.write_bytes(content)
+    assert refused > 50
+    flip_bit(path, 8 * content.index(b'"lr": ') + 8 * 6)
+    with pytest.raises(UserError, match=r"config.json is not what was written .* remove it and"):
+        run_config.record(config, tmp_path, step=500)
+    # As those of earlier versions, or of those who know what they do.
+    path.write_text(config.to_json())
+    assert run_config.record(config, tmp_path, step=500) == {}
+
+
 def test_every_field_that_is_named_here_exists():
     known = set()
     for config in (paired, cycle, classifier):
@@ -117,3 +141,33 @@ def test_every_field_that_is_named_here_exists():
     known |= flat(base.get_config("contrastive").to_dict()).keys()
     for name in (*run_config._SHAPES, *run_config._HARMLESS):
         assert any(field.startswith(name) for field in known), name
+
+
+def test_the_data_are_found_from_any_folder_and_where_a_run_was_moved_with_them(
+    tmp_path, config, monkeypatch
+):
+    project = tmp_path / "project"
+    (project / "pairs").mkdir(parents=True)
+    (project / "prepared").mkdir()
+    monkeypatch.chdir(project)
+    other = changed(config, data__root="pairs", data__dir="prepared")
+    run_config.record(other, "runs/mine", step=0)
+    run_record.write("runs/mine", step=0, changes={})
+    monkeypatch.chdir(tmp_path)
+    data = run_config.load("project/runs/mine").data
+    assert (data.root, data.dir) == (str(project / "pairs"), str(project / "prepared"))
+    project.rename(tmp_path / "moved")
+    data = run_config.load("moved/runs/mine").data
+    assert (data.root, data.dir) == (
+        str(tmp_path / "moved/pairs"),
+        str(tmp_path / "moved/prepared"),
+    )
+    monkeypatch.chdir(tmp_path / "moved")
+    assert run_config.record(other, "runs/mine", step=500) == {}, "it is the same data"
+    run_record.write("runs/mine", step=500, changes={})
+    assert run_config.load("runs/mine").data.root == str(tmp_path / "moved/pairs")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"data.root was .*moved/pairs. and is now .*/pairs. \(other"
+    ):
+        run_config.record(other, "moved/runs/mine", step=500)

@@ -32,11 +32,17 @@ def test_every_start_of_a_run_is_kept_and_every_change(tmp_path, monkeypatch):
     assert record["environment"]["XLA_FLAGS"] == "--xla_of_mine" and "secret" not in text
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", '{"starts": 1}'])
-def test_a_record_that_is_damaged_begins_anew(tmp_path, damaged):
+DAMAGED = ["", "[]", '{"starts": 1}', '{"starts": ["a"], "checksum": "0123456789abcdef"}']
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_record_that_is_damaged_begins_anew_and_is_kept(tmp_path, damaged):
     (tmp_path / "run.json").write_text(damaged)
-    run_record.write(tmp_path, step=0, changes={})
+    notice = run_record.write(tmp_path, step=0, changes={})
+    assert f"{tmp_path}/run.json is damaged" in notice and "run.json.damaged" in notice
+    assert (tmp_path / "run.json.damaged").read_text() == damaged
     assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1
+    assert run_record.write(tmp_path, step=0, changes={}) is None
 
 
 def test_the_commit_is_gits_and_marked_where_files_were_changed(tmp_path, monkeypatch):

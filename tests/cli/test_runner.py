@@ -50,6 +50,22 @@ def test_what_is_done_is_not_repeated(tmp_path):
     assert (tmp_path / "a" / "count").read_text() == "again\n"
 
 
+def test_a_process_that_is_being_started_is_stopped(tmp_path, monkeypatch):
+    """The runner is told to stop after the process began and before the runner knows of it."""
+    runner = Runner([job(tmp_path / "a", UNTIL_RELEASED)], stream=io.StringIO())
+    popen = subprocess.Popen
+
+    def start(*arguments, **options):
+        process = popen(*arguments, **options)
+        stop = threading.Thread(target=runner.stop)
+        stop.start()
+        stop.join(0.2)  # It may wait until the process is known.
+        return process
+
+    monkeypatch.setattr(runner_module.subprocess, "Popen", start)
+    assert runner.run() == {"a": Outcome("stopped")}
+
+
 def test_a_failure_takes_neither_the_others_nor_its_own_next_command_with_it(tmp_path):
     outcomes, said = run(
         job(tmp_path / "a", "echo first; echo 'error: the disk' >&2; exit 3", "touch done"),

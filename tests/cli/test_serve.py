@@ -1,6 +1,8 @@
 """The command itself: a process that is asked over the network, and told to stop."""
 
 import concurrent.futures
+import fcntl
+import http.client
 import io
 import json
 import os
@@ -113,12 +115,38 @@ def test_it_serves_without_jax_and_finishes_what_it_took(folder, rng):
         process.kill()
 
 
-def test_the_key_comes_from_the_environment(folder):
-    process = start(str(folder), "--port=0", WARP_TRANSLATE_API_KEY="secret")
+def test_the_key_comes_from_the_environment_and_names_from_flags(folder):
+    flags = ["--host=::1", "--allow_host=my.example", "--allow_origin=https://app.example"]
+    process = start(str(folder), "--port=0", *flags, WARP_TRANSLATE_API_KEY="secret")
     try:
         url, _ = address(process)
+        assert url.startswith("http://[::1]:")
         assert ask(f"{url}/v1/generators")[0] == 401
-        assert ask(f"{url}/v1/generators", **{"X-API-Key": "secret"})[0] == 200
+        key = {"X-API-Key": "secret"}
+        assert ask(f"{url}/v1/generators", **key)[0] == 200
+        assert ask(f"{url}/v1/generators", Host="my.example", **key)[0] == 200
+        status, body = ask(f"{url}/v1/generators", Host="evil.example", **key)
+        assert status == 403 and b"--allow_host" in body
+        for origin, status in (("https://app.example", 404), ("https://evil.example", 403)):
+            assert ask(f"{url}/v1/translate?target=fig", b"a", Origin=origin, **key)[0] == status
+    finally:
+        process.kill()
+
+
+@pytest.mark.core
+def test_a_log_that_nobody_reads_holds_nothing_up(folder):
+    process = start(str(folder), "--port=0")
+    try:
+        url, _ = address(process)
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        for _ in range(100):  # A line of each has a hundred bytes.
+            connection.request("HEAD", "/health/live")
+            answer = connection.getresponse()
+            assert answer.status == 200 and answer.read() == b""
+        connection.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
     finally:
         process.kill()
 

@@ -38,7 +38,7 @@ def test_the_quickstarts_sweep_has_a_run_of_each_variant_for_each_seed():
     assert sweep.variants == quickstart.get_sweep()
     assert [run.overrides["seed"] for run in sweep.runs] == [0, 0, 1, 1, 2, 2]
     assert [run.name for run in sweep.of("pretranslated only")] == [
-        f"pretranslated_only,seed={seed}" for seed in range(3)
+        f"pretranslated_only_seed={seed}" for seed in range(3)
     ]
     assert all(run.overrides["method.fusion"] == run.variant.split()[0] for run in sweep.runs)
 
@@ -57,10 +57,21 @@ def test_the_docstring_is_title_and_claim(experiment):
 def test_variants_of_a_list_are_called_after_their_overrides(experiment):
     forth, back = {"seed": 1, "optim.lr": 1e-4}, {"optim.lr": 0.0001, "seed": 1}
     (one,), (same,) = read_sweep(experiment([forth])).runs, read_sweep(experiment([back])).runs
-    assert one.name == same.name == one.variant == "optim.lr=0.0001,seed=1"
+    assert one.variant == same.variant == "optim.lr=0.0001,seed=1"
+    assert one.name == same.name == "optim.lr=0.0001_seed=1"
     assert [run.name for run in read_sweep(experiment([{}, {"data.flip": True}])).runs] == [
         "unchanged",
         "data.flip=true",
+    ]
+
+
+def test_folders_have_no_commas_and_those_that_had_keep_their_names(experiment, tmp_path):
+    """A comma would part them in ``report --runs=...``; what was trained before is not repeated."""
+    config = experiment({"full, factor 2": {}, "warped": {}})
+    (tmp_path / "full,_factor_2,seed=0").mkdir()
+    runs = read_sweep(config, seeds=2, workdir=str(tmp_path)).runs
+    assert [run.name for run in runs] == [
+        *["full,_factor_2,seed=0", "warped_seed=0", "full_factor_2_seed=1", "warped_seed=1"]
     ]
 
 

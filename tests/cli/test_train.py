@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import classifier
-from tests.damage import damage_picture
+from tests.damage import damage_picture, flip_bit
+from warp_translate import locks
 from warp_translate.cli import best, build, tasks
 from warp_translate.cli import train as train_command
 from warp_translate.cli.task import Report
@@ -130,9 +132,13 @@ def test_a_mask_that_is_driven_to_zero_is_warned_of_once(tmp_path, tiny_config, 
         assert scalars["displacement/mean_px"] < 0.05
 
 
-def test_sound_runs_have_no_warning(paired_run, cycle_run):
+def test_sound_runs_have_no_warning_but_that_few_steps_teach_nothing(paired_run, cycle_run):
     for run in (paired_run, cycle_run):
-        assert "to test on" in run.stderr and "warning" not in run.stderr
+        assert "to test on" in run.stderr
+        assert run.stderr.count("\ncompiling the training step\n") == 1
+        warnings = [line for line in run.stderr.splitlines() if "warning" in line]
+        assert all("worse than the untouched picture" in line for line in warnings)
+    assert paired_run.stderr.count("warning: the output is worse than the untouched picture") == 1
 
 
 def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_config, numbers):
@@ -377,6 +383,47 @@ def test_where_the_last_save_fails_so_does_the_training(tmp_path, tiny_config, m
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
     with pytest.raises(UserError, match=r"step 4 cannot be saved in .*: free some space"):
         train_command.train(tiny_config, str(tmp_path))
+
+
+def test_a_second_training_in_one_folder_is_refused(tmp_path, tiny_config, numbers, monkeypatch):
+    held = locks.held
+    monkeypatch.setattr(locks, "held", functools.partial(held, patience=0))
+    with (
+        held(tmp_path / ".training.lock", "trains"),
+        pytest.raises(UserError, match=rf"another command trains in {tmp_path} \(process \d+"),
+    ):
+        train_command.train(tiny_config, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [".training.lock"]
+    assert int(train_command.train(tiny_config, str(tmp_path)).step) == 4
+
+
+def test_training_goes_on_before_a_damaged_step_in_a_folder_that_was_moved(
+    tmp_path, tiny_config, numbers, capsys
+):
+    train_command.train(tiny_config, str(tmp_path / "before"))
+    workdir = (tmp_path / "before").rename(tmp_path / "now [2]")
+    flip_bit(workdir / "checkpoints/4/_CHECKPOINT_METADATA", 8)
+    assert int(train_command.train(tiny_config, str(workdir)).step) == 4
+    said = capsys.readouterr().err
+    assert f"moved to {workdir}/checkpoints_damaged/4; step 2 is the newest" in said
+    assert "going on from the checkpoint of step 2" in said
+    steps = Checkpointer(workdir, score=lambda m: None, read_only=True).steps()
+    assert steps == [2, 4] and not (tmp_path / "before").exists()
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, tiny_config, numbers, monkeypatch):
+    init = numbers.init
+    lost = jnp.array([0.0, jnp.nan])
+    monkeypatch.setattr(
+        numbers,
+        "init",
+        lambda root, size: (state := init(root, size)).replace(
+            discriminator=state.discriminator.replace(params=lost)
+        ),
+    )
+    with pytest.raises(UserError, match=r"diverged by step 2: discriminator/params holds values"):
+        train_command.train(tiny_config, str(tmp_path))
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_progress_for_programs(tmp_path, tiny_config, numbers, capsys):

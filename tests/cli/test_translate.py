@@ -1,7 +1,11 @@
+import io
+import os
+import sys
+
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from warp_translate.cli import build
 from warp_translate.errors import UserError
@@ -37,12 +41,12 @@ def test_what_a_folder_holds_comes_back_at_its_size_and_what_is_bad_is_listed(
     (folder / "in" / "text.png").write_text("no picture")
     before = {path.name: path.read_bytes() for path in (folder / "in").iterdir()}
     with pytest.raises(UserError) as caught:
-        call("translate", workdir=workdir, input=str(folder / "in"), output=str(folder / "out"))
+        call("translate", workdir=workdir, input=[str(folder / "in")], output=str(folder / "out"))
     summary, *failures = str(caught.value).splitlines()
     assert summary == "2 of 6 images failed:"
     assert ["cut.png" in failures[0], "text.png" in failures[1]] == [True, True]
     # Two names that differ in their suffix alone keep it.
-    assert {path.name: size(path) for path in (folder / "out").iterdir()} == {
+    assert {path.name: size(path) for path in (folder / "out").glob("*.png")} == {
         **{"odd.png.png": (333, 517), "odd.jpg.png": (40, 20)},
         **{"dot.png": (1, 1), "alpha.png": (333, 517)},
     }
@@ -57,12 +61,12 @@ def test_every_map_is_written_at_the_size_of_the_original(call, workdir, folder,
     call(
         "translate",
         workdir=workdir,
-        input=str(folder / "in" / "a.png"),
+        input=[str(folder / "in" / "a.png")],
         output=str(folder / "out"),
         maps=["all"],
         factor=4,
     )
-    sizes = {path.name: size(path) for path in (folder / "out").iterdir()}
+    sizes = {path.name: size(path) for path in (folder / "out").glob("*.png")}
     maps = ("pretranslated", "mask", "displacement", "warped")
     expected = {"a.png": (21, 34), "a.reduced.png": (6, 9)}
     assert sizes == expected | {f"a.{name}.png": (21, 34) for name in maps}
@@ -78,7 +82,7 @@ def test_each_direction_is_translated_by_its_own_generator(
         call(
             "translate",
             workdir=cycle_run.workdir,
-            input=str(folder / "in"),
+            input=[str(folder / "in")],
             output=str(out),
             direction=direction,
             step="latest",
@@ -113,10 +117,69 @@ def test_a_direction_that_the_run_does_not_have_is_one_line(call, workdir, cycle
             call(
                 "translate",
                 workdir=run,
-                input=str(folder / "in"),
+                input=[str(folder / "in")],
                 output=str(folder / "out"),
                 direction=direction,
             )
         message = f"--direction={direction} is none of this run's generators: {known}"
         assert str(caught.value) == message
     assert not (folder / "out").exists()
+
+
+@pytest.fixture(params=["workdir", "bundle"])
+def generator(request):
+    """What translates, as a flag."""
+    if request.param == "workdir":
+        return {"workdir": request.getfixturevalue("workdir")}
+    return {"bundle": str(request.getfixturevalue("exported").folder)}
+
+
+def test_a_run_and_a_bundle_write_into_a_folder_alike(call, generator, folder, rng, capsys):
+    save(folder / "in" / "a.png", (16, 16), rng)
+    (folder / "in" / "below").mkdir()
+    save(folder / "in" / "below" / os.fsdecode(b"caf\xe9\r\n.png"), (16, 16), rng)
+    (folder / "in" / "notes.txt").write_text("words")
+    picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
+    exif = picture.getexif()
+    exif[ExifTags.Base.Artist] = "Ann"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    picture.save(folder / "in" / "a.jpg", dpi=(300, 300), exif=exif)
+    options = {**generator, "input": [str(folder / "in")], "output": str(folder / "out")}
+    call("translate", **options, recursive=True, format="webp", quality=80)
+    said = capsys.readouterr()
+    assert "3 of 3 images written to" in said.out
+    assert f"passed over 1: {folder}/in/notes.txt\n" in said.err
+    names = ["a.jpg.webp", "a.png.webp", os.fsdecode(b"below/caf\xe9\r\n.webp")]
+    found = [path for path in (folder / "out").rglob("*.webp")]
+    assert sorted(path.relative_to(folder / "out").as_posix() for path in found) == names
+    with Image.open(folder / "out" / "a.jpg.webp") as image:
+        assert image.format == "WEBP"
+        assert image.getexif()[ExifTags.Base.XResolution] == 300
+        assert image.getexif()[ExifTags.Base.Artist] == "Ann"
+        assert not image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    call("translate", **options, recursive=True, format="webp", quality=80)
+    assert "nothing is left to do in" in capsys.readouterr().out
+
+    # Other pictures of the same names, and one that cannot be read.
+    save(folder / "in" / "a.png", (16, 16), rng)
+    (folder / "in" / "a.jpg").write_bytes(b"no\npicture")
+    with pytest.raises(UserError, match=r"^1 of 2 images failed:\n  \S+a\.jpg is (not|no) "):
+        call("translate", **options, recursive=True, format="webp", quality=80)
+    said = capsys.readouterr()
+    assert "1 of 3 images were done before" in said.err
+    assert "1 of 2 images written to" in said.out and "1 of them replace others" in said.out
+
+
+@pytest.mark.parametrize("generator", ["bundle"], indirect=True)
+def test_one_picture_goes_through_standard_streams(call, generator, folder, rng):
+    save(folder / "in" / "a.png", (21, 13), rng)
+    call("translate", **generator, input=[str(folder / "in" / "a.png")], output=f"{folder}/b.png")
+    streams = {name: io.TextIOWrapper(io.BytesIO()) for name in ("stdin", "stdout")}
+    streams["stdin"].buffer.write((folder / "in" / "a.png").read_bytes())
+    streams["stdin"].buffer.seek(0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        call("translate", **generator, input=["-"], output="-")
+    assert streams["stdout"].buffer.getvalue() == (folder / "b.png").read_bytes()
+    assert [path.name for path in sorted(folder.iterdir())] == ["b.png", "in"]

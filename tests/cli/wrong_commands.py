@@ -74,7 +74,9 @@ def flags(rng: random.Random, places: Places, taken: dict[str, dict[str, str]]) 
             for value in _OUT_OF_RANGE.get(kind, ()):
                 yield Wrong((command, *line, f"--{name}={value}"), (f"--{name}={value}",))
         if command != "serve":
-            yield Wrong((command, *line, "rubbish"), ("'rubbish'",))
+            # A word is an input of translate, and it is not there.
+            named = "rubbish" if command == "translate" else "'rubbish'"
+            yield Wrong((command, *line, "rubbish"), (named,))
 
 
 def others(rng: random.Random, places: Places) -> Wrongs:
@@ -117,7 +119,11 @@ def others(rng: random.Random, places: Places) -> Wrongs:
         ((*translate, pictures, output, "--step=all"), "--step=all"),
         ((*translate, pictures, output, "--step=7"), "7"),
         ((*translate, pictures, output, "--batch=4"), "--batch"),
-        ((*translate, pictures, output, "--workers=2"), "--workers"),
+        ((*translate, pictures, output, "--quality=80"), "--quality=80"),
+        ((*translate, pictures, output, "--quality=0", "--format=webp"), "--quality=0"),
+        ((*translate, pictures, f"--output={places.new}.jpg"), f"{places.new}.jpg"),
+        ((*translate, "--input=-", output), "--input=-"),
+        ((*translate, "--input=-", "--output=-", "--format=same"), "--format=same"),
         (("translate", bundle, pictures, output, "--factor=3"), "3"),
         (("translate", bundle, pictures, output, "--step=5"), "--step=5"),
         (("translate", bundle, pictures, output, "--direction=a_to_b"), "--direction=a_to_b"),

@@ -56,6 +56,10 @@ def _no_runs(places: Places) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     ):
         yield name, folder, (folder,)
     content = json.loads((Path(places.run) / "config.json").read_text())
+    yield "changed", str(places.copy(places.run, "changed")), ("config.json", "checksum")
+    changed = Path(places.folder / "copies/changed/config.json")
+    changed.write_text(json.dumps(content | {"seed": content["seed"] + 1}))
+    del content["checksum"]  # As who changes it by hand is told to do.
 
     def spoilt(name: str, text: str, *culprits: str) -> tuple[str, str, tuple[str, ...]]:
         folder = places.copy(places.run, re.sub(r"\W", "_", name))
@@ -124,13 +128,13 @@ def _no_bundles(places: Places) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield str(folder), ("config.json",)
     values = {"format": 7, "size": 0, "name": "../x", "source": "", "factor": 3, "factors": [0]}
     for key, value in [*((key, None) for key in content), *values.items()]:
-        if value is None and key in ("normalisation", "format"):
+        if value is None and key == "format":
             continue
         changed = {name: each for name, each in content.items() if name != key}
         changed |= {} if value is None else {key: value}
         folder = places.copy(places.bundle, f"bundle_{key}_{value is None}")
         (folder / "config.json").write_text(json.dumps(changed))
-        yield str(folder), (key,)
+        yield str(folder), ("config.json" if key in ("normalisation", "checksum") else key,)
     for key in content["architecture"]:
         changed = json.loads(json.dumps(content))
         changed["architecture"][key] = "unheard_of"

@@ -1,8 +1,13 @@
 """Folders laid out in every way that is known, and in some that are not."""
 
+import zlib
+from pathlib import Path
+
+import numpy as np
 import pytest
 from PIL import Image
 
+from warp_translate.data.domain_folders import scan_domain_folders
 from warp_translate.data.fitting import fits, remedy
 from warp_translate.data.inventory import Inventory
 from warp_translate.data.paired_layout import scan_pairs
@@ -11,14 +16,19 @@ from warp_translate.errors import UserError
 
 @pytest.fixture
 def fit(tmp_path):
-    """What a folder with such images fits; a size stands behind a name."""
+    """What a folder with such images fits; a size stands behind a name.
 
-    def of(*files):
+    Files of one name show the same, unless they are to be strangers.
+    """
+
+    def of(*files, strangers=False):
         for file in files:
             name, _, size = file.partition("=")
             width, height = map(int, size.split("x")) if size else (8, 8)
+            seed = zlib.crc32((name if strangers else Path(name).stem).encode())
+            cells = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (width, height)).save(tmp_path / name)
+            Image.fromarray(cells).resize((width, height)).save(tmp_path / name)
         inventory = Inventory(tmp_path, ":memory:")
         inventory.scan()
         inventory.look(0, lambda count: None)
@@ -29,10 +39,39 @@ def fit(tmp_path):
     return of
 
 
-def test_equal_names_are_pairs_and_other_names_are_not(fit):
-    found, _ = fit(*(f"{side}/{n}.png" for side in ("trainA", "trainB") for n in range(3)))
-    assert [each.name for each in found] == ["paired_folder", "unpaired_folder"]
-    assert not any(each.obstacles for each in found)
+@pytest.mark.parametrize("side", ["train{}", "train/{}"])
+def test_equal_names_are_pairs_if_they_show_the_same(fit, side):
+    found, _ = fit(*(f"{side.format(each)}/{n}.png" for each in "AB" for n in range(5)))
+    assert [each.name for each in found][:2] == ["paired_folder", "unpaired_folder"]
+    assert found[0].title.endswith(
+        "an image looks more like its partner than like 100% of the others"
+    )
+    assert not any(each.obstacles for each in found[:2])
+    assert [each.tested for each in found][:2] == [(1,), (1, 1)]
+
+
+@pytest.mark.parametrize("side", ["train{}", "train/{}"])
+def test_numbered_images_of_two_domains_are_no_pairs(fit, side):
+    files = (f"{side.format(each)}/{n}.png" for each in "AB" for n in range(20))
+    found, _ = fit(*files, strangers=True)
+    assert [each.name for each in found][:2] == ["unpaired_folder", "paired_folder"]
+    assert "names are equal, but an image looks more like its partner than like" in found[0].title
+
+
+def test_one_pair_tells_nothing_and_is_too_few(fit):
+    found, _ = fit("trainA/x.png", "trainB/x.png")
+    assert [each.name for each in found] == ["unpaired_folder", "paired_folder"]
+    assert "too few images can be compared" in found[0].title
+    assert ["holds 1 image" in found[0].obstacles[0], "holds 1 pair" in found[1].obstacles[0]] == [
+        *(True, True)
+    ]
+
+
+def test_a_folder_of_test_images_without_any_is_an_obstacle(fit, tmp_path):
+    for side in "AB":
+        (tmp_path / f"test{side}").mkdir()
+    found, _ = fit(*(f"train{side}/{n}.png" for side in "AB" for n in range(3)))
+    assert all("testA holds no image" in each.obstacles[0] for each in found)
 
 
 def test_domains_of_other_names_have_no_pairs(fit):
@@ -42,51 +81,55 @@ def test_domains_of_other_names_have_no_pairs(fit):
 
 
 def test_pairs_with_a_gap_say_what_is_missing(fit):
-    found, _ = fit(
-        *("trainA/1.png", "trainA/2.jpg", "trainA/3.png", "trainB/1.png", "trainB/2.png=9x8"),
+    files = [
+        *("trainA/1.png", "trainA/2.png", "trainA/3.png", "trainB/1.png", "trainB/2.png=9x8"),
         *("testA/1.png", "valA/1.png", "valB/1.png"),
-    )
+    ]
+    found, _ = fit(*files)
     assert found[0].name == "paired_folder"
-    test, lonely, unequal = found[0].obstacles
-    assert test.startswith("testA has no partner testB/")
-    assert lonely.startswith("train: 1 images have no partner of the same name, trainA/3.png for")
-    assert unequal.startswith("train: 1 pairs are of two sizes, trainA/2.jpg and trainB/2.png for")
-    assert found[1].obstacles == (test,)
+    lonely, unequal = found[0].obstacles
+    assert "1 images have no partner of the same name: trainA/3; add" in lonely
+    assert unequal.startswith("train: 1 pairs are of two sizes, trainA/2.png and trainB/2.png for")
+    assert "testA has no partner testB/ beside it" in found[1].obstacles[0]
 
 
 def test_names_that_are_there_twice_are_an_obstacle_as_training_has_it(fit, tmp_path):
     found, _ = fit(*(f"train{side}/{n}.png" for side in "AB" for n in range(2)), "trainB/1.jpg")
-    assert len(found[0].obstacles) == 1
-    assert found[0].obstacles[0].startswith("trainB: 1 names have files that differ in the suffix")
-    with pytest.raises(UserError, match="differ in the suffix only"):
+    with pytest.raises(UserError, match="differ in the suffix only") as error:
         scan_pairs(tmp_path)
+    assert found[0].obstacles == (str(error.value),)
 
 
 def test_strips_are_known_by_their_shape(fit):
     found, _ = fit("train/a/1.png=16x8", "train/b/2.png=32x16", "test/3.png=8x4")
     assert [(each.name, each.obstacles) for each in found] == [("paired_folder", ())]
     assert "strips" in found[0].title
-    found, _ = fit("train/4.png=7x4")  # Three of four only, but in train itself.
+    found, _ = fit("train/4.png=7x6")  # Three of four only, but in train itself.
     assert found[0].name == "domain_folders"
 
 
-def test_images_in_train_itself_are_strips_of_any_shape(fit):
+def test_images_of_another_shape_are_strips_only_if_the_user_says_so(fit, tmp_path):
     found, _ = fit("train/1.png=16x9", "train/2.png=15x9")
-    assert found[0].name == "paired_folder"
-    assert found[0].obstacles[0].startswith("1 images have an odd width")
+    assert [each.name for each in found] == ["paired_folder"]
+    assert "1.png of 16x9 for instance; put the pairs into trainA/" in found[0].obstacles[0]
+    assert "data set paired_strips" in found[0].obstacles[0]
+    assert found[0].obstacles[1].startswith("1 images have an odd width")
+    assert len(scan_pairs(tmp_path, strips=True).splits["train"]) == 1
 
 
 def test_folders_are_domains(fit):
     found, _ = fit("pear/1.png", "pear/2.png", "apple/1.png", "plum/1.png", "plum/2.png")
     assert found[0].name == "domain_folders"
     assert found[0].arguments[1] == "classifier.domains=apple,pear,plum"
-    assert [line.split()[0] for line in found[0].obstacles] == ["apple"]
+    assert "apple holds 1 image, but one has to be held out" in found[0].obstacles[0]
 
 
-def test_domains_within_splits_want_all_of_them(fit):
+def test_domains_within_splits_want_all_of_them(fit, tmp_path):
     found, _ = fit("train/pear/1.png", "train/apple/1.png", "test/pear/1.png")
     assert found[0].name == "domain_folders"
-    assert found[0].obstacles[0].startswith("test/apple/ is missing")
+    with pytest.raises(UserError, match="no folder apple/; add it, or name other") as error:
+        scan_domain_folders(tmp_path, ("apple", "pear"))
+    assert found[0].obstacles == (str(error.value),)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ with registered.skip_registration():
         """The same images by nothing but TFDS, one after the other."""
 
         name = "unpaired_folder"
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version("1.1.0")
         BUILDER_CONFIGS = ()
         root = None
 
@@ -137,8 +137,8 @@ def test_the_files_are_those_of_tfds_byte_for_byte(root, tmp_path, monkeypatch):
     sequential.download_and_prepare(file_format="array_record")
     open_domains("unpaired_folder", tmp_path / "ours", root=root)
     theirs = Path(sequential.data_dir)
-    (ours,) = (tmp_path / "ours/unpaired_folder").glob("*/1.0.0")
-    assert sorted(os.listdir(ours)) == sorted(os.listdir(theirs))
+    (ours,) = (tmp_path / "ours/unpaired_folder").glob("*/1.1.0")
+    assert sorted(os.listdir(ours)) == sorted([*os.listdir(theirs), "checksums.json"])
     for path in theirs.iterdir():
         if path.name != "dataset_info.json":
             assert (ours / path.name).read_bytes() == path.read_bytes(), path.name

@@ -171,9 +171,54 @@ def test_a_store_of_another_folder_is_refused(root, tmp_path):
     Inventory(root, tmp_path / "data.sqlite").close()
     with pytest.raises(UserError, match=r"is the inventory of .*root; choose another --output"):
         Inventory(tmp_path / "other", tmp_path / "data.sqlite")
-    (tmp_path / "text").write_text("no data base " * 100)
-    with pytest.raises(UserError, match=r"text cannot be used .*; remove it or choose"):
-        Inventory(root, tmp_path / "text")
+
+
+def found(inventory):
+    return (
+        *(inventory.parts(), inventory.sizes(), inventory.kinds(), inventory.problems(9)),
+        *(inventory.passed_over(), inventory.same_pixels(), inventory.same_look()),
+        *(inventory.small(14), list(inventory.good("trainA", "trainB"))),
+        inventory.looks("trainA", "trainB", 9),
+    )
+
+
+@pytest.mark.parametrize("flips", [20, pytest.param(400, marks=pytest.mark.full)])
+def test_no_flipped_bit_of_a_store_goes_unnoticed(opened, root, tmp_path, flips):
+    for side in "AB":
+        for number in range(5):
+            picture(root / f"train{side}/{number}.png", number, (12 + number, 20))
+    picture(root / "testA/copy.png", 3, (15, 20))
+    (root / "trainA/broken.png").touch()
+    (root / "notes.txt").touch()
+    store = tmp_path / "data.sqlite"
+    first, _ = opened(store)
+    truth = found(first)
+    first.close()
+    whole = store.read_bytes()
+    used = [place for place, byte in enumerate(whole) if byte]  # Most of a page is free.
+    for place in np.random.default_rng(0).choice(used, flips):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(place) % 8
+        store.write_bytes(damaged)
+        try:
+            inventory, _ = opened(store)
+        except UserError as error:
+            assert str(store) in str(error) and "\n" not in str(error)
+        else:
+            assert found(inventory) == truth, f"byte {place}"
+            inventory.close()
+
+
+def test_a_damaged_store_is_put_aside_and_begun_anew(opened, root, tmp_path, caplog):
+    picture(root / "a/1.png")
+    store = tmp_path / "data.sqlite"
+    opened(store)[0].close()
+    store.write_bytes(damaged := b"x" + store.read_bytes()[1:])
+    inventory, told = opened(store)
+    assert inventory.count() == 1 and told == [1]
+    assert (tmp_path / "data.sqlite.damaged").read_bytes() == damaged
+    assert len(caplog.messages) == 1
+    assert f"{store} is damaged (file is not a database): it is kept as" in caplog.messages[0]
 
 
 def test_examples_are_spread_over_the_part(opened, root):

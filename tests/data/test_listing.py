@@ -46,14 +46,14 @@ def list_of(root, tmp_path):
 def test_pairs_that_are_none_are_left_out(list_of, root):
     for side in "AB":
         for number in range(4):
-            picture(root / f"train{side}/{number}.png", number + 10 * ord(side))
-        picture(root / f"test{side}/t.png", 7000 + ord(side))
+            picture(root / f"train{side}/{number}.png", number)
+        picture(root / f"test{side}/t.png", 7000)
     (root / "trainA/0.png").write_bytes(b"broken")
     picture(root / "trainB/1.png", 1, (9, 8))
     (root / "trainB/2.png").unlink()
     for name in ("png", "jpg"):
         picture(root / f"trainA/twice.{name}", 99)
-    picture(root / "trainB/twice.png", 98)
+    picture(root / "trainB/twice.png", 99)
     assert list_of() == [
         ["source", "target", "split"],
         ["root/testA/t.png", "root/testB/t.png", "test"],

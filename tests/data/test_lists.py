@@ -148,7 +148,7 @@ def test_shares_are_kept_over_many_names():
         ("source,target\n1.png\n", "line 2: it has not as many values as there are columns"),
         ("source,target\n1.png,2.png,3.png\n", "line 2: it has not as many values"),
         ("source,target,split\n1.png,2.png,tset\n", "line 2: split 'tset' is none of train, val"),
-        ("source,target\n1.png,2.tiff\n", "line 2: 2.tiff is none of .png"),
+        ("source,target\n1.png,2.pcx\n", "line 2: 2.pcx is none of .png"),
         ("source,target\n", "lists no image"),
         ("source,target\n1.png,2.png\n", "has no test split and 1 file or group to hold out of"),
         ("source,target,split\n1.png,2.png,test\n", "has no line whose split is train"),
@@ -177,8 +177,21 @@ def test_files_that_are_not_there_are_counted(listed):
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "list.csv").write_bytes("source,target\nä.png,b.png\n".encode("latin-1"))
-    with pytest.raises(UserError, match="give a CSV file in UTF-8"):
+    with pytest.raises(UserError, match="of line 2 for instance; is the list saved as UTF-8"):
         lists.scan_pair_list(tmp_path / "list.csv")
+
+
+def test_whatever_a_file_is_called_is_read_back(tmp_path):
+    names = ["\r.png", "a\r\nb.png", " .png", "\udcff.png", 'q"uote.png', "a,b.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    path = tmp_path / "list.csv"
+    lists.write(path, ("file", "domain"), [(name, "x") for name in names])
+    assert [entry.files[0].name for entry in lists.read(path)] == names
+    path.write_text("file,domain\nc.png, x\n c.png,x\n")
+    (tmp_path / "c.png").touch()
+    found = [(entry.files[0].name, entry.domain) for entry in lists.read(path)]
+    assert found == [("c.png", "x")] * 2
 
 
 def test_a_list_is_written_whole_or_not_at_all(tmp_path):

@@ -12,7 +12,7 @@ from warp_translate.image_files import read_image, write_image
 def strips(tmp_path, rng):
     """Strips of several sizes, by their paths below the root."""
     images = {
-        f"{split}/{i}.png": rng.integers(0, 256, (5 + i, 2 * (4 + i), 3), dtype=np.uint8)
+        f"{split}/{i}.png": rng.integers(0, 256, (4 + i, 2 * (4 + i), 3), dtype=np.uint8)
         for split, count in (("train", 5), ("test", 2))
         for i in range(count)
     }

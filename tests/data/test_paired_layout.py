@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from warp_translate.data.paired_layout import PairFiles, fingerprint, load_pair, scan_pairs
 from warp_translate.errors import UserError
@@ -33,6 +34,43 @@ def test_folders_match_by_stem(tmp_path):
     assert names(layout) == {"train": ["a", "x/b"], "test": ["c.v2"]}
     first = layout.splits["train"][0]
     assert (first.a, first.b) == (tmp_path / "trainA/a.jpg", tmp_path / "trainB/a.png")
+
+
+def test_folders_of_a_and_b_within_a_split_are_no_strips(tmp_path):
+    touch(tmp_path, "train/A/1.png", "train/B/1.png", "test/A/2.png", "test/B/2.jpg")
+    layout = scan_pairs(tmp_path)
+    assert names(layout) == {"train": ["1"], "test": ["2"]}
+    assert layout.splits["test"][0].b == tmp_path / "test/B/2.jpg"
+    touch(tmp_path, "testA/3.png", "testB/3.png")
+    check_error(tmp_path, "both testA/ or testB/ and test/A/ or test/B/")
+
+
+def test_partners_find_each_other_in_either_form_of_unicode(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    touch(tmp_path, f"trainA/{composed}.png", f"trainB/{decomposed}.jpg")
+    touch(tmp_path, "testA/x.png", "testB/x.png")
+    (pair,) = scan_pairs(tmp_path).splits["train"]
+    assert (pair.name, pair.a.stem, pair.b.stem) == (composed, composed, decomposed)
+    touch(tmp_path, f"trainA/{decomposed}.png")
+    check_error(tmp_path, "Unicode form of the name; remove one")
+
+
+def test_single_images_are_no_strips_unless_the_user_says_so(tmp_path):
+    for number in range(30):
+        # Of the orientation's 6 width and height change places.
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number % 2 else 1
+        size = (8, 13) if number % 2 else (13, 8)
+        size = (12, 6) if number == 0 else size
+        (tmp_path / "train").mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / f"train/{number:02}.png", exif=exif)
+    check_error(tmp_path, "01.png of 13x8 for instance", "the data set paired_strips")
+    assert len(scan_pairs(tmp_path, strips=True).splits["train"]) == 27
+    for number in range(30):
+        size = (6, 12) if number % 2 else (13, 7)
+        exif[0x0112] = 6 if number % 2 else 1
+        Image.new("RGB", size).save(tmp_path / f"train/{number:02}.png", exif=exif)
+    assert len(scan_pairs(tmp_path).splits["train"]) == 27
 
 
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (30, 3)])

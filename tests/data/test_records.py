@@ -1,5 +1,6 @@
 """Records whose bytes are damaged on the disk: named, retried, passed over, counted."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.damage import damage_picture
 from warp_translate.data import pipeline, records
 from warp_translate.data.records import Skipped, Skipping, UnreadableRecord
 from warp_translate.data.sources import open_pairs, prepare
+from warp_translate.data.tfds_folder import open_tfds_folder
 from warp_translate.errors import UserError
 from warp_translate.image_files import write_image
 
@@ -47,6 +49,41 @@ def test_a_damaged_record_is_named_with_its_set_and_the_others_are_read(prepared
             assert "split train, cannot be read (" in str(error)
             assert f"remove {prepared.data_dir}" in str(error)
     assert len(unreadable) == 1
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "checksums.json"])
+def test_a_flipped_bit_of_what_describes_a_set_is_told(prepared, tmp_path, name):
+    path = Path(prepared.data_dir) / name
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 20):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 7
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"what was prepared of paired_folder in .* is damaged"):
+            prepare("paired_folder", tmp_path / "sets", root=tmp_path / "root")
+        with pytest.raises(UserError, match=rf"{path.parent}.*(is damaged|holds no prepared set)"):
+            open_tfds_folder(path.parent)
+    path.write_bytes(whole)
+    prepare("paired_folder", tmp_path / "sets", root=tmp_path / "root")
+
+
+@pytest.mark.full
+def test_no_flipped_bit_of_a_shard_changes_a_picture(prepared, monkeypatch):
+    """array_record has checksums of every record, and finds none where its index is damaged."""
+    monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
+    pairs = open_pairs(prepared, "test")
+    truth = [pairs[number]["target"] for number in range(2)]
+    path = shard(prepared, "test")
+    whole = path.read_bytes()
+    used = [place for place, byte in enumerate(whole) if byte]
+    for place in np.random.default_rng(0).choice(used, 400, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(place) % 8
+        path.write_bytes(damaged)
+        pairs = open_pairs(prepared, "test")
+        for number in range(2):
+            with contextlib.suppress(UnreadableRecord):
+                np.testing.assert_array_equal(pairs[number]["target"], truth[number])
 
 
 def test_training_goes_on_with_the_record_behind_it_and_tells_once(prepared, monkeypatch):

@@ -201,3 +201,11 @@ def test_processes_that_prepare_at_once_in_plain_scripts(root, tmp_path):
         assert run.returncode == 0, err
         assert out.strip() == "2"
     assert not list((tmp_path / "data").rglob("*unfinished*"))
+
+
+@pytest.mark.parametrize("name", ["d [v2]", "a*?b", "back\\slash"])
+def test_the_folder_of_prepared_sets_may_have_any_name(tmp_path, root, name):
+    for _ in range(2):
+        builder = prepare("paired_folder", tmp_path / name, root=root)
+        # One of the three strips is held out.
+        assert [len(builder.as_data_source(split)) for split in ("train", "test")] == [2, 1]

@@ -36,14 +36,14 @@ def images(tmp_path, rng):
 def pairs(tmp_path, images):
     """A prepared set of pairs that was carried to another place."""
     made = prepare("paired_folder", tmp_path / "sets", root=tmp_path / "pairs")
-    return Path(shutil.copytree(made.data_dir, tmp_path / "elsewhere/pairs/1.1.0"))
+    return Path(shutil.copytree(made.data_dir, tmp_path / "elsewhere/pairs/1.2.0"))
 
 
 @pytest.fixture
 def domains(tmp_path, images):
     open_domains("unpaired_folder", tmp_path / "sets", root=tmp_path / "domains")
-    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.0.0")
-    return Path(shutil.copytree(made, tmp_path / "elsewhere/domains/1.0.0"))
+    (made,) = (tmp_path / "sets/unpaired_folder").glob("*/1.1.0")
+    return Path(shutil.copytree(made, tmp_path / "elsewhere/domains/1.1.0"))
 
 
 def test_pairs_are_read_as_they_were_prepared(pairs, images):
@@ -85,6 +85,7 @@ def test_folders_that_hold_no_set_are_named(tmp_path, pairs):
     with pytest.raises(UserError, match="got direction BtoA; leave it out"):
         prepare("tfds_folder", None, root=pairs, direction="BtoA")
     info = json.loads((pairs / "dataset_info.json").read_text())
+    (pairs / "checksums.json").unlink()  # A set of somebody else has none.
     (pairs / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match="as tfrecord, not array_record; prepare it with"):
         tfds_folder.open_tfds_folder(pairs)

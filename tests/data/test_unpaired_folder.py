@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageCms
 
 from warp_translate.data.domains import open_domains
 from warp_translate.data.unpaired_folder import unpaired_folder_config
@@ -48,7 +48,7 @@ def test_transparent_images_lie_over_white(tmp_path, images):
 
 
 def test_any_jpeg_comes_back_as_it_is_read_elsewhere(tmp_path, images, rng):
-    """Grey, CMYK and turned ones, and a PNG that is called JPEG."""
+    """Gray, CMYK and turned ones, a PNG that is called JPEG, one with a color profile."""
     folder = tmp_path / "root/testB"
     grey = Image.fromarray(rng.integers(0, 256, (6, 9), dtype=np.uint8))
     grey.save(folder / "grey.jpg")
@@ -57,17 +57,21 @@ def test_any_jpeg_comes_back_as_it_is_read_elsewhere(tmp_path, images, rng):
     turned = Image.Exif()
     turned[0x0112] = 6
     grey.convert("RGB").save(folder / "turned.jpeg", exif=turned)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"_").replace(b"bXYZ", b"rXYZ").replace(b"_", b"bXYZ")
+    Image.new("RGB", (9, 6), (200, 9, 20)).save(folder / "profile.jpg", icc_profile=swapped)
     domains = open_domains("unpaired_folder", tmp_path / "data", root=tmp_path / "root")
     paths = scan_domains(tmp_path / "root").splits["testB"]
-    assert len(paths) == len(domains.test_b) == 7
+    assert len(paths) == len(domains.test_b) == 8
     for path, image in zip(paths, domains.test_b, strict=True):
         np.testing.assert_array_equal(image, read_image(path).rgb)
-    assert domains.test_b[6].shape == (9, 6, 3)
+    assert np.abs(domains.test_b[6].astype(int) - [20, 9, 200]).max() < 4
+    assert domains.test_b[7].shape == (9, 6, 3)
 
 
 def test_a_jpeg_is_stored_as_it_is(tmp_path, images):
     open_domains("unpaired_folder", tmp_path / "data", root=tmp_path / "root")
-    (folder,) = (tmp_path / "data/unpaired_folder").glob("*/1.0.0")
+    (folder,) = (tmp_path / "data/unpaired_folder").glob("*/1.1.0")
     undecoded = {"image": tfds.decode.SkipDecoding()}
     records = tfds.builder_from_directory(folder).as_data_source("trainA", decoders=undecoded)
     assert records[1]["image"] == (tmp_path / "root/trainA/1.jpg").read_bytes()

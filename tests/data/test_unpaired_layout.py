@@ -30,6 +30,18 @@ def test_names_and_counts_are_free(tmp_path):
     assert not layout.held_out
 
 
+def test_folders_of_a_and_b_within_a_split_are_domains(tmp_path):
+    touch(tmp_path, "train/A/1.png", "train/B/1.png", "train/B/2.png", "test/A/3.png")
+    check_error(tmp_path, "test/A has no partner B/")
+    touch(tmp_path, "test/B/4.png")
+    assert names(scan_domains(tmp_path)) == {
+        "trainA": ["train/A/1.png"],
+        "trainB": ["train/B/1.png", "train/B/2.png"],
+        "testA": ["test/A/3.png"],
+        "testB": ["test/B/4.png"],
+    }
+
+
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (14, 1), (30, 3)])
 def test_holding_out(tmp_path, count, held):
     touch(tmp_path, *(f"trainA/{i:03}.png" for i in range(count)))
@@ -76,4 +88,4 @@ def test_wrong_layouts(tmp_path):
     touch(tmp_path / "void", "trainA/a.png", "trainA/b.png", "trainB/a.txt")
     check_error(tmp_path / "void", "trainB holds no image")
     touch(tmp_path / "few", "trainA/a.png", "trainA/b.png", "trainB/a.png")
-    check_error(tmp_path / "few", "trainB holds 1 image", "no testB/")
+    check_error(tmp_path / "few", "trainB holds 1 image", "no folder of test images")

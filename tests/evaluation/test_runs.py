@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from tests.damage import flip_bit
 from tests.evaluation.fake_runs import (
     PROTOCOL,
     config,
@@ -12,6 +13,7 @@ from tests.evaluation.fake_runs import (
     write_run,
     write_sweep,
 )
+from warp_translate import sealed
 from warp_translate.errors import UserError
 from warp_translate.evaluation import runs
 from warp_translate.training import logging
@@ -122,6 +124,29 @@ def test_an_evaluation_that_cannot_be_read_is_named_with_the_remedy(tmp_path, co
     folder = write_run(tmp_path / "one")
     (folder / "evaluation" / "metrics.json").write_text(content)
     refused(folder, "evaluation/metrics.json", reason)
+
+
+def test_a_flipped_bit_of_a_log_or_an_evaluation_is_named(tmp_path):
+    folder = write_run(tmp_path / "one")
+    (folder / "metrics.jsonl").unlink()
+    logger = logging.JsonLinesLogger(folder / "metrics.jsonl")
+    for step in (1, 2):
+        logger.write_scalars(step, {"loss": 0.5, "test/output/l1": math.nan})
+    logger.close()
+    figures = json.loads((folder / "evaluation/metrics.json").read_text())
+    (folder / "evaluation/metrics.json").write_text(json.dumps(sealed.seal(figures)))
+    right = repr(runs.read([folder]))
+    for name in ("metrics.jsonl", "evaluation/metrics.json"):
+        refusals = 0
+        for number in range(0, 8 * (folder / name).stat().st_size, 37):
+            flip_bit(folder / name, number)
+            try:
+                assert repr(runs.read([folder])) == right, (name, number)
+            except UserError as error:
+                assert name in str(error)
+                refusals += 1
+            flip_bit(folder / name, number)
+        assert refusals > 25
 
 
 def test_a_broken_log_is_named_with_its_line(tmp_path):

@@ -245,7 +245,8 @@ def test_installed_gpus_are_counted(fake, monkeypatch):
 def test_the_command_starts_train(tmp_path):
     package = tmp_path / "warp_translate"
     (package / "cli").mkdir(parents=True)
-    for module in ("errors.py", "cli/status.py"):  # All that the launcher itself needs.
+    # All that the launcher itself needs.
+    for module in ("errors.py", "cli/status.py", "cli/streams.py"):
         shutil.copy(ROOT / "warp_translate" / module, package / module)
     (package / "__init__.py").touch()
     (package / "cli/train.py").write_text("import sys\nprint(*sys.argv[1:])\nsys.exit(42)\n")

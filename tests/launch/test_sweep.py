@@ -35,7 +35,7 @@ def test_the_quickstarts_sweep(capsys, parse_train):
         assert parsed.config.training.total_steps == 4, "the argument of the experiment is lost"
         workdirs.add(parsed.workdir)
     assert len(workdirs) == 6
-    assert "two words/full,seed=0" in workdirs
+    assert "two words/full_seed=0" in workdirs
 
 
 def test_values_of_every_kind_arrive_as_they_are(tmp_path, parse_train):
@@ -90,7 +90,7 @@ def test_a_slurm_array_has_a_line_for_each_run(tmp_path, capsys, fake, parse_tra
     parsed = parse_train(["train", *shlex.split(lines[3])])
     assert parsed.config.seed == 1
     assert parsed.config.method.fusion == "pretranslated"
-    assert parsed.workdir == f"{folder}/pretranslated_only,seed=1"
+    assert parsed.workdir == f"{folder}/pretranslated_only_seed=1"
 
 
 def test_a_jobset_for_each_run(capsys, parse_train):

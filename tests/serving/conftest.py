@@ -13,6 +13,7 @@ import optax
 import pytest
 from starlette.testclient import TestClient
 
+from warp_translate import sealed
 from warp_translate.models import DomainClassifier, Generator
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import export, export_classifier, server
@@ -76,13 +77,19 @@ def copied(exported, tmp_path):
     return shutil.copytree(exported[0].folder, tmp_path / "bundles" / "apple-pear")
 
 
+def rewrite(folder, **changes):
+    """Changes fields of a ``config.json``, and its checksum with them."""
+    path = folder / bundles.CONFIG
+    content = json.loads(path.read_text()) | changes
+    del content[sealed.KEY]
+    path.write_text(sealed.dumps(content))
+
+
 def copy_as(bundle, root, *pairs):
     """Copies of a bundle that say they translate from and to other domains."""
     for source, target in pairs:
         made = shutil.copytree(bundle.folder, root / f"{source}-{target}")
-        path = made / bundles.CONFIG
-        changed = {"name": made.name, "source": source, "target": target}
-        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+        rewrite(made, name=made.name, source=source, target=target)
     return root
 
 

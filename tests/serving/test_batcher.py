@@ -109,23 +109,16 @@ def test_a_full_queue_refuses_and_goes_on(batcher, gate):
     assert queue.submit(gate, image(8, 8), 2).result(20).output.shape == (8, 8, 3)
 
 
-def test_pixels_are_bounded_but_no_image_is_too_large_for_ever(batcher, gate):
-    queue = batcher(most_waiting_pixels=1000)
-    first_in(queue, gate)
-    large = queue.submit(gate, image(50, 50), 2)
-    with pytest.raises(Busy):
-        queue.submit(gate, image(1, 1), 2)
+def test_quick_requests_do_not_wait_for_the_others(batcher, gate):
+    queue, quick = batcher(most_waiting=2), Gate()
+    quick.open.set()
+    futures = [first_in(queue, gate), *(queue.submit(gate, image(8, 8), 2) for _ in range(2))]
+    # The other queue is full, and its engine is at work.
+    found = queue.submit(quick, image(8, 8, 9), 2, quick=True).result(20)
+    assert (found.output == 246).all() and queue.waiting == 2
+    assert not any(future.done() for future in futures)
     gate.open.set()
-    large.result(20)
-    # What was answered counts no more.
-    gate.open.clear()
-    gate.busy.clear()
-    first_in(queue, gate)
-    small = [queue.submit(gate, image(20, 20), 2) for _ in range(2)]
-    with pytest.raises(Busy):
-        queue.submit(gate, image(20, 20), 2)
-    gate.open.set()
-    for future in small:
+    for future in futures:
         future.result(20)
 
 

@@ -1,11 +1,12 @@
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate.errors import UserError
-from warp_translate.image_files import read_image
+from warp_translate.image_files import decode_image, encode_png, read_image
 from warp_translate.serving import bulk, engine
 
 
@@ -38,16 +39,18 @@ def pictures(tmp_path, rng):
 
 def jobs(pictures, folder):
     folder.mkdir(exist_ok=True)
-    return [(path, folder / path.name) for path in pictures]
+    return [bulk.Job(path, folder / path.name) for path in pictures]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_picture_has_its_own_translation(pictures, tmp_path, batch):
     negative = Negative()
     todo = jobs(pictures, tmp_path / "out")
-    assert list(bulk.translate_files(negative, todo, batch=batch)) == [None] * 11
-    for source, target in todo:
-        found, before = read_image(target), read_image(source)
+    ended = list(bulk.translate_files(negative, todo, batch=batch))
+    assert {each.job for each in ended} == set(todo) and len(ended) == 11
+    assert not any(each.failure for each in ended)
+    for job in todo:
+        found, before = read_image(job.target), read_image(job.source)
         if before.alpha is None:
             np.testing.assert_array_equal(found.rgb, 255 - before.rgb)
         else:
@@ -69,10 +72,14 @@ def test_what_fails_is_named_and_the_others_go_on(pictures, tmp_path):
     paths[5].unlink()
     Image.fromarray(np.zeros((13, 10, 3), np.uint8)).save(paths[7])
     todo = jobs(pictures, tmp_path / "out")
-    todo[9] = (todo[9][0], tmp_path / "nowhere" / "9.png")
-    found = list(bulk.translate_files(Negative(), todo, batch=3))
+    todo[9] = bulk.Job(todo[9].source, tmp_path / "nowhere" / "9.png")
+    done = []
+    found = list(
+        bulk.translate_files(Negative(), todo, batch=3, done=lambda job, _: done.append(job))
+    )
     assert len(found) == 11
-    said = sorted(line for line in found if line)
+    assert set(done) == {each.job for each in found if not each.failure}
+    said = sorted(each.failure for each in found if each.failure)
     assert [line for line in said if "2.png is not a JPEG" in line]
     assert [line for line in said if "5.png: there is no such file" in line]
     assert [line for line in said if "7.png: 10 x 13 pixels do not fit into memory" in line]
@@ -82,41 +89,43 @@ def test_what_fails_is_named_and_the_others_go_on(pictures, tmp_path):
 
 
 def test_maps_are_there_before_the_translation_is(pictures, tmp_path):
-    def draw(maps):
-        assert set(maps) == {"mask"}
-        return {"mask": np.repeat((255 * maps["mask"]).astype(np.uint8), 3, axis=2)}
-
     todo = jobs(pictures, tmp_path / "out")
-    todo[3] = (todo[3][0], tmp_path / "out" / "taken.png")
+    todo[3] = bulk.Job(todo[3].source, tmp_path / "out" / "taken.png")
     (tmp_path / "out" / "taken.mask.png").mkdir()
-    found = list(bulk.translate_files(Negative(), todo, draw=draw))
-    assert sum(line is not None for line in found) == 1
+    found = list(bulk.translate_files(Negative(), todo, style=bulk.Style(maps=("mask",))))
+    assert sum(each.failure is not None for each in found) == 1
     assert not (tmp_path / "out" / "taken.png").exists()
-    assert read_image(tmp_path / "out" / "0.mask.png").rgb.mean() == 127
+    assert read_image(tmp_path / "out" / "0.mask.png").rgb.mean() == 128
 
 
 def test_only_so_much_is_read_ahead(pictures, tmp_path, monkeypatch):
     read, lock = [], threading.Lock()
-    original = bulk.image_files.read_image
+    original = bulk.image_files.read_file
 
     def counted(path):
         with lock:
             read.append(path)
         return original(path)
 
-    monkeypatch.setattr(bulk.image_files, "read_image", counted)
+    monkeypatch.setattr(bulk.image_files, "read_file", counted)
     results = bulk.translate_files(Negative(), jobs(pictures, tmp_path / "out"), batch=1, workers=2)
     next(results)
     assert len(read) < 11
     results.close()
 
 
-def test_translations_of_two_bundles_are_not_mixed(exported, tmp_path):
-    bundle = exported[0]
-    bulk.claim(tmp_path / "out", bundle, 2)
-    bulk.claim(tmp_path / "out", bundle, 2)
-    with pytest.raises(UserError, match=r"holds translations by bundle apple-pear, .*factor 2"):
-        bulk.claim(tmp_path / "out", bundle, 4)
-    (tmp_path / "out" / bulk.RECORD).write_text("[")
-    with pytest.raises(UserError, match=r"translated\.json cannot be used \(it is no JSON\)"):
-        bulk.claim(tmp_path / "out", bundle, 2)
+def test_a_pipe_is_read_and_no_source_that_is_recognized(tmp_path, rng):
+    """As a shell gives one for ``<(command)``."""
+    data = encode_png(rng.integers(0, 256, (4, 5, 3), np.uint8))
+    receiver, sender = os.pipe()
+    os.write(sender, data)
+    os.close(sender)
+    job = bulk.Job(Path(f"/dev/fd/{receiver}"), tmp_path / "a.png")
+    try:
+        (ended,) = bulk.translate_files(Negative(), [job])
+    finally:
+        os.close(receiver)
+    assert (ended.failure, ended.source) == (None, None)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.png").rgb, 255 - decode_image(data, "it").rgb
+    )

@@ -155,4 +155,4 @@ def test_a_registry_hands_the_threads_on(request, monkeypatch, kind):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     open_bundle(request.getfixturevalue(kind)[0], "onnx", threads=3)
-    assert seen == [3]
+    assert set(seen) == {3}

@@ -19,7 +19,9 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def app(scope, receive, send):
-    """Answers at once, whatever is still to come."""
+    """Answers at once, whatever is still to come, or when everything has come."""
+    while scope["path"] == "/whole" and (await receive()).get("more_body"):
+        pass
     headers = [(b"content-length", b"%d" % (LARGE if scope["path"] == "/large" else 2))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     body = bytes(LARGE) if scope["path"] == "/large" else b"ok"
@@ -164,6 +166,46 @@ def test_what_is_no_http_is_said_to_be(connection, text):
     connection.sendall(text)
     status, error = error_of(rest(connection))
     assert status == 400 and "not as HTTP has it" in error
+
+
+CHUNKED = b"POST /whole HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n", "send one of them"),
+        (GET[:-2] + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nab", "more than one"),
+        (GET[:-2] + b"content-length: 2, 2\r\n\r\nab", "more than one"),
+        (GET[:-2] + b"X-A: b\r\n c\r\n\r\n", "folded"),
+        (GET.replace(b"\r\n", b"\n"), "CR LF"),
+        (GET[:-2] + b"X-A: b\n\r\n", "CR LF"),
+        (CHUNKED.replace(b"1.1", b"1.0") + b"\r\n0\r\n\r\n", "HTTP/1.0"),
+        (CHUNKED + b"\r\n0\r\n\n", "CR LF"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\nX-A: b\n\r\n", "CR LF"),
+    ],
+)
+def test_what_a_proxy_may_read_otherwise_is_refused(connection, text, match):
+    connection.sendall(text)
+    status, error = error_of(rest(connection))
+    assert status == 400 and match in error
+
+
+def test_a_chunked_body_comes_whole(connection):
+    connection.sendall(CHUNKED + b"\r\n5;a=b\r\nabcde\r\n0\r\nX-A: b\r\n\r\n" + GET)
+    answers(connection, 2)
+
+
+def test_many_small_chunks_are_refused(connection):
+    """A thousand are to spare; one more is for 256 bytes."""
+    connection.sendall(CHUNKED + b"\r\n" + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")
+    answers(connection)
+    large = b"800\r\n" + bytes(2048) + b"\r\n"
+    connection.sendall(CHUNKED + b"\r\n" + large + b"1\r\na\r\n" * 1007 + b"0\r\n\r\n")
+    answers(connection)
+    connection.sendall(CHUNKED + b"\r\n" + b"1\r\na\r\n" * 1004)
+    status, error = error_of(rest(connection))
+    assert status == 400 and "1004 bytes in 1004; send at least 256 bytes in each" in error
 
 
 def test_every_request_has_the_whole_time(server, connection):

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,21 @@ def test_calibration_times_every_factor_and_size(exported):
     assert said[-1].endswith(" 0 s left")
 
 
+def test_the_time_left_is_within_a_half_of_what_it_takes(exported, monkeypatch):
+    """From the first line on, though the last case takes a hundred times as long as the first."""
+    monkeypatch.setattr(device, "find_device", lambda: device.Device("a", 2, 2000.0))
+    guess = device.estimate(device.find_device(), exported[0].architecture)
+    true = LatencyModel(3 * guess.call, 4 * guess.pixel, 2 * guess.reduced_pixel)
+    clocked, said = Clocked(exported[0], true), []
+
+    def note(line):
+        said.append((clocked.now, float(line.split()[-3])))
+
+    device.calibrate(clocked, clock=lambda: clocked.now, note=note)
+    for now, left in said[:-1]:
+        assert 0.5 < left / (clocked.now - now) < 1.5
+
+
 def test_a_calibration_is_kept_for_the_device_and_the_build(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     one = device.Device("a", 2, 2000.0)
@@ -162,6 +178,23 @@ def test_a_calibration_that_cannot_be_is_made_anew(tmp_path, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert device.load(path) is None
     path.write_text("{")
+    assert device.load(path) is None
+
+
+def test_no_flipped_bit_of_a_calibration_changes_a_choice(tmp_path, caplog):
+    path, chance = tmp_path / "a.json", random.Random(0)
+    model = device.fit(list(cases(LatencyModel(3.0, 2e-4, 9e-4))))
+    assert device.save(path, model)
+    whole = path.read_bytes()
+    for place in chance.sample(range(8 * len(whole)), 100):
+        spoilt = bytearray(whole)
+        spoilt[place // 8] ^= 1 << place % 8
+        path.write_bytes(spoilt)
+        caplog.clear()
+        found = device.load(path)
+        assert found == model or (found is None and f"{path} are not used" in caplog.text)
+    path.unlink()
+    os.mkfifo(path)
     assert device.load(path) is None
 
 

@@ -1,5 +1,4 @@
 import concurrent.futures
-import os
 import sys
 
 import jax
@@ -11,6 +10,7 @@ from warp_translate.map_pictures import MAPS
 from warp_translate.models import translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine as engines
+from warp_translate.serving import footprint
 from warp_translate.types import to_float, to_uint8
 
 ENGINES = {
@@ -129,21 +129,14 @@ def test_onnx_takes_as_many_threads_as_it_is_given(exported):
     assert opened._session.get_session_options().intra_op_num_threads == 2
 
 
-def test_onnx_gives_the_memory_of_a_large_image_back(exported, monkeypatch):
-    image = np.zeros((1, 1024, 1024, 3), np.uint8)
-    kept = {}
-    for name, pixels in (("not given back", 2**40), ("given back", 2**19)):
-        monkeypatch.setattr(engines, "_GIVEN_BACK_FROM", pixels)
-        engine = engines.OnnxEngine(exported[0])
-        engine.translate(image[:, :64, :64])
-        before = resident_bytes()
-        engine.translate(image)
-        kept[name] = resident_bytes() - before
-        del engine
-    assert kept["not given back"] > 20 * image.nbytes
-    assert kept["given back"] < 0.25 * kept["not given back"]
-
-
-def resident_bytes():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+def test_onnx_keeps_no_memory_of_large_images(exported, rng, monkeypatch):
+    opened = engines.open_engine(exported[0], "onnx")
+    assert not opened._large.get_session_options().enable_cpu_mem_arena
+    image = rng.integers(0, 256, (1, 64, 48, 3), dtype=np.uint8)
+    expected = opened.translate(image).output
+    takes = 64 * 48 * footprint.bytes_per_pixel(exported[0].architecture, 2)
+    for most, other in ((takes - 1, "_session"), (takes, "_large")):
+        monkeypatch.setattr(engines, "_ARENA_BYTES", most)
+        with monkeypatch.context() as patch:
+            patch.setattr(opened, other, None)
+            np.testing.assert_array_equal(opened.translate(image).output, expected)

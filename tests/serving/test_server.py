@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import random
+import re
 import shutil
 import threading
 
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import copy_as
+from warp_translate import image_files
 from warp_translate.image_files import decode_image, flatten
-from warp_translate.serving import device, server
+from warp_translate.serving import admission, device, server
 from warp_translate.serving.device import LatencyModel
 
 
@@ -57,7 +59,8 @@ def test_an_image_comes_back_translated_at_its_own_size(client, rng):
         assert np.abs(found - expect(client, data, ("apple", "plum"), 4)).max() <= 1
         assert response.headers["x-bundle"] == "apple-plum"
         assert response.headers["x-factor"] == "4"
-        assert response.headers["x-size"] == f"{size[0]}x{size[1]}"
+        told = response.headers["x-height"], response.headers["x-width"]
+        assert told == tuple(map(str, size))
 
 
 def test_a_form_is_as_good_as_a_raw_body(client, rng):
@@ -92,6 +95,7 @@ def test_the_maps_come_on_request(client, rng):
     response = post(client, picture(rng, 21, 30, 3), target="plum", factor=4, maps="all")
     found = response.json()
     assert (found["bundle"], found["source"], found["target"]) == ("apple-plum", "apple", "plum")
+    assert (found["width"], found["height"], found["factor"]) == (30, 21, 4)
 
     def size(address):
         head, _, data = address.partition(",")
@@ -135,19 +139,37 @@ def test_claims_3_to_6_by_request(client, rng):
         ({"factor": "²"}, "factor must be a whole number"),
         ({"format": "gif"}, "format must be one of png, jpeg, webp"),
         ({"maps": "some"}, "maps must be one of none, all"),
+        ({"targt": "woman"}, "there is no field 'targt'; did you mean target?"),
+        ({"size": ""}, "there is no field 'size'; known: source, target, factor, format, maps"),
+        ({"factor": ["2", "4"]}, "the field factor is there more than once"),
     ],
 )
 def test_wrong_fields_are_named(client, rng, fields, match):
-    response = post(client, picture(rng, 8, 8, 3), target="plum", **fields)
-    assert response.status_code == 400 and match in response.json()["error"]
+    data = picture(rng, 8, 8, 3)
+    form = client.post(
+        "/v1/translate", params={"target": "plum"}, data=fields, files={"image": data}
+    )
+    for response in (post(client, data, target="plum", **fields), form):
+        assert response.status_code == 400 and match in response.json()["error"]
+
+
+def test_fields_that_nothing_reads_are_refused(client, rng):
+    data = picture(rng, 8, 8, 3)
+    response = client.post("/v1/classify", params={"target": "plum"}, content=data)
+    assert response.status_code == 400 and "there is no field 'target'" in response.json()["error"]
+    twice = client.post(
+        "/v1/translate", params={"target": "plum"}, data={"target": "pear"}, files={"image": data}
+    )
+    assert twice.status_code == 400 and "more than once" in twice.json()["error"]
 
 
 def test_what_is_no_image_is_named(client, rng):
     good = picture(rng, 40, 40, 3)
     for data, match in (
         (b"", "is empty"),
-        (b"GIF89a" + bytes(40), "is not a JPEG, PNG or WebP"),
-        (b"<svg/>", "is not a JPEG, PNG or WebP"),
+        (b"GIF89a" + bytes(40), "unusual kind of GIF"),
+        (picture(rng, 8, 8, 3, form="TIFF"), "of the kind TIFF, which is not taken here"),
+        (b"<svg/>", "is not a JPEG, PNG, WebP"),
         (good[: len(good) // 2], "is damaged or cut short"),
     ):
         response = post(client, data, target="plum")
@@ -242,7 +264,8 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(serve, rng):
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_requests_are_bounded_before_their_bodies_are_read(serve, rng):
+def test_requests_are_bounded_before_their_bodies_are_read(serve, rng, monkeypatch):
+    monkeypatch.setattr(admission, "_WAIT_SECONDS", 0.0)
     client = serve(most_requests=1)
     engine = client.service.snapshot().engines["apple", "plum"]
     go, busy, translate = threading.Event(), threading.Event(), engine.translate
@@ -263,6 +286,28 @@ def test_requests_are_bounded_before_their_bodies_are_read(serve, rng):
     go.set()
     asking.join(20)
     assert post(client, data, target="plum").status_code == 200
+
+
+def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_unpacked(
+    serve, rng, monkeypatch
+):
+    client = serve(memory=64_000_000, most_bytes=1 << 22)
+    clear = picture(rng, 600, 700, 4)
+    assert post(client, picture(rng, 20, 20, 3), target="plum", factor=2).status_code == 200
+    monkeypatch.setattr(image_files, "decode_image", None)
+    for data, fields in (
+        (clear, {"target": "plum", "factor": 2}),
+        # Whatever it will be, and with the factor that would be chosen.
+        (clear, {"target": "pear"}),
+    ):
+        response = post(client, data, **fields)
+        assert response.status_code == 413
+        assert re.fullmatch(
+            r"600 x 700 pixels at factor \d take about \S+ MB of memory, and one request may take "
+            r"52 MB; send a smaller picture, or ask for a larger factor",
+            response.json()["error"],
+        )
+    assert client.post("/v1/classify", content=clear).status_code == 404
 
 
 def test_a_request_that_does_not_come_whole_is_given_up():
@@ -333,7 +378,7 @@ def test_bundles_that_come_are_picked_up(serve, folder, tmp_path, rng):
 
 def test_requests_are_counted_and_logged_by_known_paths(serve, rng):
     client = serve()
-    post(client, picture(rng, 8, 9, 3), target="plum", factor=2)
+    answer = post(client, picture(rng, 8, 9, 3), target="plum", factor=2, maps="all")
     post(client, b"", target="plum")
     assert client.get("/some/secret/place").status_code == 404
     text = client.get("/metrics").text
@@ -342,8 +387,105 @@ def test_requests_are_counted_and_logged_by_known_paths(serve, rng):
     assert 'path="other",status="404"' in text and "secret" not in text
     assert "warp_translate_generators 3.0" in text
     first, second, *_ = map(json.loads, client.log.getvalue().splitlines())
-    assert first["status"] == 200 and first["size"] == "8x9" and first["factor"] == "2"
-    assert second["status"] == 400 and "size" not in second
+    assert first["status"] == 200 and first["factor"] == 2
+    assert (first["width"], first["height"]) == (9, 8)
+    assert second["status"] == 400 and "width" not in second
+    # One number, of the translation alone; what the whole request took has a name of its own.
+    spent = answer.json()["milliseconds"]
+    assert first["milliseconds"] == spent == float(answer.headers["x-milliseconds"])
+    assert first["request_milliseconds"] > spent > 0 and "milliseconds" not in second
+
+
+def test_what_is_read_can_be_asked_for_without_its_body(client):
+    for path in ("/", "/app.js", "/health/live", "/health/ready", "/metrics", "/v1/generators"):
+        whole, head = client.get(path), client.head(path)
+        assert head.status_code == 200
+        assert head.headers["content-type"] == whole.headers["content-type"]
+    for path in ("/v2", "/v2/health/live", "/v2/models/apple-pear"):
+        assert client.head(path).status_code == 200
+    assert client.head("/v2/models/apple-fig").status_code == 404
+    assert client.head("/v1/translate").status_code == 405
+
+
+APP = "https://app.example"
+
+
+def test_foreign_names_and_pages_are_refused(serve, rng):
+    """The names of the server and the pages of other sites, with one of each allowed."""
+    client = serve(hosts=["localhost", "[::1]"], origins=[APP])
+    data = picture(rng, 8, 8, 3)
+
+    def status(**headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        asked = client.get("/v1/generators", headers=headers)
+        sent = client.post("/v1/translate?target=plum", content=data, headers=headers)
+        return asked.status_code, sent.status_code
+
+    for host in ("localhost", "LOCALHOST:8000", "localhost.", "[::1]:8000"):
+        assert status(host=host) == (200, 200), host
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1", "[::2]", "[", "a b", "@"):
+        assert status(host=host) == (403, 403), host
+    here = {"host": "localhost:8000"}
+    # A page may always send what it could send as a link, and never read it.
+    assert status(**here, origin="https://evil.example") == (200, 403)
+    assert status(**here, origin="http://localhost:3000") == (200, 403)
+    assert status(**here, origin="null") == (200, 403)
+    assert status(**here, origin="http://localhost:8000") == (200, 200)
+    assert status(**here, origin=APP) == (200, 200)
+    for site, expected in (("cross-site", 403), ("same-site", 403), ("none", 200)):
+        assert status(**here, sec_fetch_site=site) == (200, expected)
+    # Behind a proxy that has TLS and calls the server by another name than the browser does.
+    assert status(**here, origin="https://here.example", sec_fetch_site="same-origin")[1] == 200
+    assert status(**here, origin=APP, sec_fetch_site="cross-site") == (200, 200)
+    refused = client.post("/v1/translate", headers={"origin": "http://a\x1b[31m", **here})
+    assert "--allow_origin" in refused.json()["error"] and refused.json()["error"].isprintable()
+    assert '"status": 403' in client.log.getvalue()
+
+
+def test_pages_that_are_allowed_may_ask_and_read(serve, rng):
+    client = serve(origins=[APP], api_key="open")
+    asks = {
+        "origin": APP,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type, x-api-key",
+    }
+    told = client.options("/v1/translate", headers=asks)
+    assert told.status_code == 200 and told.headers["access-control-allow-origin"] == APP
+    assert "X-API-Key" in told.headers["access-control-allow-headers"]
+    assert "POST" in told.headers["access-control-allow-methods"]
+    refused = client.options("/v1/translate", headers=asks | {"origin": "https://evil.example"})
+    assert refused.status_code == 403 and "--allow_origin" in refused.json()["error"]
+    assert "access-control-allow-origin" not in refused.headers
+    # Errors can be read as well.
+    for key, status in (("wrong", 401), ("open", 200)):
+        answer = client.post(
+            "/v1/translate",
+            params={"target": "plum"},
+            content=picture(rng, 8, 8, 3),
+            headers={"origin": APP, "x-api-key": key},
+        )
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == APP
+    exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
+    assert {name for name in answer.headers if name.startswith("x-")} <= {
+        *exposed,
+        "x-content-type-options",
+    }
+
+
+def test_no_answer_may_be_taken_for_another_type(serve, monkeypatch):
+    client = serve()
+    answers = [client.get(path) for path in ("/", "/style.css", "/metrics", "/nowhere")]
+    answers += [client.post("/v1/translate"), client.put("/metrics")]
+
+    def fail(*arguments, **options):
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr(client.service, "answer", fail)
+    answers.append(client.post("/v1/translate", params={"target": "plum"}))
+    assert [each.status_code for each in answers] == [200, 200, 200, 404, 400, 405, 500]
+    assert {each.headers["x-content-type-options"] for each in answers} == {"nosniff"}
+    assert "fire" not in answers[-1].json()["error"]
 
 
 def test_an_api_key_is_asked_of_all_but_health(serve, rng):

@@ -170,6 +170,9 @@ def test_an_older_model_is_replaced_and_stays_where_the_new_one_fails(
     exported, copied, tmp_path, monkeypatch
 ):
     models = tmp_path / "models"
+    # Of an export that was killed between its two renames.
+    triton.write(exported[0], models).rename(models / ".apple-pear.0a1b2c3d.older")
+    (models / ".apple-pear.0a1b2c3d.partial").mkdir()
     # Another bundle of the name, so that another file lies there.
     older = triton.write(bundles.read(copied), models)
     before = older / "1/model.onnx"

@@ -1,3 +1,4 @@
+import random
 import shutil
 import time
 
@@ -7,14 +8,17 @@ import numpy as np
 import optax
 import pytest
 
+from tests.damage import flip_bit
 from warp_translate.errors import UserError
 from warp_translate.models import Generator
-from warp_translate.training import distributed
+from warp_translate.training import distributed, step_checksums
 from warp_translate.training.checkpoint import (
     Checkpointer,
     CheckpointVanished,
+    DamagedCheckpoint,
     SaveFailed,
     newest_step,
+    not_finite,
 )
 from warp_translate.training.parallel import Replicas
 
@@ -122,6 +126,107 @@ def test_a_step_of_which_a_part_was_deleted_is_never_taken_for_whole(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, part, PART)
         shutil.copy(kept / path.relative_to(folder), path)
     assert failures >= 3
+
+
+def test_a_flipped_bit_in_any_file_of_a_step_is_found_and_the_step_before_is_used(tmp_path):
+    saved(tmp_path, {1: 0.5, 2: 0.2}).close()
+    rng = random.Random(0)
+    names = {path.relative_to(tmp_path) for path in (tmp_path / "checkpoints/2").rglob("*")}
+    # Orbax writes it last, and nobody reads it.
+    names = sorted(name for name in names if name.name != "commit_success.txt")
+    names = [name for name in names if (tmp_path / name).is_file()]
+    assert len(names) > 6
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        flip_bit(tmp_path / name, rng.randrange(8 * len(content)))
+        said = []
+        reader = Checkpointer(tmp_path, score=smallest, read_only=True, say=said.append)
+        assert reader.resolve("best") == 1, name
+        assert any("step 2 in" in line for line in said), said
+        assert reader.resolve("latest") == 1, name
+        assert reader.resolve(2) == 2
+        with pytest.raises(DamagedCheckpoint, match=r"step 2 in .* is damaged .*--step"):
+            reader.restore_part(2, PART)
+        assert any("step 2" in line and "step 1 is used instead" in line for line in said), said
+        (tmp_path / name).write_bytes(content)
+    reader = Checkpointer(tmp_path, score=smallest, read_only=True, say=pytest.fail)
+    assert reader.resolve("best") == reader.resolve("latest") == 2
+    jax.tree.map(np.testing.assert_array_equal, reader.restore_part(2, PART), PART)
+
+
+def test_a_writer_moves_damaged_steps_aside_and_goes_on_before_them(tmp_path):
+    saved(tmp_path, {1: 0.5, 2: 0.2}).close()
+    said = []
+    for aside in ("2", "2.2"):
+        flip_bit(next((tmp_path / "checkpoints/2/default/d").iterdir()), 1000)
+        writer = Checkpointer(tmp_path, score=smallest, keep_latest=1, say=said.append)
+        assert writer.latest_step() == 1
+        jax.tree.map(np.testing.assert_array_equal, writer.restore(1, SMALL), SMALL)
+        writer.save(2, SMALL, {"l1": 0.9})
+        writer.close()
+        assert (tmp_path / "checkpoints_damaged" / aside / "default").is_dir()
+        assert "step 2 in" in said[-1] and "step 1 is the newest that is whole" in said[-1]
+    assert len(said) == 2
+    for step in (1, 2):
+        (tmp_path / f"checkpoints/{step}/default/_METADATA").unlink()
+    with pytest.raises(UserError, match=r"_METADATA is missing\), and no other one is whole"):
+        Checkpointer(tmp_path, score=smallest)
+    assert newest_step(tmp_path) == 2
+
+
+def test_steps_of_earlier_versions_are_restored_and_said_not_to_be_verified(tmp_path):
+    saved(tmp_path, {1: 0.5, 2: 0.2}).close()
+    for step in (1, 2):
+        (tmp_path / f"checkpoints/{step}" / step_checksums.FILE).unlink()
+    for read_only in (True, False):
+        said = []
+        reader = Checkpointer(tmp_path, score=smallest, read_only=read_only, say=said.append)
+        for step in (1, reader.resolve("latest")):
+            jax.tree.map(np.testing.assert_array_equal, reader.restore_part(step, PART), PART)
+        assert len(said) == 1 and "has no checksums, as those of earlier versions" in said[0]
+
+
+def test_a_save_that_ends_before_its_checksums_is_none(tmp_path, monkeypatch):
+    checkpointer = saved(tmp_path, {1: 0.5})
+
+    def die(folder):
+        assert (folder / "default/manifest.ocdbt").is_file() and newest_step(tmp_path) == 1
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_checksums, "write", die)
+        with pytest.raises(SaveFailed, match=r"step 2 cannot be saved .*No space left on device"):
+            checkpointer.save(2, SMALL)
+            checkpointer.wait()
+    assert newest_step(tmp_path) == 1
+    checkpointer.save(2, SMALL)
+    checkpointer.close()
+    assert Checkpointer(tmp_path, score=smallest, say=pytest.fail).verify(2)
+
+
+def test_what_is_not_finite_is_not_restored(tmp_path):
+    lost = {"generator": {"ema": {"w": np.arange(3), "b": np.array([1, np.inf], np.float32)}}}
+    assert not_finite(SMALL) is None and not_finite(jax.tree.map(jnp.asarray, SMALL)) is None
+    assert not_finite({"a": jnp.array([1, jnp.nan], jnp.bfloat16)}) == "a"
+    checkpointer = saved(tmp_path, {1: None}, lost)
+    with pytest.raises(DamagedCheckpoint, match="generator/ema/b holds values that are not finite"):
+        checkpointer.restore_part(1, lost)
+
+
+@pytest.mark.parametrize("name", ["exp [v2]", "a*?b", "back\\slash", "new\nline", "end ", "%41#"])
+def test_folders_of_any_name_hold_checkpoints(tmp_path, name):
+    saved(tmp_path / name / "r", {1: 0.5}).close()
+    reader = Checkpointer(tmp_path / name / "r", score=smallest, read_only=True, say=pytest.fail)
+    jax.tree.map(np.testing.assert_array_equal, reader.restore_part(1, PART), PART)
+    assert [path.name for path in (tmp_path / name / "r/checkpoints").iterdir()] == ["1"]
+
+
+def test_a_run_that_was_moved_goes_on(tmp_path):
+    saved(tmp_path / "before", {1: 0.5}).close()
+    (tmp_path / "before").rename(tmp_path / "now")
+    writer = saved(tmp_path / "now", {2: 0.4})
+    jax.tree.map(np.testing.assert_array_equal, writer.restore(1, SMALL), SMALL)
+    assert writer.steps() == [1, 2] and not (tmp_path / "before").exists()
 
 
 def test_a_step_that_is_deleted_while_it_is_read_has_vanished(tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ def stepped(training, before, draw_batch):
     return jax.jit(training.step)(before, draw_batch(0), ROOT)
 
 
+@pytest.mark.core
 def test_equals_updates_written_out(training, before, stepped, draw_batch):
     """The reference runs every network as often as it is mentioned."""
     after, metrics = stepped

@@ -27,7 +27,8 @@ def initialized(monkeypatch):
     """Calls of jax's own function, which is not called, in an environment without a launcher."""
     calls = []
     monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **kw: calls.append(kw))
-    for name in [*SLURM, *OPEN_MPI, *URI]:
+    monkeypatch.setattr(distributed, "_missing", False)
+    for name in [*SLURM, *OPEN_MPI, *URI, "SLURM_STEP_NUM_TASKS"]:
         monkeypatch.delenv(name, raising=False)
     return calls
 
@@ -47,6 +48,7 @@ def test_flags_are_handed_on_and_nothing_else_is_looked_for(initialized):
     assert initialized == [
         {
             "heartbeat_timeout_seconds": 30,
+            "initialization_timeout": 600,
             "coordinator_address": "10.0.0.1:1234",
             "num_processes": 2,
             "process_id": 1,
@@ -59,7 +61,7 @@ def test_flags_are_handed_on_and_nothing_else_is_looked_for(initialized):
 def test_a_launcher_of_several_processes_is_left_to_jax(initialized, monkeypatch, variables):
     set_all(monkeypatch, variables)
     distributed.connect(heartbeat_timeout=50)
-    assert initialized == [{"heartbeat_timeout_seconds": 50}]
+    assert initialized == [{"heartbeat_timeout_seconds": 50, "initialization_timeout": 600}]
 
 
 def test_a_launcher_of_one_process_is_none(initialized, monkeypatch):
@@ -68,12 +70,33 @@ def test_a_launcher_of_one_process_is_none(initialized, monkeypatch):
     assert initialized == []
 
 
-def test_an_allocation_without_a_step_is_none(initialized, monkeypatch):
-    """The shell of salloc knows of tasks, but is none of them."""
-    set_all(monkeypatch, SLURM)
-    monkeypatch.delenv("SLURM_STEP_NODELIST")
-    distributed.connect()
-    assert initialized == []
+@pytest.mark.parametrize("change", [{"SLURM_STEP_NODELIST": None}, {"SLURM_STEP_NUM_TASKS": "1"}])
+def test_the_shell_of_an_allocation_is_none_and_says_so(initialized, monkeypatch, change):
+    """The shell of salloc is none of the tasks that it knows of, an interactive one is alone."""
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "4"})
+    for name, value in change.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    said = []
+    distributed.connect(say=said.append)
+    (line,) = said
+    assert initialized == [] and "4 tasks" in line and "put srun before the command" in line
+    set_all(monkeypatch, OPEN_MPI | URI)  # What mpirun has started there is one of several.
+    distributed.connect(say=said.append)
+    assert len(initialized) == len(said) == 1
+
+
+def test_processes_that_never_come_are_waited_for_as_long_as_is_said(initialized, monkeypatch):
+    came = threading.Event()
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **_: came.wait())
+    monkeypatch.setattr(distributed, "_SECONDS_TO_MEET", 0)
+    monkeypatch.setattr(distributed, "_SECONDS_TO_MEET_QUIETLY", 0)
+    said = []
+    with pytest.raises(TimeoutError, match=r"not all processes came within 0 s: .* srun") as caught:
+        distributed.connect("node1:1", 2, 0, say=said.append)
+    came.set()
+    assert said == ["waiting for the other processes, 0 s at most"]
+    assert distributed.is_one_of_several() and distributed.is_peer_loss(caught.value)
+    distributed.wait_to_leave()  # For nobody.
 
 
 def test_the_environment_fills_in_what_the_flags_leave_out(initialized, monkeypatch):

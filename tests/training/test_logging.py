@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.training import logging
 
 
@@ -155,7 +155,7 @@ class TestJsonLinesLogger:
         logger.write_scalars(1, {"a": 0.25, "b": jnp.float32(2)})
         logger.write_scalars(np.int64(2), {"a": np.float32(3)})
         # Before any flush: a run that is killed leaves what it has logged.
-        assert _read_lines(path) == [
+        assert [sealed.unseal(line) for line in _read_lines(path)] == [
             {"step": 1, "wall_time": 100.5, "scalars": {"a": 0.25, "b": 2.0}},
             {"step": 2, "wall_time": 101.0, "scalars": {"a": 3.0}},
         ]

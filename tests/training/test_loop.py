@@ -223,3 +223,36 @@ def test_further_counts_are_logged_and_shown_with_the_metrics():
         counts=lambda: {"data/skipped": float(len(told))},
     )
     assert told == [(1, 0.0, 1.0), (2, 1.0, 1.0)]
+
+
+def test_only_steps_that_the_devices_have_finished_count(monkeypatch):
+    """Here they finish one while two are handed to them; before metrics are read, all the rest."""
+    handed, told = [], []
+
+    class Told(Progress):
+        def update(self, step, metrics=None):
+            told.append((len(handed), step))
+
+    def step(state, batches):
+        handed.append(state + 1)
+        return state + 1, {"number": np.float32(state + 1)}
+
+    def is_finished(metrics):
+        return metrics["number"] <= len(handed) / 2
+
+    monkeypatch.setattr(loop, "_is_finished", is_finished)
+    recorder = Recorder()
+    loop.run(
+        0,
+        start_step=0,
+        schedule=loop.Schedule(6, 6, 6, 6),
+        step=step,
+        batches=recorder.batches(0),
+        evaluate=recorder.evaluate,
+        save=recorder.save,
+        kept=recorder.kept,
+        logger=NullLogger(),
+        progress=Told(6, stream=None),
+        clock=StepClock(1),
+    )
+    assert told == [(2, 1), (4, 2), (6, 3), (6, 4), (6, 5), (6, 6)]

@@ -194,6 +194,16 @@ class TestProgress:
             {"event": "message", "text": "afterwards"},
         ]
 
+    @pytest.mark.parametrize(("total", "warned"), [(17_000, False), (1_000_000, True)])
+    def test_a_first_estimate_of_more_than_a_day_is_a_warning(self, total, warned):
+        out = io.StringIO()
+        progress, clock = _progress(total, stream=out, if_long="choose less")
+        for step in range(1, 5):
+            progress.update(step)
+            clock.now += 5
+        found = [line for line in out.getvalue().splitlines() if "warning" in line]
+        assert found == ["warning: about 57.9 days are left at this rate; choose less"] * warned
+
     def test_images_are_no_steps(self):
         out = io.StringIO()
         progress, clock = _progress(4, stream=out, batch_size=None, noun="images", min_interval=0.0)

@@ -28,7 +28,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.cli import best, build, config_flag, program, status, sweep, tasks
 from warp_translate.cli.runner import LOG_FILE, Job, Outcome, Runner
 from warp_translate.errors import UserError
@@ -62,9 +62,9 @@ def main(argv: Sequence[str]) -> None:
     config = config_flag.experiment()
     experiment = config_flags.get_config_filename(flags.FLAGS["config"])
     further = config_flags.get_override_values(flags.FLAGS["config"])
-    found = sweep.read_sweep(experiment, seeds=_SEEDS.value)
-    chosen = choose(found, _ONLY.value, further)
     workdir = program.WORKDIR.value
+    found = sweep.read_sweep(experiment, seeds=_SEEDS.value, workdir=workdir)
+    chosen = choose(found, _ONLY.value, further)
     every = [f"--config.{field}={sweep.as_text(value)}" for field, value in further.items()]
     commands = {run.name: run.flags(experiment, workdir, every) for run in chosen}
     if _PRINT.value:
@@ -298,7 +298,7 @@ class Record:
             "seconds": self._before + time.monotonic() - self._begin,
         }
         try:
-            storage.write_whole(self._path, json.dumps(fields, indent=2) + "\n")
+            storage.write_whole(self._path, json.dumps(sealed.seal(fields), indent=2) + "\n")
         except OSError as error:
             raise UserError(
                 f"{self._path.parent} cannot be written ({error.strerror}): choose another "
@@ -307,7 +307,7 @@ class Record:
 
     def _read(self) -> dict[str, Any]:
         try:
-            content = json.loads(self._path.read_text())
+            content = sealed.unseal(json.loads(self._path.read_text()))
             return {name: content[name] for name in ("experiment", "seconds", "failures")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(

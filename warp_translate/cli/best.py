@@ -1,7 +1,8 @@
 """Which step of a run is the best, by a metric whose better values the catalogue knows."""
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 from warp_translate.errors import UserError
 from warp_translate.evaluation import catalogue
@@ -55,6 +56,20 @@ def check(metric: str, where: str, scores: Iterable[str]) -> None:
         close = difflib.get_close_matches(metric, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"{where}={metric} is not measured here; {hint}there are: {judging(known)}")
+
+
+def not_finite(scalars: Mapping[str, float]) -> str | None:
+    """Those metrics that judge and are no finite numbers, in words; None where there are none.
+
+    Args:
+      scalars: by name, with ``test/`` or without.
+    """
+    lost = [
+        f"{name} is {value}"
+        for name, value in sorted(scalars.items())
+        if not math.isfinite(value) and catalogue.describe(name).better != "none"
+    ]
+    return ", ".join(lost[:3]) or None
 
 
 def judging(metrics: Iterable[str]) -> str:

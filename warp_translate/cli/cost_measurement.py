@@ -28,6 +28,8 @@ Size = tuple[int, int]
 
 _SECONDS_BETWEEN_LINES = 10.0
 _GIB = 2**30
+# What a pixel costs beside its multiplications, in these: reading, warping and writing it.
+_MACS_OF_A_PIXEL = 1800
 _RUNS_IT = {engine.OnnxEngine: "ONNX Runtime", engine.JaxEngine: "the bundle's program in jax"}
 
 
@@ -108,6 +110,7 @@ def _of_size(
     cases: dict[int, Case] = {}
     runs: dict[int, Callable[[], Any]] = {}
     for case in counted:
+        progress.compiling(case)
         begin = time.perf_counter()
         lowered = jax.jit(subject.program(case.factor, in_bands=True)).lower(
             abstract, jax.ShapeDtypeStruct(image.shape, image.dtype)
@@ -164,17 +167,17 @@ def _take_turns(
                 seconds[factor] = []
                 continue
             took = time.perf_counter() - begin
+            progress.ran(cases[factor], turn, took)
             if turn:  # The one before them warms up, and an engine compiles in it.
                 seconds[factor].append(took)
-                progress.ran(cases[factor], turn, took)
     return seconds
 
 
 class _Progress:
-    """Says on stderr how far the work is, how fast it goes and how long the rest will take.
+    """Says on stderr what is done, how far the work is and how long the rest will take.
 
-    The rest is estimated from the multiplications of what is to be run, since the cases differ by
-    hundreds of times, and from what compiling took so far.
+    The rest is estimated from the work of what is to be run, since the cases differ by hundreds of
+    times, by the speed at the last size, and from what compiling took so far.
     """
 
     def __init__(self, sizes: Sequence[Sequence[Case]], repeats: int) -> None:
@@ -186,11 +189,16 @@ class _Progress:
         """
         self._cases, self._repeats = sum(map(len, sizes)), repeats
         runs = repeats + 1 if repeats else 0
-        self._ahead = [runs * sum(case.total_macs for case in cases) for cases in sizes]
+        self._ahead = [runs * sum(map(_work, cases)) for cases in sizes]
         self._left_of_size = self._ahead.pop(0)
         self._compiled, self._compile_seconds = 0, 0.0
-        self._macs, self._run_seconds = 0, 0.0
+        self._ran_size, self._work, self._run_seconds = "", 0.0, 0.0  # Of the last size that ran.
+        self._warmed: dict[int, float] = {}  # Seconds of the first run of a size, by factor.
         self._printed = -float("inf")
+
+    def compiling(self, case: Case) -> None:
+        """Says that a case is being compiled."""
+        self._say(f"{case.size}, factor {case.factor}: compiling")
 
     def compiled(self, case: Case, seconds: float) -> None:
         """Says that a case is compiled."""
@@ -199,10 +207,19 @@ class _Progress:
         self._say(f"{case.size}, factor {case.factor}: compiled in {seconds:.1f} s")
 
     def ran(self, case: Case, turn: int, seconds: float) -> None:
-        """Says that a case has run and been timed, for the how manieth time."""
-        # With the first time that counts goes the one before, which is slower and tells nothing.
-        self._left_of_size -= case.total_macs * (2 if turn == 1 else 1)
-        self._macs += case.total_macs
+        """Says that a case has run, for the how manieth time; that before the first only warms up.
+
+        What it takes longer is for compiling, as engines do it.
+        """
+        self._left_of_size -= _work(case)
+        if turn == 0:
+            self._warmed[case.factor] = seconds
+            return
+        if turn == 1:
+            self._compile_seconds += max(self._warmed.pop(case.factor) - seconds, 0.0)
+        if case.size != self._ran_size:
+            self._ran_size, self._work, self._run_seconds = case.size, 0.0, 0.0
+        self._work += _work(case)
         self._run_seconds += seconds
         if time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             took = f"{1000 * seconds:.0f} ms, run {turn} of {self._repeats}"
@@ -215,15 +232,17 @@ class _Progress:
     def _say(self, line: str) -> None:
         self._printed = time.monotonic()
         parts = [f"{self._compiled}/{self._cases}", line]
-        left = (self._cases - self._compiled) * self._compile_seconds / self._compiled
         to_run = self._left_of_size + sum(self._ahead)
-        if self._run_seconds:
-            rate = self._macs / self._run_seconds
-            parts.append(f"{rate / 1e9:.1f} GMAC/s")
-            left += to_run / rate
-        if self._run_seconds or not to_run:
+        if self._compiled and (self._work or not to_run):
+            left = (self._cases - self._compiled) * self._compile_seconds / self._compiled
+            left += to_run * self._run_seconds / self._work if self._work else 0.0
             parts.append(f"{left:.0f} s left")
         print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+def _work(case: Case) -> float:
+    """What a translation takes, in multiplications."""
+    return case.total_macs + _MACS_OF_A_PIXEL * case.pixels
 
 
 def _abstract_parameters(subject: Subject) -> PyTree:

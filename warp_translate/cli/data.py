@@ -11,11 +11,14 @@ that is known of every file: with it the same command goes on where it was cut s
 what is new or has changed only.
 
 ``--list`` writes what is good into a CSV file, see ``data/lists.py``, that is trained on in place
-of the folder: without what cannot be read, without pairs that are none, and without images of train
-that are tested with as well. Where there is no test split it makes one by what the images show, so
-that copies stay together and an image keeps its split whatever it is called and is added; or by a
-part of the paths, ``--group``, where train loses the copies of what is tested with. ``--root``
-takes such a list, too, and the folder of a version that TFDS has prepared, whose records are read.
+of the folder: without what cannot be read or is much smaller than the training images, without
+pairs that are none, and without images of train that are tested with as well. Where there is no
+test split it makes one by what the images show, so that copies stay together and an image keeps its
+split whatever it is called and is added; or by a part of the paths, ``--group``, where train loses
+the copies of what is tested with. ``--root`` takes such a list, too, and the folder of a version
+that TFDS has prepared, whose records are read.
+
+What training would refuse before its first step is an error here, found by the same functions.
 """
 
 import difflib
@@ -24,7 +27,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +35,17 @@ import numpy as np
 from absl import flags
 
 from warp_translate import storage
-from warp_translate.cli import program
+from warp_translate.cli import experiment_file, measuring, program
 from warp_translate.cli.path_flag import define_path
 from warp_translate.data import lists, names, tfds_folder
-from warp_translate.data.fitting import Fit, fits, remedy
+from warp_translate.data.fitting import Fit, checked, fits, remedy
 from warp_translate.data.inventory import Alike, Inventory
 from warp_translate.data.listing import Shares, write_list
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, in_one_line
 from warp_translate.evaluation.sheet import write_sheet
 from warp_translate.headway import Headway
 from warp_translate.image_files import SUFFIXES, flatten, read_image
+from warp_translate.serving.bundle import check_name
 from warp_translate.serving.device import find_device
 
 _ROOT = define_path("root", "The folder of images, or a list of them.")
@@ -62,8 +66,16 @@ _GROUP = flags.DEFINE_string(
     "is equal are in one split.",
 )
 
+_SMALLEST = flags.DEFINE_integer(
+    "smallest",
+    None,
+    "Images whose shorter side has fewer pixels are left out of the list; by default half the side "
+    "of the training images.",
+)
+
 _MOST_PROBLEMS, _MOST_WRITTEN = 10, 10_000
 _ROWS, _MOST_COLUMNS, _CELL = 5, 8, 128
+_SIDES = (256, 128, 64, 32)  # Of training images that the command names.
 _BALANCE = 10.0  # How many times more images a part may have than another of its split.
 
 
@@ -83,8 +95,10 @@ def main(argv: Sequence[str]) -> None:
     if _DATA_NAME.value is not None and _DATA_NAME.value not in sets:
         close = difflib.get_close_matches(_DATA_NAME.value, sets, n=1, cutoff=0.0)[0]
         raise UserError(f"--data_name={_DATA_NAME.value} is no data set; did you mean {close}?")
+    if _SMALLEST.value is not None and _SMALLEST.value < 1:
+        raise UserError(f"--smallest={_SMALLEST.value} must be 1 or more")
     if _LIST.value is None:
-        for flag in (_DATA_NAME, _TEST_SHARE, _VAL_SHARE, _GROUP):
+        for flag in (_DATA_NAME, _TEST_SHARE, _VAL_SHARE, _GROUP, _SMALLEST):
             if flag.value != flag.default:
                 raise UserError(
                     f"--{flag.name}={flag.value} is about a list: give --list=FILE.csv as well"
@@ -107,8 +121,9 @@ def main(argv: Sequence[str]) -> None:
                 f"{others or 'nothing'}; convert what is there, or name another --root"
             )
         _look(inventory, readers)
-        ways = fits(inventory)
-        print(_report(inventory, ways))
+        ways = [_with_further_obstacles(fit) for fit in fits(inventory)]
+        for line in _report(inventory, ways):
+            print(in_one_line(line))
         if folder is not None:
             _write(folder, inventory, ways)
         if _LIST.value is not None:
@@ -196,7 +211,24 @@ def _look(inventory: Inventory, readers: int) -> None:
     inventory.look(readers if ahead > 100 * readers else 0, headway.advance)
 
 
-def _report(inventory: Inventory, ways: list[Fit]) -> str:
+def _with_further_obstacles(fit: Fit) -> Fit:
+    """Adds what training finds that knows the experiment as well."""
+    obstacles, hint = [], ""
+    try:
+        if fit.name == names.LABELLED:
+            for domain in fit.arguments[1].partition("=")[2].split(","):
+                check_name(domain, "the name of the domain")
+        elif fit.tested:
+            path = fit.arguments[0]
+            config = experiment_file.configuration(experiment_file.load(path), path)
+            hint = "; --list with a larger --test_share holds out more"
+            measuring.check_counts(config, fit.tested)
+    except UserError as error:
+        obstacles.append(f"{error}{hint}")
+    return replace(fit, obstacles=(*fit.obstacles, *obstacles))
+
+
+def _report(inventory: Inventory, ways: list[Fit]) -> list[str]:
     parts = inventory.parts()
     readable = sum(part.readable for part in parts)
     megabytes = sum(part.bytes for part in parts) / 1e6
@@ -221,6 +253,7 @@ def _report(inventory: Inventory, ways: list[Fit]) -> str:
         if alike.groups:
             lines.append(_in_words(title, alike))
     lines += [f"balance: {line}" for line in _imbalances(inventory)]
+    lines += _small(inventory)
     count, problems = inventory.problems(_MOST_PROBLEMS)
     lines += [f"unreadable: {path}: {problem}" for path, problem in problems]
     if count > len(problems):
@@ -228,10 +261,38 @@ def _report(inventory: Inventory, ways: list[Fit]) -> str:
     for fit in ways:
         lines.append(f"fits {fit.name}: {fit.title}")
         lines += [f"  but {obstacle}" for obstacle in fit.obstacles]
-        lines.append(f"  {_command(inventory.source, fit)}")
+        lines.append(f"  {_command(inventory.source, fit, _side(inventory))}")
     if not ways:
-        lines += ["fits no data set", remedy(inventory)]
-    return "\n".join(lines)
+        lines += ["fits no data set", *remedy(inventory).split("\n")]
+    return lines
+
+
+def _small(inventory: Inventory) -> list[str]:
+    """Images that training enlarges, and those that are so small that lists leave them out."""
+    side, smallest = _side(inventory), _smallest(inventory)
+    count, examples = inventory.small(side)
+    if not count:
+        return []
+    named = ", ".join(f"{path} ({width}x{height})" for path, width, height in examples)
+    left_out, _ = inventory.small(smallest)
+    return [
+        f"small: {count} images have a shorter side below {side} pixels, and training enlarges "
+        f"them: {named}; --list leaves out {left_out} of them, below {smallest} (--smallest)"
+    ]
+
+
+def _side(inventory: Inventory) -> int:
+    """The side of the training images: the usual one that no more than half of them are below."""
+    median = inventory.median_side()
+    return next((side for side in _SIDES if side <= median), _SIDES[-1])
+
+
+def _smallest(inventory: Inventory) -> int:
+    """The shorter side below which lists leave images out."""
+    if _SMALLEST.value is not None:
+        return _SMALLEST.value
+    # Of a set that is tiny altogether, half of what is usual in it.
+    return max(1, min(_side(inventory), inventory.median_side()) // 2)
 
 
 def _in_words(title: str, alike: Alike) -> str:
@@ -255,7 +316,7 @@ def _imbalances(inventory: Inventory) -> list[str]:
 
 
 def _judge(inventory: Inventory, ways: list[Fit]) -> None:
-    """Raises a UserError where nothing can be trained as it is."""
+    """Raises a UserError where what the images are most likely cannot be trained on as it is."""
     count, problems = inventory.problems(1)
     if count:
         raise UserError(
@@ -266,12 +327,14 @@ def _judge(inventory: Inventory, ways: list[Fit]) -> None:
         raise UserError(
             f"{inventory.source} is laid out as no data set: see above how it should be"
         )
-    if all(fit.obstacles for fit in ways):
+    if ways[0].obstacles:
         raise UserError(f"{inventory.source}: {ways[0].obstacles[0]}")
 
 
-def _command(root: Path, fit: Fit) -> str:
+def _command(root: Path, fit: Fit, side: int = _SIDES[0]) -> str:
     config, *fields = fit.arguments
+    if side != _SIDES[0]:
+        config += f":size={side}"
     # A set of TFDS lies in a folder that is called by its version.
     name = root.parent.name if fit.name == names.TFDS_FOLDER else root.stem
     words = [
@@ -289,6 +352,8 @@ def _counted(counts: Any) -> str:
 def _write(folder: Path, inventory: Inventory, ways: list[Fit]) -> None:
     count, problems = inventory.problems(_MOST_WRITTEN)
     sizes = inventory.sizes()
+    side = _side(inventory)
+    small, smallest = inventory.small(side)
     found = {
         "root": str(inventory.source),
         "images": inventory.count(),
@@ -297,9 +362,10 @@ def _write(folder: Path, inventory: Inventory, ways: list[Fit]) -> None:
         "kinds": [list(kind) for kind in inventory.kinds()],
         "passed_over": inventory.passed_over(),
         "unreadable": {"count": count, "files": [list(each) for each in problems]},
+        "small": {"below": side, "count": small, "smallest": [list(each) for each in smallest]},
         "equal": asdict(inventory.same_pixels()),
         "alike": asdict(inventory.same_look()),
-        "fits": [asdict(fit) | {"command": _command(inventory.source, fit)} for fit in ways],
+        "fits": [asdict(fit) | {"command": _command(inventory.source, fit, side)} for fit in ways],
     }
     try:
         storage.write_whole(folder / "data.json", json.dumps(found, indent=2) + "\n")
@@ -308,7 +374,7 @@ def _write(folder: Path, inventory: Inventory, ways: list[Fit]) -> None:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}): choose another --output"
         ) from error
-    print(f"written: {folder}/data.json, data.sqlite and, with examples, data.png")
+    print(in_one_line(f"written: {folder}/data.json, data.sqlite and, with examples, data.png"))
 
 
 def _write_list(path: Path, inventory: Inventory, ways: list[Fit], shares: Shares) -> None:
@@ -325,13 +391,17 @@ def _write_list(path: Path, inventory: Inventory, ways: list[Fit], shares: Share
         )
     path = path.expanduser().resolve()
     try:
-        counts = write_list(path, inventory, chosen[0], shares)
+        counts = write_list(path, inventory, chosen[0], shares, _smallest(inventory))
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): choose another --list"
         ) from error
     listed = ", ".join(f"{count} to {split}" for split, count in sorted(counts.items()))
-    print(f"written: {path}, {listed}\n  {_command(path, chosen[0])}")
+    print(in_one_line(f"written: {path}, {listed}"))
+    print(in_one_line(f"  {_command(path, chosen[0], _side(inventory))}"))
+    listed_fit = _with_further_obstacles(checked(replace(chosen[0], obstacles=()), path))
+    if listed_fit.obstacles:
+        raise UserError(f"{path} is written, but {listed_fit.obstacles[0]}")
 
 
 def _write_sheet(path: Path, inventory: Inventory) -> None:
@@ -350,7 +420,7 @@ def _write_sheet(path: Path, inventory: Inventory) -> None:
     write_sheet(
         *(path, rows, list(examples)),
         cell=_CELL,
-        title=f"{inventory.source.name}: {inventory.count()} images",
+        title=in_one_line(f"{inventory.source.name}: {inventory.count()} images"),
     )
 
 

@@ -13,7 +13,9 @@ import dataclasses
 import functools
 import os
 import platform
+import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +101,10 @@ def check_packages() -> Finding:
         for name in found or [""]:
             asked.setdefault(name, []).append(requirement)
     python = f"Python {platform.python_version()}"
+    if platform.system() == "Windows":
+        python += (
+            " on Windows, where nothing was tried yet and ablate does not run: WSL 2 has Linux"
+        )
     shown = [python, *(f"{name} {version}" for name in _SHOWN if (version := _version(name)))]
     bad: list[str] = []
     missing: dict[str, list[str]] = {}
@@ -196,14 +202,37 @@ def check_devices() -> Finding:
     if limits[0]:
         text += f", {limits[0] / _GIB:.1f} GiB each"
     if devices[0].platform == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
-        for path, name, extra in (
-            ("/dev/nvidia0", "an NVIDIA GPU", "cuda"),
-            ("/dev/accel0", "a TPU", "tpu"),
-        ):
-            if Path(path).exists():
-                remedy = f"pip install 'warp-translate[{extra}]'"
-                return Finding("wrong", f"{text}, but there is {name}", remedy)
+        if Path("/dev/accel0").exists():
+            return Finding(
+                "wrong", f"{text}, but there is a TPU", "pip install 'warp-translate[tpu]'"
+            )
+        if gpus := _nvidia_gpus():
+            remedy = (
+                "pip install 'warp-translate[cuda]' (in a checkout: pip install -e '.[cuda]'); "
+                "it needs driver 525 or newer"
+            )
+            return Finding("wrong", f"{text}, but there is {gpus}", remedy)
+        if Path("/proc/driver/nvidia/version").exists():
+            return Finding(
+                "note",
+                f"{text}; there is an NVIDIA driver, but no GPU that this process may use",
+                "to a container GPUs are given, by docker run --gpus=all for instance",
+            )
     return Finding("ok", text)
+
+
+def _nvidia_gpus() -> str:
+    """The GPUs that NVIDIA's driver tells of; "" where there are none."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=False
+        )
+        found = re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", done.stdout, re.M)
+    except (OSError, subprocess.SubprocessError):
+        found = []
+    if not found and Path("/dev/nvidia0").exists():
+        found = ["an NVIDIA GPU"]
+    return ", ".join(found)
 
 
 class _Photographs:

@@ -3,6 +3,7 @@
 ``sheet.png`` and ``metrics.json`` go to ``--output``, or to ``<workdir>/evaluation``. The latter
 holds ``step``; ``scalars`` by name; ``protocol``, all that decides whether two scores compare; and
 of generators ``cost``, the multiplications of a translation and their share of those at factor 1.
+What another step or factor has left there is kept, in a folder such as ``step_500_factor_2``.
 
 With ``--step=all`` all checkpoints are measured, one line each in ``steps.jsonl``; the sheet and
 ``metrics.json`` are then those of the best. With ``--watch`` this goes on beside a training until
@@ -21,7 +22,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.cli import best, measuring, processes, program, sharing, tasks
 from warp_translate.cli.measured_steps import FILE, MeasuredSteps, Record, read_records
 from warp_translate.cli.restore import BEST_BY, Run, Trained, open_run, trained
@@ -29,9 +30,10 @@ from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import CONFIG_FILE, EVALUATION_FILE, EVALUATION_FOLDER, TEST
 from warp_translate.evaluation.sheet import write_sheet
+from warp_translate.evaluation.verdict import worse_than_untouched
 from warp_translate.headway import Headway
 from warp_translate.training import distributed
-from warp_translate.training.checkpoint import CheckpointVanished
+from warp_translate.training.checkpoint import CheckpointVanished, DamagedCheckpoint
 
 _ROWS = flags.DEFINE_integer("rows", 8, "Examples on the sheet, spread evenly over the split.")
 _WATCH = flags.DEFINE_bool(
@@ -85,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
         size = found.config.data.size
         record, report = _measure(task, found, measuring.cost(task.training, size), say)
         tell(report.table)
+        _warn(record, say)
         sharing.from_first(lambda: _write(_folder(), record, report.sheets, size))
         return
     if program.STEP.value not in ("best", _ALL):
@@ -134,7 +137,7 @@ def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
     cost = measuring.cost(task.training, size)
     records = sharing.from_first(lambda: read_records(folder / FILE))
     measured = MeasuredSteps(records, run.score, task.protocol, cost)
-    last, gone = run.config.training.total_steps, set[int]()
+    last, gone, first = run.config.training.total_steps, set[int](), True
     if not _WATCH.value:
         run.step("latest")  # There must be one.
     while True:
@@ -147,11 +150,11 @@ def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
         step = ahead[0]
         try:
             found = run.restore(step)
-        except CheckpointVanished as notice:
+        except (CheckpointVanished, DamagedCheckpoint) as notice:
             gone.add(step)
             say(f"step {step} is left out: {notice}")
             continue
-        record, report = _measure(task, found, cost, say)
+        record, report = _measure(task, found, cost, say, first=first)
         if measured.score(record) is None:
             known = best.judging(TEST + name for name in record["scalars"])
             raise UserError(
@@ -161,10 +164,18 @@ def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
         tell(f"step {step}: {_figure(run, record)}{', the best so far' * is_best}")
         sharing.from_first(lambda: _write_steps(folder, measured))
         if is_best:
-            sharing.from_first(functools.partial(_write, folder, record, report.sheets, size))
+            write = functools.partial(_write, folder, record, report.sheets, size, keep=first)
+            sharing.from_first(write)
+        first = False
     chosen = measured.best()
     if chosen is not None:
         tell(f"best of {len(measured.steps)}: step {chosen['step']}, {_figure(run, chosen)}")
+        _warn(chosen, say)
+
+
+def _warn(record: Record, say: Tell) -> None:
+    for line in worse_than_untouched(record["scalars"]):
+        say(f"warning: {line}")
 
 
 def _figure(run: Run, record: Record) -> str:
@@ -176,10 +187,17 @@ def _measure(
     found: Trained,
     cost: dict[str, Any] | None,
     say: Tell,
+    *,
+    first: bool = True,
 ) -> tuple[Record, Report]:
     """Measures a step, and makes of what was found what is written of it."""
-    headway = Headway(task.tested, say, processes=jax.process_count())
+    headway = Headway(task.tested, say, processes=jax.process_count(), compiles=first)
     report = task.evaluate(found.params, _ROWS.value, headway)
+    if lost := best.not_finite(report.scalars):
+        raise UserError(
+            f"step {found.step} of {program.WORKDIR.value} was not measured: {lost}; nothing was "
+            "written: measure another --step"
+        )
     record: Record = {
         "step": found.step,
         "scalars": report.scalars,
@@ -197,10 +215,22 @@ def _write_steps(folder: Path, measured: MeasuredSteps) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _write(folder: Path, record: Record, sheets: dict[str, Sheet], size: int) -> None:
-    """Writes the figures and the sheets, and says where the sheets are."""
+def _write(
+    folder: Path, record: Record, sheets: dict[str, Sheet], size: int, *, keep: bool = True
+) -> None:
+    """Writes the figures and the sheets, and says where the sheets are.
+
+    Args:
+      folder: where they go.
+      record: the figures.
+      sheets: by name of the file, without suffix.
+      size: of the pictures in pixels.
+      keep: whether what is there of another step or factor is kept beside them.
+    """
     try:
-        figures = json.dumps(record, indent=2, sort_keys=True)
+        if keep:
+            _keep_others(folder, record, sheets)
+        figures = json.dumps(sealed.seal(record), indent=2, sort_keys=True)
         storage.write_whole(folder / Path(EVALUATION_FILE).name, figures + "\n")
         for name, sheet in sheets.items():
             write_sheet(
@@ -216,6 +246,26 @@ def _write(folder: Path, record: Record, sheets: dict[str, Sheet], size: int) ->
         raise _unwritable(folder, error) from error
     for name in sheets:
         print(f"sheet: {folder / name}.png")
+
+
+def _keep_others(folder: Path, record: Record, sheets: dict[str, Sheet]) -> None:
+    """Copies what another step or factor has left into a folder named after these."""
+    files = [Path(EVALUATION_FILE).name, *(f"{name}.png" for name in sheets)]
+    try:
+        before = _step_and_factor(json.loads((folder / files[0]).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # There is nothing yet, or nothing that a name could be given.
+    if before != _step_and_factor(record):
+        for file in files:
+            if (folder / file).exists():
+                storage.write_whole(folder / before / file, (folder / file).read_bytes())
+        print(f"kept: {folder / before}")
+
+
+def _step_and_factor(record: Record) -> str:
+    """What tells one sheet from another, as the name of a folder."""
+    factor = record.get("cost", {}).get("factor")  # A classifier has none.
+    return f"step_{int(record['step'])}" + (f"_factor_{int(factor)}" if factor else "")
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

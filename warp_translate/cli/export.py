@@ -195,7 +195,13 @@ def _domains(config: ml_collections.ConfigDict) -> tuple[str, str]:
 
 def _factors(own: int) -> tuple[int, ...]:
     """The run's own factor comes in any case."""
-    return tuple(sorted({*case_flags.factors(*_FACTORS), own}))
+    found = tuple(sorted({*case_flags.factors(*_FACTORS), own}))
+    if found[-1] > bundles.MOST_FACTOR:
+        raise UserError(
+            f"factor {found[-1]} is more than {bundles.MOST_FACTOR}, which a bundle cannot serve: "
+            "give smaller --factors"
+        )
+    return found
 
 
 def _describe(

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from warp_translate import storage
 from warp_translate.cli import restore
+from warp_translate.cli.path_flag import folders
 from warp_translate.cli.task import Training
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle
@@ -49,7 +50,7 @@ def begin(
     settings = config.get("finetune")
     if not settings or not settings.source:
         return state
-    places = [place.strip() for place in settings.source.split(",")]
+    places = folders(settings.source.split(","))
     if len(places) not in (1, len(training.results)):
         raise UserError(
             f"{_FIELD}={settings.source} names {len(places)} folders: give one for each of "
@@ -77,7 +78,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       UserError: it is not.
     """
     source = config.get("finetune", {}).get("source", "")
-    for place in filter(None, map(str.strip, source.split(","))):
+    for place in folders(source.split(",")):
         folder = _direction(place)[0]
         if not storage.to_path(folder).is_dir():
             raise UserError(

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from warp_translate.cli import status
+from warp_translate.cli import status, streams
 from warp_translate.cli.extras import missing_package
 
 COMMANDS = {
@@ -38,6 +38,11 @@ _USAGE = "\n".join(
 
 def main() -> None:
     """Hands the rest of the command line to the command's own program."""
+    with streams.ready():
+        _start()
+
+
+def _start() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in ("-h", "--help", "help"):
         print(_USAGE)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import TEST
 from warp_translate.training.checkpoint import Score
@@ -24,11 +24,11 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        records = [json.loads(line) for line in lines]
+        records = [sealed.unseal(json.loads(line)) for line in lines]
         for record in records:
             record["step"], record["scalars"], record["protocol"]
         return records
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read as measured steps ({error}): remove it, or choose another "
             "--output"
@@ -94,9 +94,8 @@ class MeasuredSteps:
         best = self.best()
         for each in self._alike():
             each["best"] = each is best
-        storage.write_whole(
-            path, "".join(f"{json.dumps(each, sort_keys=True)}\n" for each in self._records)
-        )
+        lines = [json.dumps(sealed.seal(each), sort_keys=True) for each in self._records]
+        storage.write_whole(path, "".join(f"{line}\n" for line in lines))
 
     def _alike(self) -> list[Record]:
         return [each for each in self._records if [each["protocol"], each.get("cost")] == self._way]

@@ -9,6 +9,7 @@ import ml_collections
 
 from warp_translate import storage
 from warp_translate.cli.task import Training, TranslationTraining
+from warp_translate.data.names import STRIPS
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost as costs
 from warp_translate.evaluation.distances import LEAST_ROWS
@@ -162,7 +163,7 @@ def data_protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
     }
     if data.root:
         protocol["folder"] = storage.absolute(storage.to_path(data.root)).name
-    if data.name == "paired_folder":
+    if data.name in ("paired_folder", STRIPS):
         protocol["direction"] = data.direction
     if data.name == "portraits":
         protocol["domains"] = data.domains

@@ -1,5 +1,7 @@
 """The flags by which the processes of one command find each other, where no cluster tells them."""
 
+import sys
+
 from absl import flags
 
 from warp_translate.training import distributed
@@ -30,5 +32,9 @@ def connect() -> None:
       UserError: see `distributed.connect`.
     """
     distributed.connect(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT_TIMEOUT.value
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        _HEARTBEAT_TIMEOUT.value,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )

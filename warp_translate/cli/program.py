@@ -1,23 +1,31 @@
 """What all commands share: how a program starts and how a user's mistake ends it."""
 
+import contextlib
 import difflib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from warp_translate.cli import status
+from warp_translate import interrupts
+from warp_translate.cli import status, streams
 from warp_translate.cli.extras import missing_package
 from warp_translate.cli.path_flag import define_path
-from warp_translate.errors import Preempted, UserError
+from warp_translate.errors import Preempted, UserError, in_one_line
 
 WORKDIR = define_path("workdir", "Folder of the run: checkpoints, logs, config.")
-OUTPUT = define_path("output", "Folder to write to; cost takes a JSON file.")
+OUTPUT = define_path(
+    "output",
+    "Folder to write to; cost takes a JSON file, and translate of one picture a file, or - for "
+    "standard output.",
+)
 DIRECTION = flags.DEFINE_string(
     "direction",
     None,
@@ -55,6 +63,7 @@ def run(
     # script as well as with `python -m`.
     sys.path.insert(0, os.getcwd())
     logging.getLogger("absl").addFilter(_without_orbax)
+    logging.getLogger("asyncio").addFilter(_without_lost_tasks)
     absl_logging.get_absl_handler().setFormatter(_PlainFormatter())
     sys.unraisablehook = _without_late_answers
     for talkative in ("jax", "fsspec"):  # Of every backend they did not find, of every file read.
@@ -62,7 +71,11 @@ def run(
     others: set[str] = set()
     if takes is not None:
         others = _flags_of_others(main.__module__) - {flag.name for flag in takes}
-    app.run(lambda argv: _guard(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, others))
+    interrupts.watch(_leave_interrupted)
+    with streams.ready():
+        app.run(
+            lambda argv: _guard(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, others)
+        )
 
 
 def _flags_of_others(module: str) -> set[str]:
@@ -77,7 +90,11 @@ def _flags_of_others(module: str) -> set[str]:
 
 def _guard(action: Callable[[], None]) -> None:
     try:
-        action()
+        with contextlib.ExitStack() as stack:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                answer = interrupts.handled_by(signal.SIGINT, _interrupt, limit=1)
+                stack.enter_context(answer)
+            action()
     except UserError as error:
         _leave(str(error))
     except Preempted as notice:
@@ -87,8 +104,7 @@ def _guard(action: Callable[[], None]) -> None:
         )
         sys.exit(status.INTERRUPTED if notice.by_user else status.PREEMPTED)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was saved is kept", file=sys.stderr)
-        _exit(status.INTERRUPTED)
+        _leave_interrupted()
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and (message := missing_package(error)):
             _leave(message)
@@ -157,7 +173,7 @@ def _in_plain_words(message: str) -> str:
 
 
 def _leave(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {in_one_line(message)}", file=sys.stderr, flush=True)
     if distributed := _with_others():
         # Most mistakes are made by all of them, and each is to say so.
         distributed.wait_to_leave()
@@ -171,6 +187,22 @@ def _exit(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _leave_interrupted() -> None:
+    """Leaves at once, in whatever thread: the main one may be in the compiler.
+
+    Without Python's own way to end, in which jax crashes where its threads still work.
+    """
+    with contextlib.suppress(Exception):
+        # Not by print, which may be what was interrupted.
+        os.write(2, b"\ninterrupted; what was saved is kept\n")
+        sys.stdout.flush()
+    os._exit(status.INTERRUPTED)
 
 
 def _with_others() -> Any:
@@ -197,6 +229,12 @@ class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         return level + record.getMessage()
+
+
+def _without_lost_tasks(record: logging.LogRecord) -> bool:
+    """Drops what asyncio logs of Orbax's tasks of which the first failure was raised already."""
+    message = record.getMessage()
+    return not ("never retrieved" in message and f"orbax{os.sep}checkpoint" in message)
 
 
 def _without_orbax(record: logging.LogRecord) -> bool:

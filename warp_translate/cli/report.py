@@ -15,6 +15,7 @@ from absl import flags
 
 from warp_translate import storage
 from warp_translate.cli import program
+from warp_translate.cli.path_flag import folders
 from warp_translate.errors import UserError
 from warp_translate.evaluation import report, runs
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("report needs --output=FOLDER to write to, or --table to print a table")
     if program.OUTPUT.value is not None:
         storage.check_folder(program.OUTPUT.value, "--output")
-    sources = runs.read([word.strip() for word in _RUNS.value if word.strip()])
+    sources = runs.read(folders(_RUNS.value))
     if _METRICS.value is not None and not any(map(str.strip, _METRICS.value)):
         raise UserError("--metrics= is empty: leave it out, or name some")
     metrics = _METRICS.value and [word.strip() for word in _METRICS.value if word.strip()]

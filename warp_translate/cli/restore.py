@@ -103,16 +103,17 @@ class Run:
         """The steps that are there now, in ascending order."""
         return sharing.from_first(self.checkpoints.steps)
 
-    def step(self, which: WhichStep) -> int:
+    def step(self, which: WhichStep, *, whole: bool = True) -> int:
         """The number of the step that is meant.
 
         Args:
           which: a step, "latest", or "best", which is the latest where nothing was evaluated.
+          whole: whether of the latest and the best those are passed over that are damaged.
 
         Raises:
           UserError: there is no such step, or ``--best_by`` was measured at none.
         """
-        return sharing.from_first(lambda: self._step(which))
+        return sharing.from_first(lambda: self._step(which, whole))
 
     def restore(self, step: int) -> Trained[Training]:
         """Reads what was trained in so many steps.
@@ -125,11 +126,8 @@ class Run:
         params = {name: jax.device_put(state["ema"]) for name, state in part.items()}
         return Trained(self.config, self.training, params, step, figures)
 
-    def _step(self, which: WhichStep) -> int:
-        if which != "best":
-            return self.checkpoints.resolve(which)
-        found = self.checkpoints.best_step()
-        if found is None and self.chosen:
+    def _step(self, which: WhichStep, whole: bool) -> int:
+        if which == "best" and self.chosen and self.checkpoints.best_step() is None:
             steps = self.checkpoints.steps()
             known = best.judging(
                 {name for step in steps for name in self.checkpoints.metrics(step)}
@@ -138,7 +136,7 @@ class Run:
                 f"--best_by={self.best_by} was measured at none of the steps that are there; "
                 + (f"there are: {known}" if known else "none of them was evaluated")
             )
-        return self.checkpoints.resolve("latest") if found is None else found
+        return self.checkpoints.resolve(which, whole=whole)
 
     def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, float]]:
         # Whatever the factor is that is asked for: parameters do not depend on it.

@@ -3,6 +3,10 @@
 Three kinds of fields are told apart. Some change nothing that is trained, and a run goes on with
 their new values. Most change what the steps do from here on, which is the user's to say. And of
 some follow the shapes of what was trained, which do not change any more.
+
+Where the data lie is written as absolute paths, so that a run can be read from any folder. Where
+they are no longer there, the same way from the work directory as before is tried: a run and its
+data may be moved together.
 """
 
 import json
@@ -12,8 +16,8 @@ from typing import Any
 
 import ml_collections
 
-from warp_translate import storage
-from warp_translate.cli import fields
+from warp_translate import sealed, storage
+from warp_translate.cli import fields, run_record
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import CONFIG_FILE, flat
 
@@ -26,6 +30,9 @@ _HARMLESS = (
     *("data.dir", "evaluation.", "training.log_every", "training.evaluate_every"),
     *("training.save_every", "training.keep_", "generator.remat", "method.threshold"),
 )
+_PLACES = ("root", "dir")
+"""Fields of ``data`` that are folders."""
+
 _SHAPES = (
     *("method.training", "method.pool_size", "classifier.domains", "classifier.width"),
     *("classifier.stages", "classifier.param_dtype", "generator.width", "generator.blocks"),
@@ -41,7 +48,7 @@ def load(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no run in the folder, or a field of its configuration makes no sense.
     """
-    content = _read(workdir)
+    content = _located(_read(workdir), workdir)
     try:
         config = ml_collections.ConfigDict(content)
     except ValueError as error:  # Of a name with a dot, such as those of a bundle's files.
@@ -58,7 +65,13 @@ def _read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         raise _no_run(workdir, f"cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise _no_run(workdir, "is no configuration")
-    return content
+    try:
+        return sealed.unseal(content)
+    except ValueError as error:
+        raise UserError(
+            f"{storage.to_path(workdir) / CONFIG_FILE} is not what was written ({error}); else put "
+            "a copy of it there, or remove it and repeat the command that trained, which writes it"
+        ) from error
 
 
 def _no_run(workdir: str | os.PathLike[str], state: str) -> UserError:
@@ -93,13 +106,15 @@ def record(
         not fit what was trained, or the folder cannot be written.
     """
     path = storage.to_path(workdir) / CONFIG_FILE
+    now = _anchored(json.loads(config.to_json()))
+    before = _read(workdir) if step and path.exists() else None
     changes: Changes = {}
-    if path.exists() and step:
-        changes = _compare(_read(workdir), json.loads(config.to_json()))
+    if before is not None:
+        changes = _compare(_located(before, workdir), now)
         _check(changes, workdir, step, accept)
-    if write and (changes or not step or not path.exists()):
+    if write and before != now:
         try:
-            storage.write_whole(path, config.to_json(indent=2) + "\n")
+            storage.write_whole(path, json.dumps(sealed.seal(now), indent=2) + "\n")
         except OSError as error:
             raise UserError(
                 f"the work directory {workdir} cannot be written ({error.strerror}): choose "
@@ -114,6 +129,34 @@ def in_words(changes: Changes) -> str:
         f"config.{name} {_was(before)} and {_is(now)} ({_meaning(name)})"
         for name, (before, now) in changes.items()
     )
+
+
+def _anchored(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with absolute paths for where the data lie."""
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return dict(content)
+    places = {
+        name: os.path.abspath(os.path.expanduser(data[name]))
+        for name in _PLACES
+        if isinstance(data.get(name), str) and storage.scheme(data[name]) is None
+    }
+    return {**content, "data": data | places}
+
+
+def _located(content: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of a run, with the places of the data as they are now."""
+    found = _anchored(content)
+    then = run_record.workdir_at_start(workdir)
+    if then is None or storage.scheme(workdir) or not isinstance(found.get("data"), dict):
+        return found
+    for name in _PLACES:
+        place = found["data"].get(name)
+        if isinstance(place, str) and storage.scheme(place) is None and not os.path.exists(place):
+            moved = os.path.abspath(os.path.join(workdir, os.path.relpath(place, then)))
+            if os.path.exists(moved):
+                found["data"][name] = moved
+    return found
 
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:

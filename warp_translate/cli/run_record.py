@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import START_FILE
 
@@ -31,7 +31,7 @@ _TELLING = (
 
 def write(
     workdir: str | os.PathLike[str], *, step: int, changes: Mapping[str, tuple[Any, Any]]
-) -> None:
+) -> str | None:
     """Adds this start to the record of a run; that of a run that goes on holds all its starts.
 
     Args:
@@ -39,32 +39,57 @@ def write(
       step: steps that are done there.
       changes: of the configuration since the start before, values before and now by field.
 
+    Returns:
+      A line for the user where the record of before is damaged, which is kept beside; else None.
+
     Raises:
       UserError: the folder cannot be written.
     """
     path = storage.to_path(workdir) / START_FILE
+    notice = None
     try:
-        starts, changed = _earlier(path)
-        record = _start()
+        try:
+            starts, changed = _earlier(path)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            starts, changed = [], []
+            kept = path.with_name(f"{START_FILE}.damaged")
+            storage.write_whole(kept, path.read_bytes())
+            notice = f"{path} is damaged ({error}); it is kept as {kept}, and a new one begins"
+        place = str(workdir) if storage.scheme(workdir) else os.path.abspath(workdir)
+        record = _start() | {"workdir": place}
         starts.append(record["started"])
         if changes:
             changed.append({"step": step, "time": record["started"], "fields": changes})
         record |= {"starts": starts} | ({"changes": changed} if changed else {})
-        storage.write_whole(path, json.dumps(record, indent=2) + "\n")
+        storage.write_whole(path, json.dumps(sealed.seal(record), indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"the work directory {workdir} cannot be written ({error.strerror}): choose another "
             "--workdir"
         ) from error
+    return notice
+
+
+def workdir_at_start(workdir: str | os.PathLike[str]) -> str | None:
+    """Where the folder of a run was when it was started last; None where that is not known."""
+    try:
+        text = (storage.to_path(workdir) / START_FILE).read_text(encoding="utf-8")
+        return str(sealed.unseal(json.loads(text))["workdir"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _earlier(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Starts and changes of before; none where the file is not there or damaged."""
+    """Starts and changes of before; none where the file is not there.
+
+    Raises:
+      ValueError, KeyError, TypeError, AttributeError: it is damaged.
+    """
     try:
-        record = json.loads(path.read_text())
-        return list(record["starts"]), list(record.get("changes", []))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        record = sealed.unseal(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return [], []
+    return list(record["starts"]), list(record.get("changes", []))
 
 
 def _start() -> dict[str, Any]:

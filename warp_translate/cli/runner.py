@@ -9,7 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
+from warp_translate import locks
 from warp_translate.errors import UserError
 
 LOG_FILE = "log.txt"
@@ -143,10 +143,12 @@ class Runner:
     def stop(self) -> None:
         """Begins nothing more and asks what runs to save and leave; a second time kills it."""
         kind = signal.SIGKILL if self._stopping.is_set() else signal.SIGTERM
-        self._stopping.set()
-        for process in list(self._running.values()):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(kind)
+        # With the lock: a process that is being started is either not started or signaled.
+        with self._mutex:
+            self._stopping.set()
+            for process in self._running.values():
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(kind)
 
     @property
     def stopped(self) -> bool:
@@ -205,7 +207,8 @@ class Runner:
                 if self._stopping.is_set():
                     return Outcome("stopped")
                 how = f"signal {-code}" if code < 0 else f"status {code}"
-                return Outcome("failed", f"{how}: {_last_line(job.folder / LOG_FILE)}")
+                said = _last_line(job.folder / LOG_FILE) or "it said nothing"
+                return Outcome("failed", f"{how}: {said}")
         return Outcome("done") if job.done() else Outcome("failed", "left nothing behind")
 
     def _end(self, job: Job, outcome: Outcome) -> None:
@@ -223,7 +226,7 @@ class Runner:
         elapsed = time.monotonic() - self._begin
         line = f"{len(self.outcomes)} of {len(self._jobs)} runs, {steps} of {total} steps"
         running = [job for job in self._jobs if job.name in self._running]
-        each = ", ".join(f"{job.name} {job.progress()}/{job.total}" for job in running)
+        each = ", ".join(map(_progress_in_words, running))
         if (rate := (steps - self._steps_before) / elapsed) > 0:
             line += f", {rate:.3g} steps/s, about {_time((total - steps) / rate)} left"
         return f"{line}; {each}" if each else line
@@ -246,7 +249,7 @@ def _locked(folder: Path) -> Iterator[int | None]:
         ) from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.try_lock(lock)
         except BlockingIOError:
             yield None
         else:
@@ -279,13 +282,20 @@ def _shares(count: int) -> list[set[int] | None]:
     return [set(cores[share::count]) or {cores[share % len(cores)]} for share in range(count)]
 
 
+def _progress_in_words(job: Job) -> str:
+    """Where nothing is logged yet the last line of its own log says what it does: it compiles."""
+    steps = f"{job.name} {job.progress()}/{job.total}"
+    said = "" if job.progress() else _last_line(job.folder / LOG_FILE)[:60]
+    return f"{steps} ({said})" if said else steps
+
+
 def _last_line(path: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that says something; "" where none does."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode("utf-8", "replace").split("\n")
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:300] if said else "it said nothing"
+    return said[-1][:300] if said else ""
 
 
 def _time(seconds: float) -> datetime.timedelta:

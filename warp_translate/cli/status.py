@@ -9,3 +9,5 @@ PREEMPTED = 42
 PEER_LOST = 75
 """Another process was lost: start all of them again, the last checkpoint is whole."""
 INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + 13
+"""What is printed to was closed; 13 is SIGPIPE, which Windows does not have."""

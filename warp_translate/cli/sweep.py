@@ -14,13 +14,15 @@ from types import ModuleType
 
 import ml_collections
 
+from warp_translate import storage
 from warp_translate.cli import experiment_file
 from warp_translate.errors import UserError
 
 Value = bool | int | float | str | tuple[int | float, ...]
 Overrides = Mapping[str, Value]
 
-_UNSAFE = re.compile(r"[^\w.+=,-]+", re.ASCII)
+_UNSAFE = re.compile(r"[^\w.+=-]+", re.ASCII)  # A comma parts folders in lists of them.
+_UNSAFE_BEFORE = re.compile(r"[^\w.+=,-]+", re.ASCII)
 _LONGEST_NAME = 200  # Bytes; file systems take 255, and checkpoints are written beside.
 
 
@@ -76,12 +78,14 @@ class Sweep:
         return [run for run in self.runs if run.variant == variant]
 
 
-def read_sweep(config: str, *, seeds: int | None = None) -> Sweep:
+def read_sweep(config: str, *, seeds: int | None = None, workdir: str | None = None) -> Sweep:
     """Reads the sweep of an experiment file, and checks every override.
 
     Args:
       config: experiment file, with its argument behind a colon if it has one.
       seeds: how many runs of each variant, with the seeds from 0; None for one that keeps its own.
+      workdir: folder that the runs' own folders are in; those whose names have commas, as an
+        earlier version made them, keep their names.
 
     Raises:
       UserError: the file or an override does not fit, or two runs have one name.
@@ -105,7 +109,7 @@ def read_sweep(config: str, *, seeds: int | None = None) -> Sweep:
     for seed in range(seeds or 1):
         for label, overrides in variants.items():
             own = overrides if seeds is None else {**overrides, "seed": seed}
-            name = run_name(label if seeds is None else f"{label},seed={seed}")
+            name = _folder(label if seeds is None else f"{label},seed={seed}", workdir)
             # Some file systems do not tell small letters from capitals.
             if name.casefold() in owners:
                 raise UserError(
@@ -130,6 +134,14 @@ def run_name(label: str) -> str:
             f"the run {name[:40]}... has a name of {len(name)} characters, {_LONGEST_NAME} are "
             "possible: override less in get_sweep, and the rest in get_config, or name the variant"
         )
+    return name
+
+
+def _folder(label: str, workdir: str | None) -> str:
+    """The name of a run's folder, which may be there already under a name of before."""
+    name, before = run_name(label), _UNSAFE_BEFORE.sub("_", label)
+    if workdir is not None and name != before and (storage.to_path(workdir) / before).is_dir():
+        return before
     return name
 
 

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from warp_translate import storage
+from warp_translate import locks, storage
 from warp_translate.cli import (
     best,
     build,
@@ -19,6 +19,7 @@ from warp_translate.cli import (
     program,
     run_config,
     run_record,
+    sharing,
     tasks,
 )
 from warp_translate.cli.config_flag import CONFIG, experiment
@@ -29,9 +30,15 @@ from warp_translate.data.records import UnreadableRecord
 from warp_translate.errors import Preempted, UserError
 from warp_translate.evaluation.runs import TEST
 from warp_translate.evaluation.sheet import render_sheet
+from warp_translate.evaluation.verdict import worse_than_untouched
 from warp_translate.headway import Headway
 from warp_translate.training import distributed, loop
-from warp_translate.training.checkpoint import Checkpointer, SaveFailed, newest_step
+from warp_translate.training.checkpoint import (
+    Checkpointer,
+    SaveFailed,
+    newest_step,
+    not_finite,
+)
 from warp_translate.training.logging import open_logger
 from warp_translate.training.parallel import Replicas
 from warp_translate.training.progress import Format, Progress
@@ -48,6 +55,7 @@ _PROFILE_STEPS = flags.DEFINE_integer(
     "profile_steps", 0, "Steps to profile into <workdir>/profile, after the first ten; 0 for none."
 )
 
+_LOCK_FILE = ".training.lock"
 _SHEET_CELL = 128
 _ALWAYS_SHOWN = ("memory/device_peak_gib", "data/skipped")
 _STEPS_BEFORE_PROFILE = 10
@@ -81,8 +89,8 @@ def train(
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
     leave = distributed.LeaveNotice()
-    with leave.terminations():
-        return _train(config, workdir, leave, accept_changes, progress, profile_steps)
+    with leave.terminations(), contextlib.ExitStack() as held:
+        return _train(config, workdir, leave, accept_changes, progress, profile_steps, held)
 
 
 def _train(
@@ -92,6 +100,7 @@ def _train(
     accept_changes: bool,
     progress_format: Format,
     profile_steps: int,
+    held: contextlib.ExitStack,
 ) -> PyTree:
     schedule = build.schedule(config)
     writes = distributed.is_writer()
@@ -104,12 +113,26 @@ def _train(
     training = task.training
     replicas = build.replicas(training, config)
     first = build.initial_state(training, config)
-    start_step = distributed.from_first_process(newest_step(workdir))
+    news: list[str] = []  # Before anything can be said.
+    if notice := sharing.from_first(lambda: _lock(workdir, held)):
+        news.append(notice)
     changes = run_config.record(
-        config, workdir, step=start_step, accept=accept_changes, write=writes
+        config,
+        workdir,
+        step=distributed.from_first_process(newest_step(workdir)),
+        accept=accept_changes,
+        write=writes,
     )
-    if writes:
-        run_record.write(workdir, step=start_step, changes=changes)
+    checkpointer = Checkpointer(
+        workdir,
+        score=score,
+        keep_latest=config.training.keep_latest,
+        keep_every=config.training.keep_every,
+        say=news.append,
+    )
+    start_step = distributed.from_first_process(checkpointer.latest_step() or 0)
+    if writes and (notice := run_record.write(workdir, step=start_step, changes=changes)):
+        news.append(notice)
     progress = Progress(
         schedule.total_steps,
         start_step,
@@ -117,14 +140,11 @@ def _train(
         metric_names=(*task.shown, *_ALWAYS_SHOWN),
         stream=sys.stderr if writes else None,
         format=progress_format,
+        if_long=_smaller(config, workdir),
     )
     say = progress.say
-    checkpointer = Checkpointer(
-        workdir,
-        score=score,
-        keep_latest=config.training.keep_latest,
-        keep_every=config.training.keep_every,
-    )
+    for each in news:
+        say(f"warning: {each}")
     if start_step:
         restored = checkpointer.restore(start_step, replicas.abstract(first))
         state = replicas.from_global(restored)
@@ -146,8 +166,10 @@ def _train(
     profiler = StepProfiler(f"{workdir}/profile", profile_start, profile_steps if writes else 0)
     mapped = replicas.map(training.step, steps_per_call=schedule.steps_per_call)
     root = build.root_key(config)
-    if jax.process_count() > 1:
-        # Everyone compiles before anyone waits for the others in a sum over devices.
+    if start_step < schedule.total_steps:
+        # Before the loop, where Ctrl-C has nothing to save; and everyone compiles before anyone
+        # waits for the others in a sum over devices.
+        say("compiling the training step")
         shapes = build.batch_shapes(config, config.training.global_batch // jax.process_count())
         sample = {name: np.zeros(each.shape, each.dtype) for name, each in shapes.items()}
         mapped.compile(state, replicas.place_batches([sample] * schedule.steps_per_call), root)
@@ -184,14 +206,17 @@ def _train(
             with contextlib.suppress(SaveFailed):
                 checkpointer.close()
         raise
-    if line := profiler.close():
-        say(line)
+    # At the end alone: early in a training every output is worse.
+    for line in session.verdict:
+        say(f"warning: {line}")
+    if profiled := profiler.close():
+        say(profiled)
     checkpointer.close()
     say(f"trained; look at it with: warp-translate evaluate --workdir={workdir}")
     return replicas.to_global(state)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Session:
     """What the loop is handed of a task, and what the user is told where it cannot be done.
 
@@ -201,6 +226,8 @@ class _Session:
       replicas: its devices.
       checkpointer: where its states are kept.
       say: tells the user a line.
+      compiled: whether what measures is.
+      verdict: of the last evaluation, see `worse_than_untouched`.
     """
 
     config: ml_collections.ConfigDict
@@ -208,6 +235,8 @@ class _Session:
     replicas: Replicas
     checkpointer: Checkpointer
     say: Callable[[str], None]
+    compiled: bool = False
+    verdict: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def alone(self) -> bool:
@@ -217,7 +246,13 @@ class _Session:
     def evaluate(self, state: PyTree) -> loop.Evaluation | None:
         """Measures a state; None where a picture of the test set cannot be read."""
         params = self.replicas.first_replica(result_params(self.task.training, state))
-        headway = Headway(self.task.tested, self.say, processes=jax.process_count())
+        headway = Headway(
+            self.task.tested,
+            self.say,
+            processes=jax.process_count(),
+            compiles=not self.compiled,
+        )
+        self.compiled = True
         try:
             report = self.task.evaluate(params, self.config.evaluation.sheet_rows, headway)
         except UnreadableRecord as error:
@@ -225,6 +260,7 @@ class _Session:
                 raise
             self.say(f"warning: nothing was measured: {error}")
             return None
+        self.verdict = worse_than_untouched(report.scalars)
         sheets = {
             f"test/{name}": render_sheet(
                 sheet.rows, sheet.columns, cell=_SHEET_CELL, wheel_magnitude=sheet.wheel_magnitude
@@ -240,8 +276,18 @@ class _Session:
 
     def save(self, step: int, state: PyTree, scalars: dict[str, float] | None) -> None:
         """Begins to save a state; a disk that refuses ends nothing as long as there is a next."""
+        state = self.replicas.to_global(state)
+        if path := not_finite(state):
+            kept = self.kept()
+            raise loop.TrainingDiverged(
+                f"training diverged by step {step}: {path} holds values that are not finite "
+                f"({'nothing was saved' if kept is None else f'the last checkpoint is step {kept}'}"
+                "); lower config.optim.lr"
+            )
+        if scalars and (lost := best.not_finite(scalars)):
+            self.say(f"warning at step {step}: {lost}, in the evaluation")
         try:
-            self.checkpointer.save(step, self.replicas.to_global(state), scalars)
+            self.checkpointer.save(step, state, scalars)
         except SaveFailed as error:
             if not self.alone:
                 raise
@@ -260,6 +306,34 @@ class _Session:
             for line in news:
                 print(f"warning: {line}", file=sys.stderr)
         return self.task.watch(scalars) + news
+
+
+def _smaller(config: ml_collections.ConfigDict, workdir: str) -> str:
+    """What to do where a training would take days."""
+    smaller = config.copy_and_resolve_references()
+    smaller.data.update(size=config.data.size // 2, load_size=config.data.load_size // 2)
+    try:
+        build.check_size(smaller)
+    except UserError:
+        return "a smaller --config.training.total_steps ends sooner"
+    return (
+        "at half the size a step is about a quarter of the work: the same command with "
+        f"--workdir={workdir}_{smaller.data.size} --config.data.size={smaller.data.size} "
+        f"--config.data.load_size={smaller.data.load_size}"
+    )
+
+
+def _lock(workdir: str, held: contextlib.ExitStack) -> str | None:
+    """Keeps other trainings out of a folder on a disk; returns a line where that cannot be."""
+    if storage.scheme(workdir) is not None:
+        return None
+    try:
+        return held.enter_context(locks.held(storage.to_path(workdir) / _LOCK_FILE, "trains"))
+    except OSError as error:
+        raise UserError(
+            f"the work directory {workdir} cannot be written ({error.strerror}): choose another "
+            "--workdir"
+        ) from error
 
 
 def _devices_in_words(count: int) -> str:

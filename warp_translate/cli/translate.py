@@ -1,41 +1,90 @@
-"""``warp-translate translate``: translates a file or a folder at the images' own sizes.
+"""``warp-translate translate``: translates images at their own sizes.
 
-With a run (``--workdir``) or with a bundle (``--bundle``), which needs no jax. Outputs are PNG
-files in ``--output``, named like the inputs. With a bundle, what is there is not done again.
+With a run (``--workdir``) or with a bundle (``--bundle``), which needs no jax. What is in
+``--output`` already, made of the same image by the same generator and settings, is not done again;
+see `output_plan` for the names, and `output_record` for what is known of them.
 """
 
-import functools
+import dataclasses
+import hashlib
+import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from warp_translate import image_files, map_pictures, storage
-from warp_translate.cli import bundle_flags, program
-from warp_translate.cli.path_flag import define_path
+from warp_translate import storage
+from warp_translate.cli import bundle_flags, output_plan, program
+from warp_translate.cli.output_plan import STANDARD, Plan
+from warp_translate.cli.path_flag import define_paths
 from warp_translate.cli.progress_flag import PROGRESS
-from warp_translate.errors import UserError
-from warp_translate.map_pictures import MAPS
+from warp_translate.errors import UserError, shown
+from warp_translate.image_files import FORMAT_OF, ImageFormat
+from warp_translate.map_pictures import MAPS, to_uint8
 from warp_translate.serving import bulk
+from warp_translate.serving.bundle import Bundle
+from warp_translate.serving.engine import Translated, out_of_memory
+from warp_translate.serving.output_record import OutputRecord, made_by
 from warp_translate.training.progress import Format, Progress
 
-_INPUT = define_path("input", "An image (JPEG, PNG or WebP) or a folder of images.")
+_INPUT = define_paths(
+    "input",
+    "An image, a folder of images, or - for standard input. It may be repeated, and the names may "
+    "stand without it.",
+)
+_RECURSIVE = flags.DEFINE_bool("recursive", False, "Take the folders in folders of images too.")
+_FORMAT: flags.FlagHolder[Any] = flags.DEFINE_enum(
+    "format",
+    None,
+    ["png", "jpeg", "webp", "same"],
+    "Format of the outputs: png by default; same takes that of each image's name.",
+)
+_QUALITY = flags.DEFINE_integer(
+    "quality", None, "1 to 100, of jpeg (95 by default) and webp (without loss by default)."
+)
+_METADATA: flags.FlagHolder[Any] = flags.DEFINE_enum(
+    "metadata",
+    "safe",
+    ["safe", "all", "drop"],
+    "EXIF and DPI to keep: safe leaves out the location, serial numbers and the owner's name.",
+)
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
 )
-_WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write beside a bundle.")
+_WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write.")
 
 _OF_RUNS = (program.STEP, program.DIRECTION)
-_OF_BUNDLES = (bundle_flags.ENGINE, bundle_flags.BATCH, _WORKERS)
+_OF_BUNDLES = (bundle_flags.ENGINE, bundle_flags.BATCH)
+_MOST_NAMED = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generator:
+    """What translates.
+
+    Attributes:
+      name: tells it from all others.
+      factor: how many times smaller the trunk's image is.
+      batch: most images at once.
+      open: makes it ready.
+    """
+
+    name: str
+    factor: int
+    batch: int
+    open: Callable[[], bulk.Translator]
 
 
 def main(argv: Sequence[str]) -> None:
     """Translates every image; one that cannot be read is named, and the others go on."""
-    if len(argv) > 1:
-        raise UserError(f"translate takes flags only, got {' '.join(argv[1:])!r}")
-    if _INPUT.value is None or program.OUTPUT.value is None:
+    # The words of the command line are no flags' values, which are expanded where they are read.
+    inputs = [*(_INPUT.value or ()), *map(os.path.expanduser, argv[1:])]
+    output = program.OUTPUT.value
+    if not inputs or output is None:
         raise UserError(
             "translate needs --workdir=RUN or --bundle=FOLDER, --input=FILE_OR_FOLDER and "
             "--output=FOLDER"
@@ -49,67 +98,158 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{flag.name}={flag.value} is for {kind}; leave it out")
     if program.FACTOR.value is not None and program.FACTOR.value < 1:
         raise UserError(f"--factor={program.FACTOR.value} must be at least 1")
-    wanted = list(MAPS) if _MAPS.value == ["all"] else _MAPS.value
-    unknown = [name for name in wanted if name not in MAPS]
-    if unknown:
-        raise UserError(f"--maps={','.join(unknown)} is unknown: use all, or {','.join(MAPS)}")
-    storage.check_folder(program.OUTPUT.value, "--output")
-    folder = storage.disk_path(program.OUTPUT.value, "--output")
-    jobs = plan_outputs(storage.disk_path(_INPUT.value, "--input"), folder)
-    begin = _with_run if bundle_flags.BUNDLE.value is None else _with_bundle
-    jobs, results = begin(jobs, folder, wanted)
-    if not jobs:
-        print(f"nothing is left to do in {folder}")
-        return
-    finish(jobs, results, folder, PROGRESS.value)
+    if _WORKERS.value < 1:
+        raise UserError(f"--workers={_WORKERS.value} must be at least 1")
+    for each in inputs:
+        storage.disk_path(each, "--input")
+    storage.disk_path(output, "--output")
+    style = _style(inputs, output)
+    plan = output_plan.plan_outputs(
+        inputs, output, form=_FORMAT.value, maps=style.maps, recursive=_RECURSIVE.value
+    )
+    target = plan.folder or plan.jobs[0].target
+    if target is not None:
+        storage.check_folder(str(plan.folder or target.parent), "--output")
+    elif sys.stdout.isatty():
+        raise UserError("--output=- writes a picture, and standard output is a terminal: pipe it")
+    generator = _of_run(style) if bundle_flags.BUNDLE.value is None else _of_bundle()
+    jobs, record = plan.jobs, None
+    if plan.folder is not None:
+        record = OutputRecord(plan.folder, made_by(generator.name, generator.factor, style))
+        jobs = record.begin(jobs, style.maps)
+    elif target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    finish(
+        plan,
+        jobs,
+        lambda: bulk.translate_files(
+            generator.open(),
+            jobs,
+            factor=generator.factor,
+            batch=generator.batch,
+            workers=_WORKERS.value,
+            style=style,
+            done=record.written if record else None,
+        ),
+        PROGRESS.value,
+        record,
+    )
 
 
 def finish(
-    jobs: Sequence[bulk.Job],
-    results: Iterable[str | None],
-    folder: Path,
+    plan: Plan,
+    left: Sequence[bulk.Job],
+    translate: Callable[[], Iterable[bulk.Finished]],
     progress_format: Format,
+    record: OutputRecord | None = None,
 ) -> None:
-    """Waits for the translations, shows how far they are, and says at the end what failed.
+    """Translates, shows how far it is, and says at the end what failed and what was passed over.
 
     Args:
-      jobs: what is translated; at least one.
-      results: for each of them, in any order, None or what went wrong.
-      folder: where the translations go.
-      progress_format: how it is shown.
+      plan: what is to be there.
+      left: those of its jobs that are still to be done.
+      translate: does them; says of each, in any order, how it has ended.
+      progress_format: how the progress is shown.
+      record: knows how many translations of other images or settings are replaced.
 
     Raises:
       UserError: some failed; every one of them is named.
     """
+    if len(left) < len(plan.jobs):
+        before = len(plan.jobs) - len(left)
+        print(f"{before} of {len(plan.jobs)} images were done before", file=sys.stderr)
     failures: list[str] = []
-    progress = Progress(
-        len(jobs),
-        noun="images",
-        stream=sys.stderr if len(jobs) > 1 else None,
-        format=progress_format,
-    )
-    for done, failure in enumerate(results, start=1):
-        if failure is not None:
-            failures.append(failure)
-        progress.update(done)
-    progress.close()
-    if failures and len(jobs) == 1:
+    if left:
+        progress = Progress(
+            len(left),
+            noun="images",
+            stream=sys.stderr if len(left) > 1 else None,
+            format=progress_format,
+        )
+        for done, finished in enumerate(translate(), start=1):
+            if finished.failure is not None:
+                failures.append(finished.failure)
+            progress.update(done)
+        progress.close()
+    _tell_passed_over(plan)
+    where = plan.folder or plan.jobs[0].target
+    if not left:
+        print(f"nothing is left to do in {shown(plan.folder or '')}")
+    elif where is not None and not (failures and len(left) == 1):
+        replaced = record.replaced if record else 0
+        older = f"; {replaced} of them replace others" if replaced else ""
+        count = f"{len(left) - len(failures)} of {len(left)} images"
+        print(f"{count} written to {shown(where)}{older}")
+    if failures and len(left) == 1:
         raise UserError(failures[0])
-    print(f"{len(jobs) - len(failures)} of {len(jobs)} images written to {folder}")
     if failures:
-        raise UserError("\n  ".join([f"{len(failures)} of {len(jobs)} images failed:", *failures]))
+        raise UserError("\n  ".join([f"{len(failures)} of {len(left)} images failed:", *failures]))
 
 
-def _with_run(
-    jobs: list[bulk.Job], folder: Path, maps: Sequence[str]
-) -> tuple[list[bulk.Job], Iterator[str | None]]:
-    """Makes ready to translate with a run's checkpoint, one image after the other."""
+def _tell_passed_over(plan: Plan) -> None:
+    if not plan.passed_over:
+        return
+    named = ", ".join(plan.passed_over[:_MOST_NAMED])
+    more = len(plan.passed_over) - _MOST_NAMED
+    further = f" and {more} more" if more > 0 else ""
+    hint = "; --recursive looks into folders" if plan.folders_passed_over else ""
+    print(f"passed over {len(plan.passed_over)}: {named}{further}{hint}", file=sys.stderr)
+
+
+def _style(inputs: Sequence[str], output: str) -> bulk.Style:
+    """How the outputs are written."""
+    wanted = list(MAPS) if _MAPS.value == ["all"] else _MAPS.value
+    unknown = [name for name in wanted if name not in MAPS]
+    if unknown:
+        raise UserError(f"--maps={','.join(unknown)} is unknown: use all, or {','.join(MAPS)}")
+    form: output_plan.OutputFormat = _FORMAT.value or FORMAT_OF.get(
+        PurePath(output).suffix.lower(), "png"
+    )
+    if form == "same" and STANDARD in inputs:
+        raise UserError("--format=same needs the name of a picture, and --input=- has none")
+    if _QUALITY.value is not None:
+        if not 1 <= _QUALITY.value <= 100:
+            raise UserError(f"--quality={_QUALITY.value} must be from 1 to 100")
+        if form == "png":
+            raise UserError(
+                f"--quality={_QUALITY.value} is for jpeg and webp, and PNG is without loss: leave "
+                "it out, or give --format"
+            )
+    # What is written to standard output; elsewhere names tell the format.
+    known: ImageFormat = (
+        FORMAT_OF.get(PurePath(inputs[0]).suffix.lower(), "png") if form == "same" else form
+    )
+    return bulk.Style(tuple(wanted), known, _QUALITY.value, _METADATA.value)
+
+
+class _Trained:
+    """A run's generator, one image after the other."""
+
+    def __init__(self, translate: Callable[[np.ndarray], dict[str, np.ndarray]]) -> None:
+        self._translate = translate
+
+    def translate(
+        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
+    ) -> Translated:
+        """As `bulk.Translator`; the factor and the maps are those it was made with."""
+        try:
+            found = self._translate(images)
+        except Exception as error:
+            if out_of_memory(error):
+                raise MemoryError(str(images.shape)) from error
+            raise
+        output = to_uint8(found.pop("output"))
+        return Translated(output, found if with_maps else None)
+
+
+def _of_run(style: bulk.Style) -> _Generator:
+    """The generator of a run's checkpoint."""
     import jax
 
-    from warp_translate.cli.restore import trained_generators
+    from warp_translate.cli import restore
     from warp_translate.types import Array, PyTree, to_float
 
-    trained = trained_generators()
+    trained = restore.trained_generators()
     generators = trained.training.results
     direction = program.DIRECTION.value or generators[0]
     if direction not in generators:
@@ -117,96 +257,45 @@ def _with_run(
             f"--direction={direction} is none of this run's generators: {', '.join(generators)}"
         )
     params = trained.params[direction]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output={folder} cannot be made ({error.strerror}): choose another"
-        ) from error
-    names = ("output", *maps)
+    names = ("output", *style.maps)
 
     @jax.jit  # Compiled once for each size that comes; what is not asked for is not computed.
-    def translate(params: PyTree, image: Array) -> dict[str, Array]:
-        found = trained.training.translate(params, to_float(image), in_bands=True)
-        return {name: getattr(found, name)[0] for name in names}
+    def translate(params: PyTree, images: Array) -> dict[str, Array]:
+        found = trained.training.translate(params, to_float(images), in_bands=True)
+        return {name: getattr(found, name) for name in names}
 
-    def drawn(original: np.ndarray) -> dict[str, np.ndarray]:
-        found = jax.tree.map(np.asarray, translate(params, original[None]))
-        return map_pictures.draw(found, names, map_pictures.full_color(original.shape))
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = jax.tree.map(np.asarray, translate(params, images))
+        return found
 
-    return jobs, _one_by_one(drawn, jobs, maps)
-
-
-def _one_by_one(
-    drawn: Callable[[np.ndarray], Mapping[str, np.ndarray]],
-    jobs: Sequence[bulk.Job],
-    maps: Sequence[str],
-) -> Iterator[str | None]:
-    for source, target in jobs:
-        try:
-            decoded = image_files.read_image(source)
-            found = drawn(image_files.flatten(decoded))
-            bulk.write(target, found["output"], decoded.alpha, {name: found[name] for name in maps})
-        except UserError as error:
-            yield str(error)
-        else:
-            yield None
+    settings = {name: trained.config[name].to_dict() for name in ("generator", "method")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return _Generator(
+        f"{direction} of step {trained.step}, {digest.hexdigest()}",
+        program.FACTOR.value or trained.config.method.factor,
+        1,
+        lambda: _Trained(run),
+    )
 
 
-def _with_bundle(
-    jobs: list[bulk.Job], folder: Path, maps: Sequence[str]
-) -> tuple[list[bulk.Job], Iterator[str | None]]:
-    """Makes ready to translate with a bundle what is not translated yet."""
-    if _WORKERS.value < 1:
-        raise UserError(f"--workers={_WORKERS.value} must be at least 1")
+def _of_bundle() -> _Generator:
+    """The generator of a bundle."""
     batch = bundle_flags.batch()
     opened = bundle_flags.read_bundle()
-    factor = opened.check_factor(program.FACTOR.value)
-    bulk.claim(folder, opened, factor)
-    left = bulk.not_done(jobs, maps)
-    if len(left) < len(jobs):
-        print(f"{len(jobs) - len(left)} of {len(jobs)} images were done before", file=sys.stderr)
-    if not left:
-        return [], iter(())
-    results = bulk.translate_files(
-        bundle_flags.open_engine(opened),
-        left,
-        factor=factor,
-        batch=batch,
-        workers=_WORKERS.value,
-        draw=functools.partial(_draw, names=maps) if maps else None,
+    return _Generator(
+        name_of(opened),
+        opened.check_factor(program.FACTOR.value),
+        batch,
+        lambda: bundle_flags.open_engine(opened),
     )
-    return left, results
 
 
-def _draw(maps: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
-    return map_pictures.draw(maps, names, map_pictures.full_color(maps["displacement"].shape))
-
-
-def plan_outputs(source: Path, folder: Path) -> list[tuple[Path, Path]]:
-    """Which file is written for which image.
-
-    Args:
-      source: an image or a folder of images.
-      folder: where the outputs go.
-
-    Returns:
-      Pairs of input and output path. Outputs are PNG, since alpha and sharpness are kept; two
-      images that differ in their suffix alone keep it in the name.
-
-    Raises:
-      UserError: there is no image, or outputs would be written over the inputs.
-    """
-    inputs = image_files.list_images(source) if source.is_dir() else [source]
-    stems = [path.stem for path in inputs]
-    jobs = []
-    for path in inputs:
-        name = path.stem if stems.count(path.stem) == 1 else path.name
-        jobs.append((path, folder / f"{name}.png"))
-    taken = {path.resolve() for path in inputs}
-    if any(target.resolve() in taken for _, target in jobs):
-        raise UserError(f"--output={folder} would overwrite the inputs: choose another folder")
-    return jobs
+def name_of(bundle: Bundle) -> str:
+    """Tells a bundle from all others that may give other values."""
+    files = json.dumps(dict(bundle.files), sort_keys=True).encode()
+    return f"{bundle.name}, {hashlib.sha256(files).hexdigest()}"
 
 
 def run() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from warp_translate.data import lists
+from warp_translate.data import folder_layout, lists
 from warp_translate.data.paired_layout import SPLITS
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, in_one_line
+from warp_translate.file_tree import walk
 from warp_translate.image_files import SUFFIXES
 
 _PART = re.compile(rf"(?P<split>{'|'.join(SPLITS)})(?:(?P<side>[AB])|/(?P<domain>.+))?")
@@ -38,7 +39,7 @@ class Discovered(NamedTuple):
 
 
 def below(root: Path, passed_over: dict[str, int]) -> Iterator[Discovered]:
-    """Finds the images below a folder by their suffixes; hidden files and folders are passed over.
+    """Finds the images below a folder by their suffixes, see `file_tree.walk`.
 
     Args:
       root: the folder.
@@ -50,34 +51,26 @@ def below(root: Path, passed_over: dict[str, int]) -> Iterator[Discovered]:
     Raises:
       UserError: a folder cannot be listed.
     """
-    ahead = [root]
-    while ahead:
-        folder = ahead.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        ahead.append(Path(entry.path))
-                        continue
-                    suffix = os.path.splitext(entry.name)[1].lower()
-                    if suffix not in SUFFIXES:
-                        legible = suffix.encode(errors="replace").decode() or "none"
-                        passed_over[legible] = passed_over.get(legible, 0) + 1
-                        continue
-                    with contextlib.suppress(FileNotFoundError):  # It vanished just now.
-                        stat = entry.stat()
-                        path = Path(entry.path).relative_to(root)
-                        part, name, split = part_of(path)
-                        yield Discovered(
-                            *(os.fsencode(path), part, os.fsencode(name), split, None),
-                            *(stat.st_size, stat.st_mtime_ns),
-                        )
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be listed ({error.strerror}); check who may read it"
-            ) from error
+    try:
+        for entry in walk(root):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix not in SUFFIXES:
+                legible = in_one_line(suffix) or "none"
+                passed_over[legible] = passed_over.get(legible, 0) + 1
+                continue
+            size = changed = 0
+            with contextlib.suppress(OSError):  # Whoever looks at it will say why.
+                stat = entry.stat()
+                size, changed = stat.st_size, stat.st_mtime_ns
+            path = Path(entry.path).relative_to(root)
+            part, name, split = part_of(path)
+            yield Discovered(
+                *(os.fsencode(path), part, os.fsencode(name), split, None, size, changed)
+            )
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be listed ({error.strerror}); check who may read it"
+        ) from error
 
 
 def listed(path: Path) -> Iterator[Discovered]:
@@ -118,13 +111,13 @@ def part_of(path: Path) -> tuple[str, str, str]:
 
     Returns:
       The part: "trainA", "train/apple", "apple", or "." for the root itself; the path below it
-      without suffix; and the split.
+      without suffix, see `folder_layout.name_of`; and the split.
     """
     folders = path.parts[:-1]
     depth = min(len(folders), 2 if folders and folders[0] in SPLITS else 1)
-    part = ("/".join(folders[:depth]) or ".").encode(errors="replace").decode()
-    name = Path(*path.parts[depth:]).with_suffix("")
-    return part, name.as_posix(), split_and_domain(part)[0]
+    part = os.fsencode("/".join(folders[:depth]) or ".").decode(errors="backslashreplace")
+    name = folder_layout.name_of(Path(*path.parts[depth:]))
+    return part, name, split_and_domain(part)[0]
 
 
 def split_and_domain(part: str) -> tuple[str, str | None]:

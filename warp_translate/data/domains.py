@@ -12,6 +12,7 @@ from warp_translate.data import lists
 from warp_translate.data.cycle_gan import open_cycle_gan
 from warp_translate.data.folder_preparation import prepare_folder, remedy_by_list
 from warp_translate.data.image_source import ImageSource, PreparedImages
+from warp_translate.data.layouts import scan_unpaired
 from warp_translate.data.names import TFDS_FOLDER, check_unpaired
 from warp_translate.data.openmoji_unpaired import halve_roles
 from warp_translate.data.portraits import DOMAINS, scan_portraits
@@ -19,7 +20,7 @@ from warp_translate.data.preparation import FILE_FORMAT, expand_data_dir, prepar
 from warp_translate.data.sources import prepare
 from warp_translate.data.tfds_folder import IMAGE, open_tfds_folder
 from warp_translate.data.unpaired_folder import UnpairedFolder, unpaired_folder_config
-from warp_translate.data.unpaired_layout import UnpairedLayout, scan_domains
+from warp_translate.data.unpaired_layout import UnpairedLayout
 from warp_translate.errors import UserError
 
 
@@ -86,8 +87,7 @@ def open_domains(
         layout = scan_portraits(root, domains)
         remedy = "mend them, or remove them and their rows"
     else:
-        remedy = remedy_by_list(root, name)
-        layout = lists.scan_two_domains(root) if lists.is_list(root) else scan_domains(root)
+        layout, remedy = scan_unpaired(root), remedy_by_list(root, name)
     if layout.held_out:
         logging.warning(
             "%s has no test folders: %d images of A and %d of B are held out for testing",

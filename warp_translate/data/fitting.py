@@ -1,17 +1,23 @@
 """Which data set the files of a folder are, and what is missing where they are none."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from warp_translate.data.inventory import Inventory, Part
-from warp_translate.data.paired_layout import SPLITS
+from warp_translate.data import layouts, names
+from warp_translate.data.inventory import Inventory
+from warp_translate.data.likeness import likeness
+from warp_translate.data.paired_layout import SPLITS, STRIP_SHARE, PairedLayout
+from warp_translate.data.unpaired_layout import UnpairedLayout
+from warp_translate.errors import UserError
 
 STRIPS = "strips, A on the left half and B on the right"
 """What they are called that are one file for two images."""
 
-_STRIP_SHARE = 0.9
-"""Share of images of twice the width of their height that makes all of them strips."""
 _PAIR_SHARE = 0.5
-"""Share of images with a partner of the same name that makes all of them pairs."""
+"""Share of images with a partner of the same name that makes all of them pairs, perhaps."""
+_MOST_COMPARED = 256
+_DOMAINS = "classifier.domains="
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,14 @@ class Fit:
       title: what the images are taken for.
       arguments: of ``warp-translate train``, but for the folders.
       obstacles: what has to be mended before, one line each with the remedy.
+      tested: how many images or pairs are tested with, of each domain; empty where it is unknown.
     """
 
     name: str
     title: str
     arguments: tuple[str, ...]
     obstacles: tuple[str, ...] = ()
+    tested: tuple[int, ...] = ()
 
 
 def fits(inventory: Inventory) -> list[Fit]:
@@ -37,21 +45,21 @@ def fits(inventory: Inventory) -> list[Fit]:
     Args:
       inventory: of the folder, whose images were looked at.
     """
-    parts = {part.name: part for part in inventory.parts()}
+    parts = {part.name for part in inventory.parts()}
     if inventory.of_list:
         return _listed(inventory, parts)
-    if "trainA" in parts and "trainB" in parts:
-        return _twins(inventory, parts)
-    train = [name for name in parts if name == "train" or name.startswith("train/")]
+    if {"trainA", "trainB"} <= parts:
+        return _twins(inventory, "trainA", "trainB")
+    train = {name for name in parts if name == "train" or name.startswith("train/")}
+    if train == {"train/A", "train/B"}:
+        return [*_twins(inventory, "train/A", "train/B"), _for_a_classifier(inventory, ["A", "B"])]
     if train:
         domains = sorted(name.removeprefix("train/") for name in train if name != "train")
-        if _are_strips(inventory) or not domains:
-            return [_strips(inventory)]
-        return [_domains(inventory, parts, domains, "train/")]
+        if are_strips(inventory) or not domains:
+            return [_pairs(inventory, STRIPS, _odd(inventory))]
+        return [_for_a_classifier(inventory, domains)]
     domains = sorted(name for name in parts if name != ".")
-    if len(domains) >= 2:
-        return [_domains(inventory, parts, domains, "")]
-    return []
+    return [_for_a_classifier(inventory, domains)] if len(domains) >= 2 else []
 
 
 def remedy(inventory: Inventory) -> str:
@@ -68,8 +76,8 @@ def remedy(inventory: Inventory) -> str:
         missing = "trainB" if "trainA" in parts else "trainA"
         lines.append(f"{missing}/ is missing, the other side of the images:")
         lines.append(f"  mkdir {root}/{missing}    and move its images there")
-    elif _are_strips(inventory) and parts:
-        lines.append("They are twice as wide as high, as strips are of two images side by side:")
+    elif parts and are_strips(inventory):
+        lines.append("They are at least twice as wide as high, as strips are of two images:")
         lines.append(f"  mkdir {root}/train && mv {here} {root}/train/")
     else:
         lines.append(f"  two domains:      {root}/trainA/ and {root}/trainB/, any names")
@@ -79,106 +87,100 @@ def remedy(inventory: Inventory) -> str:
     return "\n".join(lines)
 
 
-def _listed(inventory: Inventory, parts: dict[str, Part]) -> list[Fit]:
+def are_strips(inventory: Inventory) -> bool:
+    """Whether the images have the shape of strips, see `paired_layout.is_strip`."""
+    return inventory.strips() >= STRIP_SHARE * max(inventory.count(), 1)
+
+
+def _listed(inventory: Inventory, parts: set[str]) -> list[Fit]:
     if any("/" not in name for name in parts):
-        obstacles = []
-        for split in (each for each in SPLITS if f"{each}A" in parts):
-            count, pairs = inventory.unequal(f"{split}A", f"{split}B")
-            if count:
-                obstacles.append(_of_two_sizes(split, count, pairs))
-        title = "pairs of a list"
-        return [Fit("paired_folder", title, ("experiments/paired.py",), tuple(obstacles))]
-    domains = sorted({str(part.domain) for part in parts.values()})
+        return [_pairs(inventory, "pairs of a list", _unequal(inventory))]
+    domains = sorted({str(part.domain) for part in inventory.parts()})
     if len(domains) < 2:
         return []
-    found = [_for_a_classifier(domains, ())]
+    found = [_for_a_classifier(inventory, domains)]
     if len(domains) == 2:
-        title = f"two domains without pairs, A is {domains[0]}"
-        found.insert(0, Fit("unpaired_folder", title, ("experiments/cycle.py",)))
+        found.insert(0, _two_domains(inventory, f", A is {domains[0]}"))
     return found
 
 
-def _of_two_sizes(split: str, count: int, pairs: list[tuple[str, str]]) -> str:
-    return (
-        f"{split}: {count} pairs are of two sizes, {' and '.join(pairs[0])} for instance; make "
-        "them equal or remove both"
-    )
+def _twins(inventory: Inventory, first: str, second: str) -> list[Fit]:
+    """Pairs if most images have a partner of the same name, first if partners look alike."""
+    alone = inventory.unmatched(first, second)
+    parts = {part.name: part.files for part in inventory.parts()}
+    if alone > (1 - _PAIR_SHARE) * (parts[first] + parts[second]):
+        return [_two_domains(inventory)]
+    found = likeness(inventory.looks(first, second, _MOST_COMPARED))
+    obstacles, title = _unequal(inventory), "pairs, two files of the same name"
+    if found is None:
+        why = ": too few images can be compared to tell whether equal names mean pairs"
+        return [_two_domains(inventory, why), _pairs(inventory, title, obstacles)]
+    nearer = f"an image looks more like its partner than like {found.share:.0%} of the others"
+    if found.telling:
+        return [_pairs(inventory, f"{title}: {nearer}", obstacles), _two_domains(inventory)]
+    why = f": names are equal, but {nearer}, and 50% are chance"
+    return [_two_domains(inventory, why), _pairs(inventory, title, obstacles)]
 
 
-def _for_a_classifier(domains: list[str], obstacles: tuple[str, ...]) -> Fit:
-    return Fit(
-        "domain_folders",
+def _pairs(inventory: Inventory, title: str, obstacles: Sequence[str]) -> Fit:
+    fit = Fit("paired_folder", title, ("experiments/paired.py",), tuple(obstacles))
+    return checked(fit, inventory.source)
+
+
+def _two_domains(inventory: Inventory, why: str = "") -> Fit:
+    fit = Fit("unpaired_folder", f"two domains without pairs{why}", ("experiments/cycle.py",))
+    return checked(fit, inventory.source)
+
+
+def _for_a_classifier(inventory: Inventory, domains: Sequence[str]) -> Fit:
+    fit = Fit(
+        names.LABELLED,
         f"{len(domains)} domains for a classifier",
-        ("experiments/classifier.py", f"classifier.domains={','.join(domains)}"),
-        obstacles,
+        ("experiments/classifier.py", f"{_DOMAINS}{','.join(domains)}"),
     )
+    return checked(fit, inventory.source)
 
 
-def _twins(inventory: Inventory, parts: dict[str, Part]) -> list[Fit]:
-    splits = [each for each in SPLITS if f"{each}A" in parts and f"{each}B" in parts]
-    total = sum(parts[f"{each}{side}"].files for each in splits for side in "AB")
-    unmatched = {each: inventory.unmatched(f"{each}A", f"{each}B") for each in splits}
-    alone = [name for name in parts if name[-1] in "AB" and _twin(name) not in parts]
-    missing = tuple(
-        f"{name} has no partner {_twin(name)}/ beside it; add or remove one"
-        for name in alone
-        if name[:-1] in ("val", "test")
-    )
-    obstacles, lonely = list(missing), 0
-    for split, (count, paths) in unmatched.items():
-        lonely += count
-        if count:
-            obstacles.append(
-                f"{split}: {count} images have no partner of the same name, {', '.join(paths)} for "
-                "instance; add the partners or remove them"
-            )
-    for split in splits:
-        for side in "AB":
-            count, paths = inventory.ambiguous(f"{split}{side}")
+def checked(fit: Fit, root: Path) -> Fit:
+    """Adds what training finds in a folder or list before it reads the images.
+
+    Args:
+      fit: what it is taken for.
+      root: the folder or list.
+    """
+    layout: PairedLayout | UnpairedLayout
+    try:
+        if fit.name == names.LABELLED:
+            domains = fit.arguments[1].removeprefix(_DOMAINS).split(",")
+            layout = layouts.scan_labelled(root, domains)
+        elif fit.name == "unpaired_folder":
+            layout = layouts.scan_unpaired(root)
+        else:
+            layout = layouts.scan_paired(fit.name, root)
+    except UserError as error:
+        return replace(fit, obstacles=(str(error), *fit.obstacles))
+    splits = layout.splits
+    tested = (len(splits[split]) for split in splits if split.startswith("test"))
+    return replace(fit, tested=tuple(tested))
+
+
+def _unequal(inventory: Inventory) -> list[str]:
+    """Obstacles of pairs of two sizes."""
+    found = []
+    for split in SPLITS:
+        for first, second in inventory.twins(split):
+            count, pairs = inventory.unequal(first, second)
             if count:
-                obstacles.append(
-                    f"{split}{side}: {count} names have files that differ in the suffix only, "
-                    f"{', '.join(paths)} for instance; remove one of each"
+                found.append(
+                    f"{split}: {count} pairs are of two sizes, {' and '.join(pairs[0])} for "
+                    "instance; make them equal or remove both"
                 )
-        count, pairs = inventory.unequal(f"{split}A", f"{split}B")
-        if count:
-            obstacles.append(_of_two_sizes(split, count, pairs))
-    title = "two domains without pairs"
-    domains = Fit("unpaired_folder", title, ("experiments/cycle.py",), missing)
-    if lonely > (1 - _PAIR_SHARE) * total:
-        return [domains]
-    title = "pairs, two files of the same name"
-    pairs_fit = Fit("paired_folder", title, ("experiments/paired.py",), tuple(obstacles))
-    return [pairs_fit, domains]
+    return found
 
 
-def _twin(name: str) -> str:
-    return name[:-1] + ("B" if name.endswith("A") else "A")
-
-
-def _strips(inventory: Inventory) -> Fit:
-    _, odd = inventory.strips()
-    obstacle = f"{odd} images have an odd width and no two equal halves; mend or remove them"
-    return Fit(
-        "paired_folder",
-        STRIPS,
-        ("experiments/paired.py",),
-        (obstacle,) if odd else (),
-    )
-
-
-def _domains(inventory: Inventory, parts: dict[str, Part], domains: list[str], prefix: str) -> Fit:
-    obstacles = [
-        f"{domain} has one image, and one has to be held out for testing; add images"
-        for domain in domains
-        if not prefix and parts[domain].files < 2
-    ]
-    if prefix and any(f"test/{domain}" not in parts for domain in domains):
-        missing = ", ".join(f"test/{each}/" for each in domains if f"test/{each}" not in parts)
-        obstacles.append(f"{missing} is missing; add it, or put the domains beside each other")
-    return _for_a_classifier(domains, tuple(obstacles))
-
-
-def _are_strips(inventory: Inventory) -> bool:
-    double, _ = inventory.strips()
-    return double >= _STRIP_SHARE * max(inventory.count(), 1)
+def _odd(inventory: Inventory) -> list[str]:
+    """Obstacles of strips without two equal halves."""
+    count = inventory.odd()
+    if not count:
+        return []
+    return [f"{count} images have an odd width and no two equal halves; mend or remove them"]

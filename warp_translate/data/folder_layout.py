@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 from warp_translate.errors import UserError
@@ -34,19 +35,36 @@ def find_root(root: str | os.PathLike[str], holds: str) -> Path:
 
 
 def find_twins(root: Path, split: str) -> tuple[Path, Path] | None:
-    """Returns ``root/<split>A`` and ``root/<split>B``, or None if there is neither.
+    """Returns the folders of A and B in a split, or None if there is neither.
+
+    They are ``root/<split>A`` and ``root/<split>B``, or ``root/<split>/A`` and ``root/<split>/B``.
 
     Raises:
-      UserError: there is only one of them.
+      UserError: there is only one of them, or both layouts.
     """
-    twins = root / f"{split}A", root / f"{split}B"
-    present = [folder.is_dir() for folder in twins]
-    if not any(present):
+    layouts = [[root / f"{split}{side}" for side in "AB"], [root / split / side for side in "AB"]]
+    found = [twins for twins in layouts if any(folder.is_dir() for folder in twins)]
+    if not found:
         return None
-    if not all(present):
-        there, missing = twins if present[0] else twins[::-1]
-        raise UserError(f"{there} has no partner {missing.name}/ beside it; add or remove one")
-    return twins
+    if len(found) > 1:
+        raise UserError(
+            f"{root} holds both {split}A/ or {split}B/ and {split}/A/ or {split}/B/; "
+            "remove one layout"
+        )
+    a, b = found[0]
+    for there, missing in ((a, b), (b, a)):
+        if not missing.is_dir():
+            raise UserError(f"{there} has no partner {missing.name}/ beside it; add or remove one")
+    return a, b
+
+
+def name_of(path: PurePath) -> str:
+    """What a file is called below its folder: without suffix, in Unicode's composed form.
+
+    Some systems decompose the letters of names (NFD), so the names of two copies may differ in
+    their bytes.
+    """
+    return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
 
 
 def hold_out(

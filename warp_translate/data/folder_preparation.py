@@ -17,7 +17,12 @@ from array_record.python import array_record_module
 from warp_translate.cores import allowed_cores
 from warp_translate.data import unfinished
 from warp_translate.data.folder_builder import FolderBuilder
-from warp_translate.data.preparation import FILE_FORMAT, quiet
+from warp_translate.data.preparation import (
+    FILE_FORMAT,
+    is_prepared,
+    quiet,
+    write_checksums,
+)
 from warp_translate.data.shards import Shard, plan, template
 from warp_translate.data.unfinished import Unfinished
 from warp_translate.errors import UserError
@@ -60,7 +65,7 @@ def prepare_folder(
     """
     with quiet():
         builder = build()
-        if builder.is_prepared():
+        if is_prepared(builder):
             return builder
     logging.info("preparing %s in %s", name, builder.data_dir)
     again = True
@@ -70,7 +75,7 @@ def prepare_folder(
             break
         except OSError as error:
             with quiet():
-                overtaken = build().is_prepared()
+                overtaken = is_prepared(build())
             # Where another process was faster its result serves as well.
             if overtaken:
                 break
@@ -286,6 +291,7 @@ class _Preparation:
             info.set_splits(tfds.core.SplitDict(splits))
             info.download_size = 0
             info.write_to_directory(folder)
+        write_checksums(folder)
 
 
 def _print(line: str) -> None:

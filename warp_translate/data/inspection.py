@@ -4,7 +4,6 @@ Without jax and TFDS, so that many processes that look at files are started fast
 """
 
 import hashlib
-import io
 import itertools
 import multiprocessing
 import os
@@ -36,7 +35,7 @@ class Inspected:
       width: in pixels, as it is to be looked at.
       height: likewise.
       mode: Pillow's name for how its pixels are stored: "RGB", "RGBA", "L", "P", "CMYK" ...
-      format: "JPEG", "PNG" or "WEBP", by its content.
+      format: "JPEG", "PNG", "HEIF" ..., by its content.
       pixels: digest of its size and its pixels; equal for files that show the very same.
       look: 64 bits of what it shows in 8 x 8 cells, equal for copies of another size or
         compression; None of an image that is of one colour.
@@ -62,9 +61,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     """
     try:
         data = Path(path).read_bytes()
-        image = decode_image(data, "it")
-        with Image.open(io.BytesIO(data)) as header:
-            mode, kind = header.mode, header.format
+        image = decode_image(data, "it", warn=False)
     except OSError as error:
         return Inspected(problem=error.strerror or str(error))
     except UserError as error:
@@ -75,8 +72,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     return Inspected(
         width=width,
         height=height,
-        mode=mode,
-        format=kind,
+        mode=image.mode,
+        format=image.kind,
         pixels=_digest(image),
         look=_look(image.rgb),
     )

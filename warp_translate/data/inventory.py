@@ -1,20 +1,26 @@
 """All images of a folder and what is in them, on disk: a million need no more memory than ten.
 
 One SQLite file. It is filled as files are found and looked at, so that work that was cut short goes
-on where it was, and files that have not changed are never looked at twice.
+on where it was, and files that have not changed are never looked at twice. SQLite keeps no
+checksums: a checksum of what was seen of a file stands beside it, and what no longer agrees with
+its own is looked at again. The rest of a row is compared with the file at every scan.
 """
 
 import contextlib
 import itertools
 import os
+import secrets
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from absl import logging
+
 from warp_translate.data import discovery, folder_layout, lists
 from warp_translate.data.inspection import inspect_all
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, in_one_line
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -27,7 +33,7 @@ CREATE TABLE IF NOT EXISTS files (
   bytes INTEGER NOT NULL,
   changed INTEGER NOT NULL,      -- nanoseconds
   seen INTEGER NOT NULL,         -- number of the scan
-  looked INTEGER NOT NULL DEFAULT 0,
+  looked INTEGER NOT NULL DEFAULT 0,  -- checksum of what follows, see _mark; 0 before that
   problem TEXT, width INTEGER, height INTEGER, mode TEXT, format TEXT, pixels BLOB, look INTEGER,
   UNIQUE (path, part, name)
 );
@@ -38,7 +44,9 @@ CREATE INDEX IF NOT EXISTS by_looked ON files (looked, id);
 CREATE TABLE IF NOT EXISTS passed_over (suffix TEXT PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
-_VERSION = b"2"
+_VERSION = b"3"
+_SEEN = "problem, width, height, mode, format, pixels, look"
+_DEFINITIONS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 _INSERTED_AT_ONCE = 1000
 _LOOKED_AT_AT_ONCE = 32
 
@@ -118,6 +126,8 @@ class Inventory:
           root: the folder, or a list, see `lists`.
           store: the SQLite file; ":memory:" keeps nothing.
 
+        An inventory that is damaged is put aside as ``<store>.damaged`` and begun anew.
+
         Raises:
           UserError: there is no such folder, or the file is no inventory of it.
         """
@@ -125,14 +135,21 @@ class Inventory:
         self.of_list = lists.is_list(root)
         self.root = folder_layout.find_root(self.source.parent if self.of_list else root, "images")
         self._store = os.fspath(store)
+        about = {"version": _VERSION, "root": os.fsencode(self.source)}
         try:
-            self._rows = sqlite3.connect(self._store)
-            self._rows.executescript(_SCHEMA)
-            about = {"version": _VERSION, "root": os.fsencode(self.source)}
-            self._rows.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", about.items())
-            self._rows.commit()
-            known = dict(self._rows.execute("SELECT key, value FROM about"))
-        except sqlite3.Error as error:
+            try:
+                known = self._open(about)
+            except _Damaged as error:
+                aside = f"{self._store}.damaged"
+                logging.warning(
+                    "%s is damaged (%s): it is kept as %s, and all images are looked at again",
+                    *(self._store, error, aside),
+                )
+                os.replace(self._store, aside)
+                # What was to be undone of the other file is not to be undone of the new one.
+                Path(f"{self._store}-journal").unlink(missing_ok=True)
+                known = self._open(about)
+        except (sqlite3.Error, OSError) as error:
             raise UserError(
                 f"{self._store} cannot be used ({error}); remove it or choose another --output"
             ) from error
@@ -143,6 +160,54 @@ class Inventory:
             raise UserError(
                 f"{self._store} is the inventory {whose}; choose another --output, or remove it"
             )
+
+    def _open(self, about: dict[str, bytes]) -> dict[str, bytes]:
+        """Opens the file, checks it, and returns what it says of itself; ``about`` if it is new.
+
+        Raises:
+          _Damaged: it is not as it was written.
+          sqlite3.Error: it cannot be used.
+        """
+        self._rows = sqlite3.connect(self._store)
+        # What is damaged may be no UTF-8.
+        self._rows.text_factory = lambda text: text.decode(errors="surrogateescape")
+        try:
+            self._rows.executescript(_SCHEMA)
+            self._rows.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", about.items())
+            self._rows.commit()
+            known = dict(self._rows.execute("SELECT key, value FROM about"))
+            if known.keys() != about.keys() or not all(
+                isinstance(v, bytes) for v in known.values()
+            ):
+                raise _Damaged("it does not say of what it is")
+            if known["version"] == _VERSION:
+                self._check()
+        except (sqlite3.Error, UnicodeDecodeError, _Damaged) as error:
+            self._rows.close()
+            # Subclasses of DatabaseError tell of the disk, of rights, and of other processes. What
+            # SQLite says of a damaged table may quote it, and be no text.
+            if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
+                raise _Damaged(str(error)) from error
+            raise
+        return known
+
+    def _check(self) -> None:
+        """Marks what is damaged to be looked at again; raises _Damaged where that is not enough."""
+        (found,) = self._rows.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise _Damaged(" ".join(found.split()))
+        with contextlib.closing(sqlite3.connect(":memory:")) as new:
+            new.executescript(_SCHEMA)
+            if list(self._rows.execute(_DEFINITIONS)) != list(new.execute(_DEFINITIONS)):
+                raise _Damaged("its tables are not as they were made")
+        rows = self._rows.execute(f"SELECT id, looked, {_SEEN} FROM files WHERE looked IS NOT 0")
+        damaged = [(id_,) for id_, looked, *seen in rows if looked != _mark(seen)]
+        if damaged:
+            logging.warning(
+                "%s is damaged: %d images in it are looked at again", self._store, len(damaged)
+            )
+            with self._rows:
+                self._rows.executemany("UPDATE files SET looked = 0 WHERE id = ?", damaged)
 
     def close(self) -> None:
         """Closes the file."""
@@ -157,7 +222,7 @@ class Inventory:
         Raises:
           UserError: a folder cannot be listed, a list cannot be read, or the store is full.
         """
-        turn = 1 + (self._one("SELECT max(seen) FROM files") or 0)
+        turn = secrets.randbits(62)
         passed_over: dict[str, int] = {}
         if self.of_list:
             found = discovery.listed(self.source)
@@ -169,20 +234,20 @@ class Inventory:
                     "INSERT INTO files (path, part, name, split, grouped, bytes, changed, seen) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path, part, name) DO UPDATE SET "
                     # What has changed is looked at again.
-                    "looked = looked AND bytes = excluded.bytes AND changed = excluded.changed, "
-                    "bytes = excluded.bytes, changed = excluded.changed, seen = excluded.seen, "
-                    "grouped = excluded.grouped",
+                    "looked = CASE WHEN bytes = excluded.bytes AND changed = excluded.changed THEN "
+                    "looked ELSE 0 END, bytes = excluded.bytes, changed = excluded.changed, "
+                    "seen = excluded.seen, split = excluded.split, grouped = excluded.grouped",
                     [(*each, turn) for each in chunk],
                 )
         with self._writing():
-            self._rows.execute("DELETE FROM files WHERE seen < ?", (turn,))
+            self._rows.execute("DELETE FROM files WHERE seen IS NOT ?", (turn,))
             self._rows.execute("DELETE FROM passed_over")
             self._rows.executemany("INSERT INTO passed_over VALUES (?, ?)", passed_over.items())
         return self.count()
 
     def ahead(self) -> int:
         """Number of images that are not looked at."""
-        return self._one("SELECT count(*) FROM files WHERE NOT looked")
+        return self._one("SELECT count(*) FROM files WHERE looked = 0")
 
     def look(self, workers: int, advance: Callable[[int], None]) -> None:
         """Looks at every image that was not looked at before.
@@ -197,9 +262,11 @@ class Inventory:
         for rows, seen in inspect_all(self._ahead(), workers):
             with self._writing():
                 self._rows.executemany(
-                    "UPDATE files SET looked = 1, problem = ?, width = ?, height = ?, mode = ?, "
-                    "format = ?, pixels = ?, look = ? WHERE id = ?",
-                    [(*astuple(each), row) for row, each in zip(rows, seen, strict=True)],
+                    f"UPDATE files SET (looked, {_SEEN}) = (?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?",
+                    [
+                        (_mark(astuple(each)), *astuple(each), row)
+                        for row, each in zip(rows, seen, strict=True)
+                    ],
                 )
             advance(len(rows))
 
@@ -259,23 +326,49 @@ class Inventory:
         others = "(count(DISTINCT name) > 1 OR count(DISTINCT split) > 1)"
         return self._alike("look", f"count(DISTINCT pixels) > 1 AND {others}")
 
-    def unmatched(self, first: str, second: str) -> tuple[int, list[str]]:
-        """How many images of either part have no partner of the same name, and the first paths."""
-        where = (
-            "FROM files AS one WHERE part IN (?, ?) AND NOT EXISTS (SELECT 1 FROM files AS other "
-            "WHERE other.part IN (?, ?) AND other.part != one.part AND other.name = one.name)"
+    def unmatched(self, first: str, second: str) -> int:
+        """How many images of either part have no partner of the same name."""
+        return self._one(
+            "SELECT count(*) FROM files AS one WHERE part IN (?, ?) AND NOT EXISTS (SELECT 1 FROM "
+            "files AS other WHERE other.part IN (?, ?) AND other.part != one.part AND other.name = "
+            "one.name)",
+            (first, second, first, second),
         )
-        names = (first, second, first, second)
-        count = self._one(f"SELECT count(*) {where}", names)
-        rows = self._rows.execute(f"SELECT path {where} ORDER BY path LIMIT 3", names)
-        return count, [shown(path) for (path,) in rows]
 
-    def ambiguous(self, part: str) -> tuple[int, list[str]]:
-        """How many names of a part have several files, of other suffixes, and the first paths."""
-        where = "FROM files WHERE part = ? GROUP BY name HAVING count(*) > 1"
-        count = self._one(f"SELECT count(*) FROM (SELECT 1 {where})", (part,))
-        rows = self._rows.execute(f"SELECT min(path) {where} ORDER BY 1 LIMIT 3", (part,))
-        return count, [shown(path) for (path,) in rows]
+    def twins(self, split: str) -> list[tuple[str, str]]:
+        """The parts of A and B of a split that are both there."""
+        names = {part.name for part in self.parts()}
+        found = [(f"{split}A", f"{split}B"), (f"{split}/A", f"{split}/B")]
+        return [twins for twins in found if names.issuperset(twins)]
+
+    def looks(self, first: str, second: str, most: int) -> list[tuple[int, int]]:
+        """What the images of pairs of one name show, of so many pairs spread evenly over all."""
+        where = (
+            "FROM files AS a JOIN files AS b ON a.name = b.name WHERE a.part = ? AND b.part = ? "
+            "AND a.look IS NOT NULL AND b.look IS NOT NULL"
+        )
+        step = 1 + self._one(f"SELECT count(*) {where}", (first, second)) // most
+        rows = self._rows.execute(f"SELECT a.look, b.look {where} ORDER BY a.name", (first, second))
+        return list(itertools.islice(rows, 0, None, step))
+
+    def small(self, least: int) -> tuple[int, list[tuple[str, int, int]]]:
+        """How many images have a shorter side below this, and the smallest with their sizes."""
+        where = "FROM files WHERE min(width, height) < ?"
+        count = self._one(f"SELECT count(*) {where}", (least,))
+        rows = self._rows.execute(
+            f"SELECT path, width, height {where} ORDER BY min(width, height), path LIMIT 3",
+            (least,),
+        )
+        return count, [(shown(path), width, height) for path, width, height in rows]
+
+    def median_side(self) -> int:
+        """The median of the shorter sides; 0 where nothing can be read."""
+        count = self._one("SELECT count(width) FROM files")
+        row = self._rows.execute(
+            "SELECT min(width, height) FROM files WHERE width ORDER BY 1 LIMIT 1 OFFSET ?",
+            (max(count - 1, 0) // 2,),
+        ).fetchone()
+        return row[0] if row else 0
 
     def unequal(self, first: str, second: str) -> tuple[int, list[tuple[str, str]]]:
         """How many pairs of one name have two sizes, and the first two paths of each."""
@@ -289,18 +382,16 @@ class Inventory:
         )
         return count, [(shown(a), shown(b)) for a, b in rows]
 
-    def strips(self) -> tuple[int, int]:
-        """How many images may be two square halves side by side, and how many cannot be strips.
+    def strips(self) -> int:
+        """How many images have the shape of strips, see `paired_layout.is_strip`."""
+        return self._one("SELECT count(*) FROM files WHERE width + 1 >= 2 * height")
 
-        The first have twice the width of their height, the second an odd width.
-        """
-        return (
-            self._one("SELECT count(*) FROM files WHERE width = 2 * height"),
-            self._one("SELECT count(*) FROM files WHERE width % 2"),
-        )
+    def odd(self) -> int:
+        """How many images have an odd width, and no two equal halves."""
+        return self._one("SELECT count(*) FROM files WHERE width % 2")
 
     def good(
-        self, first: str, second: str | None = None
+        self, first: str, second: str | None = None, smallest: int = 1
     ) -> Iterator[tuple[tuple[Path, ...], str, str | None]]:
         """What can be trained on as it is, in the order of the names.
 
@@ -310,6 +401,7 @@ class Inventory:
         Args:
           first: a part.
           second: the part that has its partners, of the same name, where there are pairs.
+          smallest: images whose shorter side has fewer pixels are left out as well.
 
         Yields:
           The file or both, absolute; a mark of the first, equal for images equal pixel by pixel;
@@ -317,18 +409,19 @@ class Inventory:
         """
         untested = (
             "(a.split != 'train' OR a.pixels NOT IN "
-            "(SELECT pixels FROM files WHERE split IN ('val', 'test') AND pixels IS NOT NULL))"
+            "(SELECT pixels FROM files WHERE split IN ('val', 'test') AND pixels IS NOT NULL)) "
+            "AND min(a.width, a.height) >= ?"
         )
         if second is None:
             query = f"a.path, NULL FROM files AS a WHERE a.part = ? AND a.width AND {untested}"
-            values: tuple[str, ...] = (first,)
+            values: tuple[object, ...] = (first, smallest)
         else:
             query = (
                 "min(a.path), min(b.path) FROM files AS a JOIN files AS b ON a.name = b.name "
                 f"WHERE a.part = ? AND b.part = ? AND {untested} GROUP BY a.name HAVING "
                 "count(*) = 1 AND a.width = b.width AND a.height = b.height"
             )
-            values = (first, second)
+            values = (first, second, smallest)
         rows = self._rows.execute(f"SELECT a.pixels, a.grouped, {query} ORDER BY a.name", values)
         for pixels, grouped, *paths in rows:
             files = tuple(self.root / os.fsdecode(path) for path in paths if path is not None)
@@ -396,7 +489,7 @@ class Inventory:
         last = 0
         while True:
             rows = self._rows.execute(
-                "SELECT id, path FROM files WHERE NOT looked AND id > ? ORDER BY id LIMIT ?",
+                "SELECT id, path FROM files WHERE looked = 0 AND id > ? ORDER BY id LIMIT ?",
                 (last, _LOOKED_AT_AT_ONCE),
             ).fetchall()
             if not rows:
@@ -407,5 +500,14 @@ class Inventory:
 
 
 def shown(path: bytes) -> str:
-    """A stored path for people."""
-    return path.decode(errors="replace")
+    """A stored path for people, in one line."""
+    return in_one_line(path.decode(errors="backslashreplace"))
+
+
+class _Damaged(Exception):
+    """The file is no longer what was written."""
+
+
+def _mark(seen: Sequence[object]) -> int:
+    """A checksum of what was seen of a file, never 0."""
+    return zlib.crc32(repr(tuple(seen)).encode(errors="surrogatepass")) + 1

@@ -8,10 +8,10 @@ import numpy as np
 from absl import logging
 
 from warp_translate.data import lists, names, sources
-from warp_translate.data.domain_folders import scan_domain_folders
 from warp_translate.data.domains import open_domains, prepare_layout
 from warp_translate.data.folder_preparation import remedy_by_list
 from warp_translate.data.image_source import ImageSource, PreparedImages
+from warp_translate.data.layouts import scan_labelled
 from warp_translate.data.pair import PairSource
 from warp_translate.data.tfds_folder import PAIR, held_features, open_tfds_folder
 from warp_translate.errors import UserError
@@ -106,8 +106,7 @@ def _open_folders(
     if root is None:
         raise UserError("domain_folders needs root; give it, the folder with a folder per domain")
     root = lists.on_disk(root)
-    scan = lists.scan_listed_domains if lists.is_list(root) else scan_domain_folders
-    layout = scan(root, domains)
+    layout = scan_labelled(root, domains)
     if layout.held_out:
         counts = ", ".join(
             f"{len(layout.splits[f'test{place}'])} of {domain}"

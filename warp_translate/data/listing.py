@@ -8,6 +8,7 @@ from pathlib import Path
 from warp_translate.data import lists
 from warp_translate.data.fitting import STRIPS, Fit
 from warp_translate.data.inventory import Inventory
+from warp_translate.data.paired_layout import SPLITS
 from warp_translate.errors import UserError
 
 
@@ -28,7 +29,11 @@ class Shares:
 
 
 def write_list(
-    path: str | os.PathLike[str], inventory: Inventory, fit: Fit, shares: Shares
+    path: str | os.PathLike[str],
+    inventory: Inventory,
+    fit: Fit,
+    shares: Shares,
+    smallest: int = 1,
 ) -> dict[str, int]:
     """Writes the list.
 
@@ -37,6 +42,7 @@ def write_list(
       inventory: whose images were looked at.
       fit: what they are, the first of `fitting.fits`.
       shares: of the splits where there is no test split yet.
+      smallest: images whose shorter side has fewer pixels are left out.
 
     Returns:
       The number of lines by split.
@@ -54,7 +60,7 @@ def write_list(
     columns = (*(lists.PAIR_COLUMNS if pairs else lists.DOMAIN_COLUMNS), "split")
     counts: dict[str, int] = {}
     base = Path(path).expanduser().resolve().parent
-    rows = _rows(inventory, pairs, shares, base, counts)
+    rows = _rows(inventory, pairs, shares, smallest, base, counts)
     # Known before anything is written over.
     lists.write(path, columns, _with_both(rows, counts))
     return counts
@@ -70,7 +76,12 @@ def _with_both(rows: Iterator[list[str]], counts: dict[str, int]) -> Iterator[li
 
 
 def _rows(
-    inventory: Inventory, pairs: bool, shares: Shares, base: Path, counts: dict[str, int]
+    inventory: Inventory,
+    pairs: bool,
+    shares: Shares,
+    smallest: int,
+    base: Path,
+    counts: dict[str, int],
 ) -> Iterator[list[str]]:
     sources = list(_sources(inventory, pairs))
     parted = any(split == "test" for split, *_ in sources)
@@ -87,11 +98,11 @@ def _rows(
     tested = set()
     if not parted:
         for said, _, first, second in sources:
-            for files, mark, grouped in inventory.good(first, second):
+            for files, mark, grouped in inventory.good(first, second, smallest):
                 if split_of(said, files[0], mark, grouped) != "train":
                     tested.add(mark)
     for said, domain, first, second in sources:
-        for files, mark, grouped in inventory.good(first, second):
+        for files, mark, grouped in inventory.good(first, second, smallest):
             split = split_of(said, files[0], mark, grouped)
             if split == "train" and mark in tested:
                 continue
@@ -104,11 +115,11 @@ def _sources(
     inventory: Inventory, pairs: bool
 ) -> Iterator[tuple[str, str | None, str, str | None]]:
     """Split, domain, part and the part of the partners, of all parts or pairs of parts."""
-    parts = inventory.parts()
-    names = {part.name for part in parts}
-    for part in parts:
-        if not pairs and part.domain is not None:
+    if pairs:
+        for split in sorted(SPLITS):
+            for first, second in inventory.twins(split):
+                yield split, None, first, second
+        return
+    for part in inventory.parts():
+        if part.domain is not None:
             yield part.split, part.domain, part.name, None
-        partner = f"{part.split}B"
-        if pairs and part.name == f"{part.split}A" and partner in names:
-            yield part.split, None, part.name, partner

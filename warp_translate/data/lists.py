@@ -2,9 +2,10 @@
 
 The first line names the columns. Pairs have ``source`` and ``target``, domains ``file`` and
 ``domain``; either may have ``split``, train, val or test, and ``group``. Files are below the list's
-own folder, or absolute. Where a split is missing a tenth is held out for testing: files of one
-group stay together, and which groups are held out follows from their names alone, so that a list
-that grows keeps its test images; of a few files, of which none would be, it is one.
+own folder, or absolute; the text is UTF-8, in which names of other bytes are kept as they are.
+Where a split is missing a tenth is held out for testing: files of one group stay together, and
+which groups are held out follows from their names alone, so that a list that grows keeps its test
+images; of a few files, of which none would be, it is one.
 """
 
 import csv
@@ -74,7 +75,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[Entry]:
     """Reads a list line by line.
 
     Args:
-      path: the CSV file, in UTF-8.
+      path: the CSV file.
 
     Yields:
       Its lines; empty ones are left out.
@@ -85,12 +86,12 @@ def read(path: str | os.PathLike[str]) -> Iterator[Entry]:
     """
     path = Path(path).expanduser().resolve()
     try:
-        with open(path, newline="", encoding="utf-8-sig") as text:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
             lines = csv.DictReader(text, strict=True)
             names = _columns(path, lines.fieldnames or ())
             for row in lines:
                 yield _entry(path, lines.line_num, names, row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{path} cannot be read as a list ({reason}): give a CSV file in UTF-8"
@@ -163,11 +164,13 @@ def write(
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     count = 0
     try:
-        with open(unfinished, "w", newline="", encoding="utf-8") as text:
+        with open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as text:
             lines = csv.writer(text, lineterminator="\n")
+            # Some versions of csv do not quote a carriage return, and read it as the line's end.
+            quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
             lines.writerow(columns)
             for row in rows:
-                lines.writerow(row)
+                (quoted if any("\r" in value for value in row) else lines).writerow(row)
                 count += 1
         os.replace(unfinished, path)
     finally:
@@ -216,14 +219,18 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[str, ...]:
 def _entry(path: Path, line: int, names: Sequence[str], row: dict[str | None, object]) -> Entry:
     if None in row or None in row.values():
         raise UserError(f"{path}, line {line}: it has not as many values as there are columns")
-    values = {name: str(row[name]).strip() for name in row if name is not None}
+    values = {name: str(row[name]) for name in row if name is not None}
+    named = names if names == PAIR_COLUMNS else names[:1]
+    for name, value in values.items():
+        # A file may be called so; else it is what somebody has put behind a comma.
+        if name not in named or not os.path.lexists(path.parent / value):
+            values[name] = value.strip()
     for name in names:
         if not values[name]:
             raise UserError(f"{path}, line {line}: {name} is empty; fill it in or drop the line")
     split = values.get("split", "")
     if split and split not in SPLITS:
         raise UserError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLITS)}")
-    named = names if names == PAIR_COLUMNS else names[:1]
     for name in named:
         if Path(values[name]).suffix.lower() not in SUFFIXES:
             raise UserError(
@@ -251,8 +258,14 @@ def _all(path: str | os.PathLike[str], wanted: tuple[str, ...]) -> list[Entry]:
         missing += [(entry.line, file) for file in entry.files if not file.is_file()]
     if missing:
         line, file = missing[0]
+        try:
+            hint = ""
+            str(file).encode()
+        except UnicodeEncodeError:
+            hint = "; is the list saved as UTF-8?"
         raise UserError(
             f"{path}: {len(missing)} of the files are not there, {file} of line {line} for instance"
+            f"{hint}"
         )
     if not entries:
         raise UserError(f"{path} lists no image; add some")

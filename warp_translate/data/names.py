@@ -7,11 +7,14 @@ from warp_translate.errors import UserError
 TFDS_FOLDER = "tfds_folder"
 """Prepared with TFDS by somebody: pairs or two domains, as it says itself."""
 
-PAIRED = ("openmoji_gender", "paired_folder", TFDS_FOLDER)
+STRIPS = "paired_strips"
+"""Pairs in one file each, side by side, by the word of the user and not by their shape."""
+
+PAIRED = ("openmoji_gender", "paired_folder", STRIPS, TFDS_FOLDER)
 LABELLED = "domain_folders"
 """Folders by the names of their domains, for a classifier alone."""
 
-ROOTED = ("paired_folder", "unpaired_folder", "portraits", TFDS_FOLDER, LABELLED)
+ROOTED = ("paired_folder", STRIPS, "unpaired_folder", "portraits", TFDS_FOLDER, LABELLED)
 """Those that are a user's own images, somewhere."""
 
 UNPAIRED = ("openmoji_gender_unpaired", "unpaired_folder", "portraits", TFDS_FOLDER)

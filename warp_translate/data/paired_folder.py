@@ -15,7 +15,7 @@ from warp_translate.data.paired_layout import (
     fingerprint,
     load_pair,
 )
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, in_one_line
 from warp_translate.image_files import encode_png
 
 _NAMES = ("source", "target")
@@ -60,7 +60,7 @@ class PairedFolder(FolderBuilder[PairFiles]):
     examples of a split lie in the order of their names.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")  # The colors are sRGB since.
     builder_config: PairedFolderConfig
     noun = "pairs"
 
@@ -89,10 +89,10 @@ class PairedFolder(FolderBuilder[PairFiles]):
         return f"{super().recipe} {self.builder_config.direction}"
 
     def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Image(shape=(None, None, 3))
+        image, layout = tfds.features.Image(shape=(None, None, 3)), self.builder_config.layout
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Image pairs of {self.builder_config.layout.root}.",
+            description=f"Image pairs of {in_one_line(str(layout.root))}.",
             features=tfds.features.FeaturesDict({name: image for name in _NAMES}),
             supervised_keys=_NAMES,
             # The order of names lets a user find the file behind an example.

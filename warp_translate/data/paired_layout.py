@@ -2,21 +2,24 @@
 
 Two layouts are understood, both pix2pix's:
 
-- strips: ``root/train`` and ``root/test`` (and ``root/val``) hold images whose left half is A and
-  whose right half is B;
 - folders: ``root/trainA`` and ``root/trainB``, ``root/testA`` and ``root/testB`` (and ``valA``,
-  ``valB``) hold A and B under equal names; the suffixes may differ.
+  ``valB``), or ``root/train/A`` and so on, hold A and B under equal names; the suffixes may differ;
+- strips: ``root/train`` and ``root/test`` (and ``root/val``) hold images whose left half is A and
+  whose right half is B. Images count as strips if they are at least twice as wide as high, or if
+  the user says so.
 
 Folders inside these are searched too. Where there is no test split, a tenth of the pairs of train,
 at least one, is held out: those whose names have the smallest SHA-256, so always the same ones.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from warp_translate.data import folder_layout
 from warp_translate.errors import UserError
@@ -27,7 +30,13 @@ DIRECTIONS = ("AtoB", "BtoA")
 SPLITS = ("train", "val", "test")
 """The splits that a set may have; val is never needed."""
 
+STRIP_SHARE = 0.9
+"""Share of images of a strip's shape that makes all of them strips."""
+
 _EXPECTED = "expected train/ (strips) or trainA/ and trainB/ (equal names)"
+_EXPECTED_STRIPS = "expected train/ with the strips"
+_SAMPLED = 32  # Images whose shape is looked at.
+_TURNED = (5, 6, 7, 8)  # EXIF's orientations that exchange width and height.
 
 
 @dataclass(frozen=True)
@@ -60,30 +69,36 @@ class PairedLayout:
     held_out: bool
 
 
-def scan_pairs(root: str | os.PathLike[str]) -> PairedLayout:
-    """Finds the pairs of a folder by names alone.
+def scan_pairs(root: str | os.PathLike[str], *, strips: bool = False) -> PairedLayout:
+    """Finds the pairs of a folder by names, and strips by their shape.
 
     Args:
       root: the folder; the module's docstring gives the layouts.
+      strips: the user says that the images in it are strips, whatever their shape.
 
     Returns:
       What was found.
 
     Raises:
       UserError: there is no such folder, neither or both layouts are there, names have no partner
-        or are ambiguous, or there are too few pairs to hold some out.
+        or are ambiguous, images may be no strips, or there are too few pairs to hold some out.
     """
-    root = folder_layout.find_root(root, f"the pairs: {_EXPECTED}")
-    strips = (root / "train").is_dir()
-    folders = (root / "trainA").is_dir() or (root / "trainB").is_dir()
-    if strips and folders:
+    expected = _EXPECTED_STRIPS if strips else _EXPECTED
+    root = folder_layout.find_root(root, f"the pairs: {expected}")
+    in_train = (root / "train").is_dir()
+    beside = (root / "trainA").is_dir() or (root / "trainB").is_dir()
+    if in_train and beside:
         raise UserError(f"{root} holds both train/ and trainA/ or trainB/; remove one layout")
-    if not strips and not folders:
+    find = _find_strips
+    if not strips and folder_layout.find_twins(root, "train"):
+        find = _find_matches
+    elif not in_train:
         raise UserError(
-            f"{root} holds {folder_layout.contents(root)}, but {_EXPECTED}; rearrange it"
+            f"{root} holds {folder_layout.contents(root)}, but {expected}; rearrange it"
         )
-    find = _find_strips if strips else _find_matches
     splits = {split: pairs for split in SPLITS if (pairs := find(root, split))}
+    if find is _find_strips and not strips:
+        _check_evident(root, [pair.a for pair in splits["train"]])
     held_out = "test" not in splits
     if held_out:
         splits["train"], splits["test"] = _hold_out(root, splits["train"])
@@ -132,11 +147,43 @@ def load_pair(files: PairFiles, direction: str) -> tuple[np.ndarray, np.ndarray]
     return np.ascontiguousarray(source), np.ascontiguousarray(target)
 
 
+def is_strip(width: int, height: int) -> bool:
+    """Whether an image has the shape of two square or wide images side by side.
+
+    One pixel less counts as well: preparation says that it is missing.
+    """
+    return width + 1 >= 2 * height
+
+
+def _check_evident(root: Path, paths: list[Path]) -> None:
+    """Raises a UserError unless images are strips by their shape, as far as they can be read."""
+    sampled = paths[:: math.ceil(len(paths) / _SAMPLED)]
+    sizes = [(path, size) for path in sampled if (size := _size(path))]
+    others = [(path, size) for path, size in sizes if not is_strip(*size)]
+    if len(others) > (1 - STRIP_SHARE) * len(sizes):
+        path, (width, height) = others[0]
+        raise UserError(
+            f"{root / 'train'} holds single images by their shape, {path.relative_to(root)} of "
+            f"{width}x{height} for instance; put the pairs into trainA/ and trainB/, or, if each "
+            "file is two images side by side, say so with the data set paired_strips"
+        )
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height by the header; None of what cannot be read, which is told elsewhere."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112) in _TURNED else (width, height)
+    except Exception:  # Pillow's readers have no base of errors in common.
+        return None
+
+
 def _find_strips(root: Path, split: str) -> tuple[PairFiles, ...]:
     folder = root / split
     if not folder.is_dir():
         return ()
-    return tuple(PairFiles(name, path, None) for name, path in _by_name(folder).items())
+    return tuple(PairFiles(name, path, None) for name, path in _by_name(folder).values())
 
 
 def _find_matches(root: Path, split: str) -> tuple[PairFiles, ...]:
@@ -145,27 +192,34 @@ def _find_matches(root: Path, split: str) -> tuple[PairFiles, ...]:
         return ()
     folder_a, folder_b = twins
     files_a, files_b = _by_name(folder_a), _by_name(folder_b)
-    unmatched = [f"{folder_a.name}/{name}" for name in files_a.keys() - files_b.keys()]
-    unmatched += [f"{folder_b.name}/{name}" for name in files_b.keys() - files_a.keys()]
+    unmatched = [f"{folder_a.relative_to(root)}/{name}" for name in files_a.keys() - files_b.keys()]
+    unmatched += [
+        f"{folder_b.relative_to(root)}/{name}" for name in files_b.keys() - files_a.keys()
+    ]
     if unmatched:
         raise UserError(
             f"{root}: {len(unmatched)} images have no partner of the same name: "
             f"{folder_layout.some(sorted(unmatched))}; add the partners or remove them"
         )
-    return tuple(PairFiles(name, path, files_b[name]) for name, path in files_a.items())
+    return tuple(PairFiles(name, path, files_b[key][1]) for key, (name, path) in files_a.items())
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their paths below it without suffix, sorted."""
-    by_name: dict[str, Path] = {}
+def _by_name(folder: Path) -> dict[str, tuple[str, Path]]:
+    """The images of a folder by `folder_layout.name_of`: their names as they are, and paths.
+
+    They are sorted by the names as they are, from which it also follows which are held out.
+    """
+    by_name: dict[str, tuple[str, Path]] = {}
     for path in list_images(folder, recursive=True):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in by_name:
+        below = path.relative_to(folder)
+        key = folder_layout.name_of(below)
+        if key in by_name:
             raise UserError(
-                f"{by_name[name]} and {path.name} differ in the suffix only; remove one of them"
+                f"{by_name[key][1]} and {path.name} differ in the suffix only, or in the Unicode "
+                "form of the name; remove one of them"
             )
-        by_name[name] = path
-    return dict(sorted(by_name.items()))
+        by_name[key] = (below.with_suffix("").as_posix(), path)
+    return dict(sorted(by_name.items(), key=lambda item: item[1]))
 
 
 def _hold_out(

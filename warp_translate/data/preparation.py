@@ -1,6 +1,8 @@
 """Preparing TFDS data sets as array_record files, which takes no TensorFlow."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -21,10 +23,18 @@ FILE_FORMAT = "array_record"
 INFO_FILE = "dataset_info.json"
 """What every folder of a prepared version holds."""
 
+_CHECKSUMS_FILE = "checksums.json"
+_CHECKED = (INFO_FILE, "features.json")  # array_record has checksums of its own.
+
 
 Build = Callable[[], tfds.core.DatasetBuilder]
 """Makes a builder, in `expand_data_dir` of the folder of prepared sets; called again to see what
 another process has done."""
+
+
+def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether a set is there; TFDS itself sees none below a folder with brackets in its name."""
+    return (Path(builder.data_dir) / INFO_FILE).is_file()
 
 
 def prepare_by_tfds(build: Build, name: str) -> tfds.core.DatasetBuilder:
@@ -45,15 +55,16 @@ def prepare_by_tfds(build: Build, name: str) -> tfds.core.DatasetBuilder:
     """
     with quiet():
         builder = build()
-        if builder.is_prepared():
+        if is_prepared(builder):
             return builder
     logging.info("preparing %s in %s", name, builder.data_dir)
     try:
         with quiet():
             builder.download_and_prepare(file_format=FILE_FORMAT)
+        write_checksums(Path(builder.data_dir))
     except OSError as error:
         with quiet():
-            overtaken = build().is_prepared()
+            overtaken = is_prepared(build())
         # Where another process was faster the name is taken, and its result serves as well.
         if not overtaken:
             reason = error.strerror or " ".join(str(error).split())
@@ -100,10 +111,12 @@ def prepare_with(
     # The folder gets its name when it is whole, and TFDS asks for no more than the folder.
     if local.is_dir() and not (local / INFO_FILE).is_file():
         raise _damaged(name, data_dir, f"{local} has no {INFO_FILE}")
+    if local.is_dir() and (changed := _changed(local)):
+        raise _damaged(name, data_dir, f"{local / changed} is not as it was written")
     if storage.scheme(folder) is None:
         return prepare(build, name)
     place = storage.to_path(folder) / local.relative_to(storage.cached(folder)).as_posix()
-    if not builder.is_prepared():
+    if not is_prepared(builder):
         fetch_prepared(place)
     builder = prepare(build, name)
     try:
@@ -115,6 +128,34 @@ def prepare_with(
             "can be written"
         ) from error
     return builder
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes the checksums of the files of a prepared version that have none of their own.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    sums = {name: _checksum(folder / name) for name in _CHECKED if (folder / name).is_file()}
+    storage.write_whole(folder / _CHECKSUMS_FILE, json.dumps(sums, indent=2) + "\n")
+
+
+def _changed(folder: Path) -> str | None:
+    """A file that is not what its checksum says; None too where there are no checksums."""
+    try:
+        sums = json.loads((folder / _CHECKSUMS_FILE).read_bytes())
+        return next(
+            (name for name, known in sums.items() if known != _checksum(folder / name)), None
+        )
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        return None if missing == _CHECKSUMS_FILE else missing
+    except (OSError, ValueError, AttributeError):
+        return _CHECKSUMS_FILE
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _damaged(name: str, data_dir: str | os.PathLike[str] | None, reason: str) -> UserError:
@@ -168,6 +209,10 @@ def open_version(folder: Path, remedy: str) -> tfds.core.DatasetBuilder:
     except (OSError, ValueError, json_format.Error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} holds no prepared set ({reason}); {remedy}") from error
+    if changed := _changed(folder):
+        raise UserError(
+            f"{folder / changed} is damaged, it is not as it was written; prepare the set again"
+        )
     found = builder.info.file_format
     if found is None or found.value != FILE_FORMAT:
         kind = "an unknown format" if found is None else found.value

@@ -13,11 +13,11 @@ from absl import logging
 
 from warp_translate.data import lists
 from warp_translate.data.folder_preparation import prepare_folder, remedy_by_list
+from warp_translate.data.layouts import scan_paired
 from warp_translate.data.names import TFDS_FOLDER, check_paired
 from warp_translate.data.openmoji_gender import OpenmojiGender, openmoji_config
 from warp_translate.data.pair import Pair
 from warp_translate.data.paired_folder import PairedFolder, paired_folder_config
-from warp_translate.data.paired_layout import scan_pairs
 from warp_translate.data.preparation import FILE_FORMAT, expand_data_dir, prepare_with
 from warp_translate.data.records import read_record
 from warp_translate.data.tfds_folder import PAIR, open_tfds_folder
@@ -35,12 +35,14 @@ def prepare(
     """Prepares a set of pairs unless that was done before.
 
     Args:
-      name: "openmoji_gender", "paired_folder" or "tfds_folder", which is prepared already.
+      name: "openmoji_gender", "paired_folder", "paired_strips" or "tfds_folder", which is prepared
+        already.
       data_dir: folder of prepared sets; None for TFDS's own, ``~/tensorflow_datasets`` unless
         ``TFDS_DATA_DIR`` says otherwise.
       size: openmoji_gender only, and needed there: side of the images in pixels.
-      root: paired_folder's folder with the pairs, or a list of them; tfds_folder's version.
-      direction: paired_folder only: "AtoB" or "BtoA".
+      root: paired_folder's folder with the pairs, or a list of them; paired_strips' folder;
+        tfds_folder's version.
+      direction: paired_folder and paired_strips only: "AtoB" or "BtoA".
 
     Returns:
       The builder, prepared.
@@ -59,7 +61,7 @@ def prepare(
         return open_tfds_folder(root, PAIR)
     if name == "openmoji_gender":
         return prepare_with(_openmoji_builder(data_dir, size, root), name, data_dir)
-    return _prepare_pairs(data_dir, size, root, direction)
+    return _prepare_pairs(name, data_dir, size, root, direction)
 
 
 class PreparedPairs:
@@ -122,20 +124,20 @@ def _openmoji_builder(
 
 
 def _prepare_pairs(
+    name: str,
     data_dir: str | os.PathLike[str] | None,
     size: int | None,
     root: str | os.PathLike[str] | None,
     direction: str,
 ) -> tfds.core.DatasetBuilder:
     if root is None:
-        raise UserError("paired_folder needs a root, the folder with the pairs; give one")
+        raise UserError(f"{name} needs a root, the folder with the pairs; give one")
     if size is not None:
         raise UserError(
-            f"paired_folder keeps the images' own sizes, got size {size}; leave it to the "
-            "augmentation"
+            f"{name} keeps the images' own sizes, got size {size}; leave it to the augmentation"
         )
     root = lists.on_disk(root)
-    layout = lists.scan_pair_list(root) if lists.is_list(root) else scan_pairs(root)
+    layout = scan_paired(name, root)
     if layout.held_out:
         logging.warning(
             "%s has no test split: %d of its %d pairs are held out for testing",
@@ -151,7 +153,7 @@ def _prepare_pairs(
         lambda: PairedFolder(
             config=config, data_dir=expand_data_dir(data_dir), file_format=FILE_FORMAT
         ),
-        "paired_folder",
+        name,
         data_dir,
         functools.partial(prepare_folder, remedy=remedy),
     )

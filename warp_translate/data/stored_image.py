@@ -18,7 +18,7 @@ def encode(path: Path, rgb: np.ndarray, feature: tfds.features.Image) -> bytes:
       rgb: what readers shall see of it, uint8 [H, W, 3].
       feature: what will decode it.
     """
-    if path.suffix.lower() in (".jpg", ".jpeg"):
+    if path.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
         jpeg = path.read_bytes()
         # Not so where TFDS's decoder disagrees: CMYK, for one, or a PNG of the wrong suffix.
         if np.array_equal(feature.decode_example_np(jpeg), rgb):

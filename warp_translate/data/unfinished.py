@@ -13,16 +13,15 @@ same bytes.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from warp_translate import owner as owners
 from warp_translate.data.shards import Shard
 
 _NAME = "unfinished"
@@ -73,7 +72,9 @@ class Unfinished:
         for shard in self._shards:
             if shard.name not in self._whole and f"{shard.name}.json" in there:
                 record = _read(self._folder / f"{shard.name}.json")
-                if record and record.key == shard.key and self._holds(shard.name, record):
+                if record is None or (record.key, record.examples) != (shard.key, len(shard)):
+                    continue
+                if self._holds(shard.name, record):
                     self._whole[shard.name] = record
         return self._whole
 
@@ -90,7 +91,7 @@ class Unfinished:
                 continue
             path = self._folder / name
             if owner not in alive:
-                alive[owner] = _is_alive(self._folder / f"{owner}.owner")
+                alive[owner] = owners.is_alive(self._folder / f"{owner}.owner")
             with contextlib.suppress(FileNotFoundError):  # It is whole just now.
                 if alive[owner]:
                     found[shard, owner] = path.stat().st_size
@@ -163,7 +164,7 @@ class Unfinished:
         _sync(self._data_dir.parent)
         shutil.rmtree(self._folder, ignore_errors=True)
         for folder in self._superseded:
-            if not any(map(_is_alive, folder.glob("*.owner"))):
+            if not any(map(owners.is_alive, folder.glob("*.owner"))):
                 shutil.rmtree(folder, ignore_errors=True)
                 _remove_if_empty(folder.parent)
 
@@ -209,42 +210,12 @@ def opened(data_dir: Path, shards: Sequence[Shard]) -> Iterator[Unfinished]:
     """
     folder = data_dir.parent / _NAME
     (folder / data_dir.name).mkdir(parents=True, exist_ok=True)
-    with _owner(folder) as name:
-        work = Unfinished(data_dir, shards, name)
+    with owners.held(folder) as path:
+        work = Unfinished(data_dir, shards, path.stem)
         try:
             yield work
         finally:
             work.leave()
-
-
-@contextlib.contextmanager
-def _owner(folder: Path) -> Iterator[str]:
-    """A name in a folder that others see to be of a living process."""
-    while True:
-        name = secrets.token_hex(8)
-        path = folder / f"{name}.owner"
-        with open(path, "x") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # Somebody looks whether it is locked already.
-                continue
-            except OSError:  # A file system without locks, on which nobody is taken for dead.
-                pass
-            if path.exists():
-                yield name
-                return
-
-
-def _is_alive(path: Path) -> bool:
-    """Whether the process of this file lives, for all that is known."""
-    try:
-        with open(path, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:  # Locked, or it cannot be known.
-        return True
-    return False
 
 
 def _read(path: Path) -> Record | None:

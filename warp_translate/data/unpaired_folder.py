@@ -10,6 +10,7 @@ from warp_translate.data import stored_image
 from warp_translate.data.folder_builder import FolderBuilder
 from warp_translate.data.folder_layout import fingerprint_files
 from warp_translate.data.unpaired_layout import UnpairedLayout
+from warp_translate.errors import in_one_line
 from warp_translate.image_files import flatten, read_image
 
 
@@ -47,7 +48,7 @@ class UnpairedFolder(FolderBuilder[Path]):
     white where the file is transparent. The examples of a split lie in the order of their names.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # The colors are sRGB since.
     builder_config: UnpairedFolderConfig
 
     def items(self) -> Mapping[str, tuple[Path, ...]]:
@@ -64,10 +65,10 @@ class UnpairedFolder(FolderBuilder[Path]):
         return {"image": stored_image.encode(item, rgb, self.info.features["image"])}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Image(shape=(None, None, 3))
+        image, layout = tfds.features.Image(shape=(None, None, 3)), self.builder_config.layout
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Images by domain of {self.builder_config.layout.root}.",
+            description=f"Images by domain of {in_one_line(str(layout.root))}.",
             features=tfds.features.FeaturesDict({"image": image}),
             # The order of names lets a user find the file behind an example.
             disable_shuffling=True,

@@ -1,9 +1,9 @@
 """Finds the images of two domains in a user's own folder, before anything is decoded.
 
-The layout is CycleGAN's: ``root/trainA`` and ``root/trainB``, ``root/testA`` and ``root/testB``
-hold the images of A and of B under any names, in any number; folders inside these are searched
-too. Where there are no test folders, a tenth of each domain, at least one image, is held out: those
-whose names have the smallest SHA-256, so always the same ones.
+The layout is CycleGAN's: ``root/trainA`` and ``root/trainB``, ``root/testA`` and ``root/testB``,
+or ``root/train/A`` and so on, hold the images of A and of B under any names, in any number; folders
+inside these are searched too. Where there are no test folders, a tenth of each domain, at least one
+image, is held out: those whose names have the smallest SHA-256, so always the same ones.
 """
 
 import os
@@ -71,8 +71,8 @@ def scan_domains(root: str | os.PathLike[str]) -> UnpairedLayout:
 def _hold_out(folder: Path, paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     if len(paths) < 2:
         raise UserError(
-            f"{folder} holds 1 image and there is no test{folder.name[-1]}/ beside it, but one "
-            "image has to be held out for testing; add images"
+            f"{folder} holds 1 image and there is no folder of test images, but one image has to "
+            "be held out for testing; add images"
         )
     return folder_layout.hold_out(
         paths, lambda path: path.relative_to(folder).as_posix(), folder_layout.HELD_OUT_SHARE

@@ -167,7 +167,7 @@ def load_network(name_or_path: str | os.PathLike[str] = EFFICIENTNET_LITE0) -> L
       UserError: there is no such network or file, it is not what it should be, or a package to read
         it is missing.
     """
-    path = Path(name_or_path)
+    path = Path(os.path.expanduser(name_or_path))
     if name_or_path == EFFICIENTNET_LITE0:
         name, path = EFFICIENTNET_LITE0, _packaged_weights()
         tensors = weights.read_pth(path, _PACKAGE_SHA256)
@@ -204,7 +204,7 @@ def load_extractor(name_or_path: str | os.PathLike[str]) -> FeatureExtractor:
     view: View = "resized"
     if source.endswith(":crops"):
         source, view = source.removesuffix(":crops"), "crops"
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     if path.suffix == ".onnx":
         checksum = weights.sha256(path)
         opened = onnx_features.open_network(path)

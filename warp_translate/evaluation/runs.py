@@ -5,6 +5,7 @@ A run folder is the ``--workdir`` of ``warp-translate train``; a sweep folder th
 that failed or was not evaluated is a run still. What is there and cannot be read is an error.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -305,17 +306,17 @@ def _history(path: Path) -> dict[str, dict[int, float]]:
     if not path.is_file():
         return {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({_words(error)})") from error
     found: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate([*lines, *([rest] if rest else [])], start=1):
         try:
-            record = json.loads(line)
+            record = sealed.unseal(json.loads(line))
             for name, value in record["scalars"].items():
                 found.setdefault(name, {})[int(record["step"])] = float(value)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if not line.endswith("\n"):
+            if number > len(lines) and not _starts_with_json(line):
                 break  # The run is being written, or it died while it was.
             raise UserError(
                 f"{path}, line {number} is no line of a training's log ({_words(error)}): remove "
@@ -324,11 +325,20 @@ def _history(path: Path) -> dict[str, dict[int, float]]:
     return {name: dict(sorted(values.items())) for name, values in found.items()}
 
 
+def _starts_with_json(line: str) -> bool:
+    """Whether there is more than a whole object in a line, which no write leaves."""
+    with contextlib.suppress(ValueError):
+        json.JSONDecoder().raw_decode(line)
+        return True
+    return False
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, no object")
+        content = sealed.unseal(content)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({_words(error)}): give another run, or write it anew"

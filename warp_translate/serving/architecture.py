@@ -1,14 +1,15 @@
 """What of a generator is not in its parameters, as bundles store it."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from warp_translate import sealed
 from warp_translate.contract import Border, DisplacementSize, Fusion
 from warp_translate.errors import UserError
 
 _LEAST = {"width": 1, "head_width": 1, "head_kernel": 3}
+_MOST = 1 << 16  # Of any number, so that whatever is computed of several is one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +60,21 @@ class Architecture:
         fields = {name: value for name, value in later.items() if value is not dataclasses.MISSING}
         for name in expected.keys() ^ fields.keys():
             state = "is missing" if name in expected else "is unknown"
-            raise UserError(f"{place}: architecture.{name} {state}; export the bundle again")
+            raise UserError(
+                f"{place}: architecture.{sealed.short(name)[1:-1]} {state}; export the bundle again"
+            )
         for name, kind in expected.items():
             value = fields[name]
             if kind in (int, float):
                 good = isinstance(value, int | kind) and not isinstance(value, bool)
-                good = good and math.isfinite(value)
-                good = good and (name == "mask_bias" or value >= _LEAST.get(name, 0))
+                least = -_MOST if name == "mask_bias" else _LEAST.get(name, 0)
+                good = good and least <= value <= _MOST
                 good = good and (name != "head_kernel" or value % 2 == 1)
             else:
                 good = value in get_args(kind)
             if not good:
                 raise UserError(
-                    f"{place}: architecture.{name} cannot be {value!r}; export the bundle again"
+                    f"{place}: architecture.{name} cannot be {sealed.short(value)}; export the "
+                    "bundle again"
                 )
         return cls(**fields)

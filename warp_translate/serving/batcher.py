@@ -1,5 +1,7 @@
 """Translates requests of many clients together: a lane for each padded size, the oldest first.
 
+Quick requests have a queue and a thread of their own, so that they do not wait for slow ones.
+
 Images of different sizes that are padded to the same one go together, since a generator pads them
 just so: by repeating the border, up to a multiple that the factor and the trunk divide. Every image
 gets the very translation that it would get alone.
@@ -16,10 +18,19 @@ import numpy as np
 
 from warp_translate.contract import padded_side
 from warp_translate.serving.engine import Engine, Translated
+from warp_translate.serving.footprint import TOGETHER_PIXELS
 
 
 class Busy(Exception):
-    """The queue is full, or nothing is taken any more; to be asked again later."""
+    """There is no room, or nothing is taken any more; to be asked again later.
+
+    Attributes:
+      seconds: after which to ask again.
+    """
+
+    def __init__(self, message: str, seconds: int = 1) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class TooLate(Exception):
@@ -44,50 +55,43 @@ class _Request:
 
 
 class Batcher:
-    """A bounded queue before the engines, and the thread that empties it."""
+    """Bounded queues before the engines, one for slow and one for quick requests."""
 
     def __init__(
         self,
         *,
         most_waiting: int = 64,
-        most_waiting_pixels: int = 1 << 26,
         batch: int = 8,
-        batch_pixels: int = 1 << 22,
+        batch_pixels: int = TOGETHER_PIXELS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts the thread.
+        """Starts the threads.
 
         Args:
-          most_waiting: requests in the queue.
-          most_waiting_pixels: their pixels together, which bound the memory.
+          most_waiting: requests in each of the queues.
           batch: most images at once.
           batch_pixels: most padded pixels at once; a larger image goes alone.
           clock: seconds from any origin.
         """
-        self._most_waiting, self._most_pixels = most_waiting, most_waiting_pixels
-        self._batch, self._batch_pixels = batch, batch_pixels
-        self._clock = clock
-        self._lanes: dict[_Lane, collections.deque[_Request]] = {}
-        self._waiting = self._pixels = 0
-        self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._thread.start()
+        self._most_waiting = most_waiting
+        self._queues = {
+            quick: _Queue(most_waiting, batch, batch_pixels, clock) for quick in (False, True)
+        }
 
     @property
     def most_waiting(self) -> int:
-        """Most requests in the queue."""
+        """Most requests in a queue."""
         return self._most_waiting
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
-        return self._waiting
+        """Requests in the queues."""
+        return sum(queue.waiting for queue in self._queues.values())
 
     @property
     def alive(self) -> bool:
         """Whether requests are taken and answered."""
-        return not self._closed and self._thread.is_alive()
+        return all(queue.alive for queue in self._queues.values())
 
     def submit(
         self,
@@ -97,8 +101,9 @@ class Batcher:
         *,
         with_maps: bool = False,
         seconds: float = 60.0,
+        quick: bool = False,
     ) -> "Future[Translated]":
-        """Puts an image into the queue.
+        """Puts an image into a queue.
 
         Args:
           engine: what translates.
@@ -106,6 +111,7 @@ class Batcher:
           factor: one of the bundle's.
           with_maps: whether the maps are wanted too.
           seconds: how long it may wait in the queue.
+          quick: whether it goes into the queue of quick requests.
 
         Returns:
           A future of arrays without the batch's axis: ``[H, W, C]``. It raises `TooLate`, or what
@@ -117,37 +123,67 @@ class Batcher:
         height, width = image.shape[:2]
         sides = padded_side(height, factor), padded_side(width, factor)
         lane = _Lane(engine, factor, *sides, with_maps)
+        return self._queues[quick].submit(lane, image, seconds)
+
+    def close(self) -> None:
+        """Takes nothing more, finishes what was taken, and ends the threads."""
+        for queue in self._queues.values():
+            queue.close()
+        for queue in self._queues.values():
+            queue.join()
+
+
+class _Queue:
+    """A bounded queue, and the thread that empties it."""
+
+    def __init__(
+        self, most_waiting: int, batch: int, batch_pixels: int, clock: Callable[[], float]
+    ) -> None:
+        self._most_waiting = most_waiting
+        self._batch, self._batch_pixels = batch, batch_pixels
+        self._clock = clock
+        self._lanes: dict[_Lane, collections.deque[_Request]] = {}
+        self.waiting = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed and self._thread.is_alive()
+
+    def submit(self, lane: _Lane, image: np.ndarray, seconds: float) -> "Future[Translated]":
         now = self._clock()
         request = _Request(image, Future(), now, now + seconds)
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise Busy("the server is stopping")
-            # One that is larger than the bound by itself is taken when nothing else waits.
-            full = self._waiting and self._pixels + height * width > self._most_pixels
-            if self._waiting >= self._most_waiting or full:
-                raise Busy(f"{self._waiting} requests are waiting")
+            if self.waiting >= self._most_waiting:
+                raise Busy(f"{self.waiting} requests are waiting")
             self._lanes.setdefault(lane, collections.deque()).append(request)
-            self._waiting += 1
-            self._pixels += height * width
+            self.waiting += 1
             self._changed.notify()
         return request.future
 
     def close(self) -> None:
-        """Takes nothing more, finishes what was taken, and ends the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    def join(self) -> None:
         self._thread.join()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
+                while not self.waiting:
                     if self._closed:
                         return
                     self._changed.wait()
                 lane, requests = self._take()
             _answer(lane, requests, self._clock())
+            del lane, requests  # What they hold, while there is nothing to do.
 
     def _take(self) -> tuple[_Lane, list[_Request]]:
         """The lane whose first request is the oldest, and as many of it as go together."""
@@ -157,8 +193,7 @@ class Batcher:
         requests = [queue.popleft() for _ in range(min(most, len(queue)))]
         if not queue:
             del self._lanes[lane]
-        self._waiting -= len(requests)
-        self._pixels -= sum(request.image.shape[0] * request.image.shape[1] for request in requests)
+        self.waiting -= len(requests)
         return lane, requests
 
 

@@ -1,30 +1,111 @@
-"""Translates many files with an engine: read ahead, in batches of one size, and taken up again."""
+"""Translates many files with a generator: read ahead, and in batches of one size."""
 
 import collections
-import json
+import hashlib
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from warp_translate import image_files
-from warp_translate.errors import UserError
-from warp_translate.image_files import DecodedImage
-from warp_translate.serving.bundle import Bundle
-from warp_translate.serving.engine import Engine
+from warp_translate import image_files, map_pictures
+from warp_translate.errors import UserError, shown
+from warp_translate.image_files import DecodedImage, ImageFormat, Kept
+from warp_translate.serving.engine import Translated
 
-RECORD = ".translated.json"
-"""Says what the translations in a folder were made with."""
 
-Job = tuple[Path, Path]
-"""An image and where its translation goes."""
+class Translator(Protocol):
+    """A generator that is ready: an `engine.Engine`, or a run's."""
 
-Draw = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
-"""Makes pictures, uint8 ``[H, W, 3]`` by name, of one image's maps."""
+    def translate(
+        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
+    ) -> Translated:
+        """Translates images of one size; see `engine.Engine.translate`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image and where its translation goes.
+
+    Attributes:
+      source: the image; None for standard input.
+      target: where the translation goes; None for standard output.
+    """
+
+    source: Path | None
+    target: Path | None
+
+    @property
+    def name(self) -> str:
+        """What messages call the image."""
+        return "standard input" if self.source is None else shown(self.source)
+
+    def files(self, maps: Iterable[str]) -> list[Path]:
+        """What is written: the translation, and the pictures of these maps of it."""
+        if self.target is None:
+            return []
+        return [self.target, *(map_path(self.target, name) for name in maps)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file when it was read.
+
+    Attributes:
+      size: bytes.
+      modified: when its content changed, in ns.
+      changed: when its content, name or rights changed, in ns.
+      inode: its number in its file system.
+      sha256: the checksum of its content.
+    """
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+    sha256: str
+
+    @classmethod
+    def of(cls, stat: os.stat_result, sha256: str) -> "Source":
+        """From what the file system says of it."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a job has ended.
+
+    Attributes:
+      job: the job.
+      failure: None, or what went wrong.
+      source: what was read; None where it failed, or is no file.
+    """
+
+    job: Job
+    failure: str | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How translations are written.
+
+    Attributes:
+      maps: names of the maps whose pictures are written beside each translation.
+      form: the format on standard output; the names of files tell it.
+      quality: of JPEG and WebP, see `image_files.encode_image`.
+      metadata: how much of the image's metadata is written.
+    """
+
+    maps: Sequence[str] = ()
+    form: ImageFormat = "png"
+    quality: int | None = None
+    metadata: Kept = "safe"
 
 
 # Together at most; for more the translation itself would take too much memory.
@@ -33,95 +114,60 @@ _MOST_PIXELS = 1 << 23
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """An image that was read: what it is, and what the engine takes of it."""
+    """An image that was read: what it is, and what the generator takes of it."""
 
     job: Job
     decoded: DecodedImage
     original: np.ndarray
-
-
-def claim(folder: Path, bundle: Bundle, factor: int) -> None:
-    """Says what the translations in a folder are made with, so that they are never mixed.
-
-    Args:
-      folder: where they go; made if it is not there.
-      bundle: what translates.
-      factor: how many times smaller the trunk's image is.
-
-    Raises:
-      UserError: the folder holds those of another bundle or factor, or cannot be written.
-    """
-    wanted = {"bundle": bundle.name, "build": bundle.build, "factor": factor}
-    path = folder / RECORD
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found != wanted:
-                words = [f"{name} {found.get(name)}" for name in wanted]
-                raise UserError(
-                    f"{folder} holds translations by {', '.join(words)}: choose another --output, "
-                    "or remove them"
-                )
-            return
-        partial = path.with_name(f"{RECORD}.{os.getpid()}")
-        partial.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except (OSError, ValueError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no JSON"
-        raise UserError(f"{path} cannot be used ({reason}): choose another --output") from error
-
-
-def not_done(jobs: Iterable[Job], maps: Sequence[str] = ()) -> list[Job]:
-    """Returns the jobs whose translation, or a picture of whose maps, is not there yet.
-
-    Args:
-      jobs: images and where their translations go.
-      maps: names of the maps that are wanted too, see `map_path`.
-    """
-    return [
-        (source, target)
-        for source, target in jobs
-        if not all(path.exists() for path in (target, *(map_path(target, name) for name in maps)))
-    ]
+    source: Source | None
 
 
 def translate_files(
-    engine: Engine,
+    generator: Translator,
     jobs: Sequence[Job],
     *,
     factor: int | None = None,
     batch: int = 4,
     workers: int = 4,
-    draw: Draw | None = None,
-) -> Iterator[str | None]:
+    style: Style = Style(),
+    done: Callable[[Job, Source], None] | None = None,
+) -> Iterator[Finished]:
     """Translates files; one that fails leaves the others alone.
 
     Images are read and written beside the translation, a few ahead. Those of one size among them
     are translated together. A translation appears whole or not at all, and after its maps.
 
     Args:
-      engine: what translates.
+      generator: what translates.
       jobs: images and where their translations go.
-      factor: one of the bundle's; None for its own.
+      factor: one that the generator serves; None for its own.
       batch: most images at once.
       workers: threads that read and write.
-      draw: if given, its pictures are written beside each translation, see `map_path`.
+      style: how they are written.
+      done: told of each translation of a file as soon as it is written, in any thread.
 
     Yields:
-      For every job that is finished, in no order, None or what went wrong.
+      How every job has ended, in no order.
     """
-    with ThreadPoolExecutor(workers) as pool, closing(_ahead(pool, jobs, 2 * batch)) as results:
-        writing: collections.deque[Future[str | None]] = collections.deque()
+    with ThreadPoolExecutor(workers) as pool, closing(_ahead(pool, jobs, 2 * batch, style)) as read:
+        writing: collections.deque[Future[Finished]] = collections.deque()
         waiting: list[_Read] = []
-        for result in results:
-            if isinstance(result, str):
+        for result in read:
+            if isinstance(result, Finished):
                 yield result
             elif result is not None:
                 waiting.append(result)
             while waiting and (result is None or len(waiting) >= 2 * batch):
                 together = _of_one_size(waiting, batch)
-                yield from _translate(engine, together, factor, draw, pool, writing)
+                originals = np.stack([each.original for each in together])
+                try:
+                    made = generator.translate(originals, factor, with_maps=bool(style.maps))
+                except MemoryError:
+                    yield from (_too_large(each) for each in together)
+                    continue
+                for place, each in enumerate(together):
+                    maps = {name: found[place] for name, found in (made.maps or {}).items()}
+                    writing.append(pool.submit(_write, each, made.output[place], maps, style, done))
                 # As many images are held while they are written as while they are read.
                 while len(writing) > 2 * batch:
                     yield writing.popleft().result()
@@ -130,13 +176,13 @@ def translate_files(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, jobs: Iterable[Job], most: int
-) -> Generator[_Read | str | None]:
+    pool: ThreadPoolExecutor, jobs: Iterable[Job], most: int, style: Style
+) -> Generator[_Read | Finished | None]:
     """Reads the images in their order, some ahead; None says that there are no more."""
-    reading: collections.deque[Future[_Read | str]] = collections.deque()
+    reading: collections.deque[Future[_Read | Finished]] = collections.deque()
     try:
         for job in jobs:
-            reading.append(pool.submit(_read, job))
+            reading.append(pool.submit(_read, job, style))
             if len(reading) >= most:
                 yield reading.popleft().result()
         while reading:
@@ -147,12 +193,28 @@ def _ahead(
             future.cancel()
 
 
-def _read(job: Job) -> _Read | str:
+def _read(job: Job, style: Style) -> _Read | Finished:
     try:
-        decoded = image_files.read_image(job[0])
+        data, source = _load(job.source)
+        decoded = image_files.decode_image(data, job.name, kept=style.metadata)
+        return _Read(job, decoded, image_files.flatten(decoded), source)
     except UserError as error:
-        return str(error)
-    return _Read(job, decoded, image_files.flatten(decoded))
+        return Finished(job, str(error))
+    except MemoryError:
+        return Finished(job, f"{job.name} does not fit into memory; scale it down")
+
+
+def _load(path: Path | None) -> tuple[bytes, Source | None]:
+    """What a file holds, or standard input for None, and how the file is told again."""
+    if path is None:
+        return sys.stdin.buffer.read(), None
+    try:
+        # Before it is read: if it is changed meanwhile, it is not the file that was read.
+        stat = path.stat() if path.is_file() else None
+    except OSError:
+        stat = None
+    data = image_files.read_file(path)
+    return data, stat and Source.of(stat, hashlib.sha256(data).hexdigest())
 
 
 def _of_one_size(waiting: list[_Read], most: int) -> list[_Read]:
@@ -165,60 +227,51 @@ def _of_one_size(waiting: list[_Read], most: int) -> list[_Read]:
     return together
 
 
-def _translate(
-    engine: Engine,
-    together: Sequence[_Read],
-    factor: int | None,
-    draw: Draw | None,
-    pool: ThreadPoolExecutor,
-    writing: collections.deque[Future[str | None]],
-) -> Iterator[str]:
-    originals = np.stack([read.original for read in together])
-    try:
-        translated = engine.translate(originals, factor, with_maps=draw is not None)
-    except MemoryError:
-        height, width = originals.shape[1:3]
-        for read in together:
-            yield f"{read.job[0]}: {width} x {height} pixels do not fit into memory; scale it down"
-        return
-    for place, read in enumerate(together):
-        maps = translated.maps and {name: each[place] for name, each in translated.maps.items()}
-        pictures = draw(maps) if draw and maps else {}
-        writing.append(pool.submit(_write, read, translated.output[place], pictures))
+def _too_large(read: _Read) -> Finished:
+    height, width = read.original.shape[:2]
+    return Finished(
+        read.job,
+        f"{read.job.name}: {width} x {height} pixels do not fit into memory; scale it down",
+    )
 
 
-def write(
-    target: Path,
+def _write(
+    read: _Read,
     output: np.ndarray,
-    alpha: np.ndarray | None,
-    pictures: Mapping[str, np.ndarray],
-) -> None:
-    """Writes a translation, after the pictures of its maps.
+    maps: Mapping[str, np.ndarray],
+    style: Style,
+    done: Callable[[Job, Source], None] | None,
+) -> Finished:
+    """Writes a translation, after the pictures of its maps."""
+    job, alpha = read.job, read.decoded.alpha
+    pictures = map_pictures.draw(maps, style.maps, map_pictures.full_color(read.original.shape))
+    kept: dict[str, Any] = {"quality": style.quality, "metadata": read.decoded.metadata}
+    try:
+        if alpha is not None:
+            output = image_files.unflatten(output, alpha)
+        if job.target is None:
+            _print(image_files.encode_image(output, alpha, style.form, job.name, **kept))
+            return Finished(job)
+        for name, picture in pictures.items():
+            image_files.write_image(map_path(job.target, name), picture)
+        image_files.write_image(job.target, output, alpha, **kept)
+        if done is not None and read.source is not None:
+            done(job, read.source)
+    except UserError as error:
+        return Finished(job, str(error))
+    return Finished(job, source=read.source)
 
-    Args:
-      target: where it goes.
-      output: uint8 ``[H, W, 3]``, over white where the image was transparent.
-      alpha: uint8 ``[H, W]``, the image's, or None.
-      pictures: uint8 ``[H, W, 3]`` by name, see `map_path`.
 
-    Raises:
-      UserError: a file cannot be written.
-    """
-    for name, picture in pictures.items():
-        image_files.write_image(map_path(target, name), picture)
-    if alpha is not None:
-        output = image_files.unflatten(output, alpha)
-    image_files.write_image(target, output, alpha)
+def _print(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise  # Whoever reads has had enough.
+    except OSError as error:
+        raise UserError(f"standard output cannot be written ({error.strerror})") from error
 
 
 def map_path(target: Path, name: str) -> Path:
     """Where the picture of a map lies beside a translation."""
     return target.with_name(f"{target.stem}.{name}.png")
-
-
-def _write(read: _Read, output: np.ndarray, pictures: Mapping[str, np.ndarray]) -> str | None:
-    try:
-        write(read.job[1], output, read.decoded.alpha, pictures)
-    except UserError as error:
-        return str(error)
-    return None

@@ -12,7 +12,12 @@ Of a generator:
 
 A classifier's has the first two, ``classifier.onnx``, ``classifier.jaxexport`` and the last two.
 
-A bundle is made whole under another name and then renamed, so that readers never see half of it.
+``config.json`` holds the SHA-256 of every other file, the card aside, which is for people to write
+on and which nothing reads; and that of its own content, see `sealed`. Exports of format 1 have no
+checksum of their ``config.json``: they are read with a warning.
+
+A bundle is made whole under another name and then renamed, so that readers never see half of it. An
+export that is killed leaves hidden folders, which `recover` clears away.
 """
 
 import dataclasses
@@ -21,18 +26,20 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from absl import logging
+
+from warp_translate import owner, sealed
 from warp_translate.errors import UserError
 from warp_translate.serving.architecture import Architecture
 
-FORMAT = 1
+FORMAT = 2
 CONFIG = "config.json"
 PARAMETERS = "model.safetensors"
 ONNX = "model.onnx"
@@ -42,8 +49,16 @@ CLASSIFIER_JAX = "classifier.jaxexport"
 PARITY = "parity.json"
 CARD = "README.md"
 
+MOST_FACTOR = 64
+"""Larger factors are served by no bundle."""
+
+_UNSEALED_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_REMAINS = re.compile(rf"\.({_NAME.pattern})\.([0-9a-f]{{8,16}})\.(?:partial|older|owner)")
 _MOST_CONFIG_BYTES = 1 << 20
+_MOST_FILES = 64
+_MOST_FILE_BYTES = 1 << 31  # No ONNX graph in one file is larger.
+_MOST_SIZE = 1 << 14
 
 
 def jax_file(factor: int) -> str:
@@ -165,8 +180,8 @@ def check_name(name: str, what: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"{what} {name!r} must be 1 to 64 letters, digits, '-', '_' and '.', the first a "
-            "letter or a digit"
+            f"{what} {sealed.short(name)} must be 1 to 64 letters, digits, '-', '_' and '.', the "
+            "first a letter or a digit"
         )
     return name
 
@@ -180,16 +195,22 @@ def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any])
       figures: metrics of that step.
 
     Returns:
-      That, the time of the export and the versions of the packages, ready for JSON.
+      That, the time of the export and the versions of the packages, ready for JSON. Of the folders
+      of the data only the names: where they lie on one machine is not for those who get the bundle.
     """
     packages = ("warp-translate", "jax", "flax", "onnx")
-    return {
-        "config": dict(config),
+    data = dict(config.get("data", {}))
+    data |= {name: PurePath(data[name]).name for name in ("root", "dir") if data.get(name)}
+    found = {
+        "config": {**config, "data": data},
         "step": step,
         "figures": dict(figures),
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in packages},
     }
+    # JSON has no NaN and no infinity, which figures may be: they become text.
+    plain: dict[str, Any] = json.loads(json.dumps(found), parse_constant=str)
+    return plain
 
 
 def read(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
@@ -217,18 +238,28 @@ def read_any(folder: str | os.PathLike[str], *, verify: bool = True) -> AnyBundl
     folder = Path(folder)
     path = folder / CONFIG
     try:
-        if path.stat().st_size > _MOST_CONFIG_BYTES:
-            raise UserError(f"{path} is no bundle's: it has more than {_MOST_CONFIG_BYTES} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with sealed.open_regular(path, _MOST_CONFIG_BYTES) as file:
+            found = sealed.loads(file.read())
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} holds no bundle ({CONFIG} is missing): give a folder that "
             "warp-translate export wrote"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "no JSON"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}); export the bundle again") from error
     bundle = _parse(folder, path, found)
+    if found["format"] == _UNSEALED_FORMAT:
+        logging.warning(
+            "%s is of an earlier export, without a checksum of its own: damage to it would not be "
+            "noticed; export the bundle again",
+            path,
+        )
+    elif not sealed.is_intact(found):
+        raise UserError(
+            f"{path} is damaged or was edited (another SHA-256 than exported); export the bundle "
+            "again"
+        )
     for name, expected in bundle.files.items():
         _check_file(folder / name, expected if verify else None)
     return bundle
@@ -240,8 +271,10 @@ def _parse(folder: Path, path: Path, found: Any) -> AnyBundle:
 
     if not isinstance(found, dict) or "format" not in found:
         raise bad("this is no bundle's")
-    if found["format"] != FORMAT:
-        raise bad(f"format {found['format']!r} is not {FORMAT}, which this version reads")
+    if type(found["format"]) is not int or found["format"] not in (_UNSEALED_FORMAT, FORMAT):
+        raise bad(
+            f"format {sealed.short(found['format'])} is not {FORMAT}, which this version reads"
+        )
     kind = found.get("kind", "generator")
     types: dict[str, Any] = {"name": str, "size": int, "provenance": dict, "files": dict}
     if kind == "generator":
@@ -250,16 +283,18 @@ def _parse(folder: Path, path: Path, found: Any) -> AnyBundle:
     elif kind == "classifier":
         types |= {"domains": list, "threshold": int | float}
     else:
-        raise bad(f"kind {kind!r} is none that this version reads")
+        raise bad(f"kind {sealed.short(kind)} is none that this version reads")
     for name, expected in types.items():
         if not isinstance(found.get(name), expected) or isinstance(found.get(name), bool):
-            raise bad(f"{name} is {found.get(name)!r}")
-    if found["size"] < 1:
-        raise bad(f"size is {found['size']}")
+            raise bad(f"{name} is {sealed.short(found.get(name))}")
+    if not 1 <= found["size"] <= _MOST_SIZE:
+        raise bad(f"size is {found['size']}, not 1 to {_MOST_SIZE}")
+    if len(found["files"]) > _MOST_FILES:
+        raise bad(f"it names {len(found['files'])} files, more than {_MOST_FILES}")
     for name, digest in found["files"].items():
         # A name from a file must not lead out of the folder.
         if not _NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
-            raise bad(f"file {name!r} with checksum {digest!r}")
+            raise bad(f"file {sealed.short(name)} with checksum {sealed.short(digest)}")
     if PARAMETERS not in found["files"]:
         raise bad(f"{PARAMETERS} is not among its files")
     check_name(found["name"], f"{path}: name")
@@ -268,22 +303,24 @@ def _parse(folder: Path, path: Path, found: Any) -> AnyBundle:
         domains = found["domains"]
         for domain in domains:
             if not isinstance(domain, str):
-                raise bad(f"domains are {domains!r}")
+                raise bad(f"domains are {sealed.short(domains)}")
             check_name(domain, f"{path}: domain")
         if len(domains) < 2 or len(set(domains)) != len(domains):
-            raise bad(f"domains are {domains!r}")
+            raise bad(f"domains are {sealed.short(domains)}")
         if not 0 <= found["threshold"] <= 1:
-            raise bad(f"threshold is {found['threshold']!r}")
+            raise bad(f"threshold is {sealed.short(found['threshold'])}")
         return ClassifierBundle(
             folder=folder, domains=tuple(domains), threshold=float(found["threshold"]), **common
         )
     for name in ("source", "target"):
         check_name(found[name], f"{path}: {name}")
     factors = found["factors"]
-    if not factors or any(type(each) is not int or each < 1 for each in factors):
-        raise bad(f"factors are {factors!r}")
+    if not factors or any(
+        type(each) is not int or not 1 <= each <= MOST_FACTOR for each in factors
+    ):
+        raise bad(f"factors are {sealed.short(factors)}, not 1 to {MOST_FACTOR} each")
     if found["factor"] not in factors:
-        raise bad(f"factor {found['factor']} is none of its factors {factors!r}")
+        raise bad(f"factor {found['factor']} is none of its factors {sealed.short(factors)}")
     return Bundle(
         folder=folder,
         architecture=Architecture.from_json(found["architecture"], str(path)),
@@ -295,10 +332,10 @@ def _parse(folder: Path, path: Path, found: Any) -> AnyBundle:
 
 def _check_file(path: Path, expected: str | None) -> None:
     try:
-        if expected is None:
-            path.stat()
-            return
-        digest = sha256(path)
+        with sealed.open_regular(path, _MOST_FILE_BYTES) as file:
+            if expected is None:
+                return
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); export the bundle again"
@@ -314,14 +351,11 @@ def sha256(path: Path) -> str:
 
 
 def write_config(bundle: AnyBundle) -> None:
-    """Writes ``config.json`` with the checksums of the other files, the card aside.
-
-    That is for people to write on.
-    """
+    """Writes ``config.json`` with its own checksum and those of the other files, the card aside."""
     paths = sorted(bundle.folder.iterdir())
     files = {path.name: sha256(path) for path in paths if path.name not in (CONFIG, CARD)}
-    text = json.dumps(dataclasses.replace(bundle, files=files).to_json(), indent=2)
-    (bundle.folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    text = sealed.dumps(dataclasses.replace(bundle, files=files).to_json())
+    (bundle.folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -335,31 +369,63 @@ def replaced(folder: Path, *, holds: str = CONFIG, flag: str = "--output") -> It
       flag: what an error says is to be changed.
 
     Yields:
-      The folder to fill. When the block fails, it is removed and the older one stays.
+      The folder to fill. When the block fails, it is removed and the older one stays. When the
+      process is killed, the next call or `recover` does that.
 
     Raises:
       UserError: something else is there, or the folder cannot be written.
     """
+    recover(folder.parent)
     if folder.exists() and not (folder / holds).is_file():
         raise UserError(f"{folder} is there and is no bundle: remove it or choose another name")
-    # Hidden, so that whoever looks for bundles passes it over.
-    suffix = secrets.token_hex(4)
-    partial = folder.with_name(f".{folder.name}.{suffix}.partial")
-    older = folder.with_name(f".{folder.name}.{suffix}.older")
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Hidden, so that whoever looks for bundles passes it over.
+            mine = stack.enter_context(owner.held(folder.parent, f".{folder.name}."))
+            partial, older = mine.with_suffix(".partial"), mine.with_suffix(".older")
+            partial.mkdir()
+        except OSError as error:
+            raise UserError(
+                f"{folder.parent} cannot be written ({error.strerror}): choose another {flag}"
+            ) from error
+        try:
+            yield partial
+            if folder.exists():
+                folder.rename(older)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if older.exists():
+                if not folder.exists():  # The new one could not take its place.
+                    older.rename(folder)
+                shutil.rmtree(older, ignore_errors=True)
+
+
+def recover(parent: Path) -> list[str]:
+    """Clears away what exports that were killed have left in a folder; nothing of living ones.
+
+    Args:
+      parent: the folder of bundles, or a model repository.
+
+    Returns:
+      The names of those that had no folder any more, and that are back as they were.
+    """
+    back = []
     try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder.parent} cannot be written ({error.strerror}): choose another {flag}"
-        ) from error
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(older)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if older.exists():
-            if not folder.exists():  # The new one could not take its place.
+        found = [match for name in os.listdir(parent) if (match := _REMAINS.fullmatch(name))]
+    except OSError:
+        return []
+    for name, key in sorted({(match[1], match[2]) for match in found}):
+        mine = parent / f".{name}.{key}.owner"
+        if owner.is_alive(mine):
+            continue
+        folder, older = parent / name, mine.with_suffix(".older")
+        with suppress(OSError):  # Another process does the same, or the folder is read-only.
+            if older.exists() and not folder.exists():
                 older.rename(folder)
-            shutil.rmtree(older, ignore_errors=True)
+                back.append(name)
+            for remains in (older, mine.with_suffix(".partial")):
+                shutil.rmtree(remains, ignore_errors=True)
+            mine.unlink(missing_ok=True)
+    return back

@@ -4,16 +4,20 @@ Like the engines it needs ONNX Runtime and no jax, or jax and nothing of the tra
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
 
-from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import ClassifierBundle
-from warp_translate.serving.engine import Backend, choose_backend, load_parameters, open_session
+from warp_translate.serving.engine import (
+    Backend,
+    choose_backend,
+    load_computation,
+    load_parameters,
+    open_session,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +123,5 @@ def _open_jax(bundle: ClassifierBundle) -> Callable[[np.ndarray], np.ndarray]:
     import jax
 
     params = jax.device_put(load_parameters(bundle))
-    path = bundle.path(bundles.CLASSIFIER_JAX)
-    try:
-        exported = importlib.import_module("jax.export").deserialize(bytearray(path.read_bytes()))
-    except Exception as error:  # Whatever a damaged file makes of the reader.
-        raise UserError(
-            f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
-        ) from error
-    run = jax.jit(exported.call)
+    run = jax.jit(load_computation(bundle, bundles.CLASSIFIER_JAX).call)
     return lambda images: np.asarray(run(params, images))

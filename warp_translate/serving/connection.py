@@ -2,10 +2,87 @@
 
 import asyncio
 import json
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# A chunk costs about 20 us, however small it is, in which nothing else is done.
+_SPARE_CHUNKS, _CHUNK_BYTES = 1000, 256
+_MOST_HEAD = 1 << 14
+_LOOSE_LINES = re.compile(rb"^\n|[^\r]\n|\n[ \t]")
+_LENGTHS = re.compile(rb"\ncontent-length:([^\n]*)", re.IGNORECASE)
+
+
+class _Lines(ReceiveBuffer):
+    """Remembers a request's head, or what follows its last chunk, as it came."""
+
+    taken = b""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        there = bytes(self)
+        lines = super().maybe_extract_lines()
+        if lines is not None:
+            self.taken = there[: len(there) - len(self)]
+        return lines
+
+
+class _Strict(h11.Connection):
+    """HTTP/1.1 that proxies and servers read alike, in chunks of a reasonable size.
+
+    Where a proxy finds the end of a request at another place than the server behind it, a request
+    can hide another one (RFC 9112, 11.2). h11 takes some that are read in several ways: those with
+    a length and a transfer coding, with the same length twice, with folded lines or a bare LF.
+    """
+
+    def __init__(self, most_head: int) -> None:
+        super().__init__(h11.SERVER, most_head)
+        self._receive_buffer = self._lines = _Lines()
+        self._chunked = False
+        self._chunks = self._bytes = 0
+        self.refusal: str | None = None  # What is wrong, for the sender.
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._begin(event)
+        elif isinstance(event, h11.Data):
+            self._count(len(event.data))
+        elif isinstance(event, h11.EndOfMessage) and self._chunked:
+            self._look(self._lines.taken)
+        return event
+
+    def _begin(self, request: h11.Request) -> None:
+        self._chunks = self._bytes = 0
+        names, head = [name for name, _ in request.headers], self._lines.taken
+        self._chunked = b"transfer-encoding" in names
+        self._look(head)
+        lengths = _LENGTHS.findall(head)
+        if len(lengths) > 1 or b"," in b"".join(lengths):
+            self._refuse("the request has more than one Content-Length; send one")
+        if self._chunked and lengths:
+            self._refuse("the request has Content-Length and Transfer-Encoding; send one of them")
+        if self._chunked and request.http_version < b"1.1":
+            self._refuse("HTTP/1.0 has no Transfer-Encoding; send Content-Length")
+
+    def _look(self, lines: bytes) -> None:
+        if _LOOSE_LINES.search(lines):
+            self._refuse("a line of the request is folded, or ends without CR; end each with CR LF")
+
+    def _count(self, size: int) -> None:
+        self._chunks += 1
+        self._bytes += size
+        if self._chunked and self._chunks > _SPARE_CHUNKS + self._bytes // _CHUNK_BYTES:
+            self._refuse(
+                f"the request's chunks are too small, {self._bytes} bytes in {self._chunks}; send "
+                f"at least {_CHUNK_BYTES} bytes in each"
+            )
+
+    def _refuse(self, message: str) -> NoReturn:
+        self.refusal = message
+        raise h11.RemoteProtocolError(message)
 
 
 class Connection(H11Protocol):
@@ -25,6 +102,7 @@ class Connection(H11Protocol):
           **options: uvicorn's.
         """
         super().__init__(*arguments, **options)
+        self.conn: _Strict = _Strict(self.config.h11_max_incomplete_event_size or _MOST_HEAD)
         self._seconds = seconds
         self._end: asyncio.TimerHandle | None = None
         self._left = 0
@@ -63,8 +141,12 @@ class Connection(H11Protocol):
             self._rest()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP."""
-        self._refuse(400, "the request is not as HTTP has it")
+        """Answers what is no HTTP, or could be read in several ways."""
+        self._refuse(400, self.conn.refusal or "the request is not as HTTP has it")
+        if self.cycle is not None:
+            # Whoever waits for the rest of the body waits no more, and answers nothing.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _wait(self) -> None:
         self._rest()
@@ -94,6 +176,7 @@ class Connection(H11Protocol):
             headers = [
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),
+                ("x-content-type-options", "nosniff"),
                 ("connection", "close"),
             ]
             for event in (

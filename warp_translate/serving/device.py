@@ -11,8 +11,7 @@ what is done at the original's size, and what is done at the reduced one.
 import dataclasses
 import hashlib
 import itertools
-import json
-import os
+import math
 import platform
 import re
 import threading
@@ -21,16 +20,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 from warp_translate.cores import allowed_cores
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
-from warp_translate.serving.engine import Engine
+from warp_translate.serving.engine import Engine, JaxEngine
 
 SIZES = ((128, 128), (256, 256), (512, 512), (768, 1024), (1080, 1920))
 """Heights and widths at which a bundle is timed."""
 
+_MOST_BYTES = 1 << 20  # Of what is kept.
 _PERCENTILE = 90
 _LEAST_CALLS, _MOST_CALLS = 5, 30
 _SECONDS_PER_CASE = 1.0
@@ -152,13 +153,19 @@ def calibrate(
       clock: seconds from any origin.
       note: told what is being timed.
     """
-    measured = []
+    measured: list[tuple[int, int, int, float, float]] = []
     cases = list(itertools.product(sizes, sorted(engine.bundle.factors, reverse=True)))
-    begin = clock()
+    guess = estimate(find_device(), engine.bundle.architecture)
+    once = 0.0  # Seconds that the first calls took longer than the others.
     for number, ((height, width), factor) in enumerate(cases, start=1):
+        case = f"{number}/{len(cases)}  {height} x {width}, factor {factor}"
+        if isinstance(engine, JaxEngine):
+            note(f"{case}: compiling")
         chance = np.random.default_rng(0)
         image = chance.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        start = clock()
         engine.translate(image, factor)  # Whatever is done once.
+        first = clock() - start
         seconds: list[float] = []
         while len(seconds) < _LEAST_CALLS or (
             sum(seconds) < _SECONDS_PER_CASE and len(seconds) < _MOST_CALLS
@@ -169,12 +176,28 @@ def calibrate(
         times = 1000 * np.asarray(seconds)
         median, high = float(np.median(times)), float(np.percentile(times, _PERCENTILE))
         measured.append((height, width, factor, median, high))
-        left = (clock() - begin) / number * (len(cases) - number)
-        note(
-            f"{number}/{len(cases)}  {height} x {width}, factor {factor}: median {median:.1f} ms, "
-            f"90 % within {high:.1f} ms  {left:.0f} s left"
-        )
+        once += max(first - median / 1000, 0.0)
+        left = once / number * (len(cases) - number) + _seconds(cases[number:], measured, guess)
+        note(f"{case}: median {median:.1f} ms, 90 % within {high:.1f} ms  {left:.0f} s left")
     return fit(measured)
+
+
+def _seconds(
+    ahead: Iterable[tuple[tuple[int, int], int]],
+    measured: Sequence[tuple[int, int, int, float, float]],
+    guess: LatencyModel,
+) -> float:
+    """What timing the cases ahead will take: as guessed, scaled by the last size's true times."""
+    height, width = measured[-1][:2]
+    last = [row for row in measured if row[:2] == (height, width)]
+    true = sum(median for *_, median, _ in last)
+    scale = true / sum(guess.milliseconds(height, width, factor) for _, _, factor, *_ in last)
+    total = 0.0
+    for (height, width), factor in ahead:
+        each = scale * guess.milliseconds(height, width, factor) / 1000
+        calls = min(max(_LEAST_CALLS, math.ceil(_SECONDS_PER_CASE / each)), _MOST_CALLS)
+        total += (1 + calls) * each
+    return total
 
 
 def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
@@ -210,32 +233,36 @@ def cache_path(device: Device, bundle: Bundle, backend: str) -> Path:
 
 
 def load(path: Path) -> LatencyModel | None:
-    """Reads a calibration; None where there is none that can be used."""
+    """Reads a calibration; None where there is none, or none that can be used, which is said."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with sealed.open_regular(path, _MOST_BYTES) as file:
+            found = sealed.loads(file.read())
+        if not sealed.is_intact(found):
+            raise ValueError("it is damaged, or of an earlier version")
+        terms = {name: float(found[name]) for name in ("call", "pixel", "reduced_pixel")}
+        if min(terms.values()) < 0 or not any(terms.values()):
+            raise ValueError("they cannot be")
         measured = tuple(
             (int(h), int(w), int(s), float(median), float(high))
             for h, w, s, median, high in found["measured"]
         )
-        model = LatencyModel(
-            call=float(found["call"]),
-            pixel=float(found["pixel"]),
-            reduced_pixel=float(found["reduced_pixel"]),
-            measured=measured,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
-    values = (model.call, model.pixel, model.reduced_pixel)
-    return model if all(np.isfinite(values)) and min(values) >= 0 and any(values) else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        logging.warning(
+            "the times in %s are not used (%s): warp-translate device measures them anew",
+            path,
+            reason,
+        )
+        return None
+    return LatencyModel(**terms, measured=measured)
 
 
 def save(path: Path, model: LatencyModel) -> bool:
     """Keeps a calibration; says whether that was possible, since it is of use without."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(dataclasses.asdict(model), indent=2) + "\n")
-        partial.replace(path)
+        storage.write_whole(path, sealed.dumps(dataclasses.asdict(model)))
     except OSError:
         return False
     return True
@@ -294,6 +321,10 @@ class FactorChooser:
         factor = self._factors[place]
         expected = self._model.milliseconds(height, width, factor)
         return Choice(factor, expected, expected <= self._budget)
+
+    def milliseconds(self, height: int, width: int, factor: int) -> float:
+        """What a translation should take with a factor in nine of ten cases."""
+        return self._model.milliseconds(height, width, factor)
 
     def observe(self, height: int, width: int, factor: int, milliseconds: float) -> None:
         """Tells how long a translation took with the factor that was chosen."""

@@ -3,7 +3,7 @@
 import hmac
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TextIO
 
 from fastapi.responses import JSONResponse
@@ -13,14 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from warp_translate.serving.service import Service
 
 
-def problem(status: int, message: str) -> JSONResponse:
+def problem(status: int, message: str, seconds: int = 1) -> JSONResponse:
     """The answer to a request that fails: one line of JSON, ``{"error": message}``.
 
     Args:
       status: of HTTP; with 503 the client is told to try again.
       message: what is wrong.
+      seconds: after which to try again.
     """
-    headers = {"Retry-After": "1"} if status == 503 else None
+    headers = {"Retry-After": str(seconds)} if status == 503 else None
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
@@ -31,11 +32,12 @@ class TooLarge(Exception):
 class Metrics:
     """What Prometheus is told."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, dropped_lines: Callable[[], float]) -> None:
         """Begins to count.
 
         Args:
           service: whose queue and generators are told.
+          dropped_lines: how many lines of the log were not written.
         """
         self._service = service
         self._registry = CollectorRegistry()
@@ -57,6 +59,11 @@ class Metrics:
         self._problems = Gauge(
             "warp_translate_broken_bundles", "Bundles that cannot be.", registry=self._registry
         )
+        Gauge(
+            "warp_translate_dropped_log_lines",
+            "Lines of the log that nobody took.",
+            registry=self._registry,
+        ).set_function(dropped_lines)
 
     def observe(self, path: str, status: int, seconds: float) -> None:
         """Counts a request.
@@ -168,7 +175,8 @@ class Edge:
                 "method": scope["method"],
                 "path": scope["path"][:200],
                 "status": status,
-                "milliseconds": round(1000 * seconds, 1),
+                "request_milliseconds": round(1000 * seconds, 1),
                 **scope.get("state", {}).get("told", {}),
             }
-            print(json.dumps(line), file=self._log, flush=True)
+            self._log.write(json.dumps(line) + "\n")
+            self._log.flush()

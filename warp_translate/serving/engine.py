@@ -7,9 +7,9 @@ Both give the same values up to one level of uint8.
 import abc
 import collections
 import dataclasses
+import functools
 import importlib
 import importlib.util
-import math
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from warp_translate.contract import PIXEL_SCALE, padded_side
 from warp_translate.errors import UserError
 from warp_translate.map_pictures import to_uint8
 from warp_translate.serving import bundle as bundles
+from warp_translate.serving import footprint
 from warp_translate.serving.bundle import AnyBundle, Bundle
 
 Backend = Literal["auto", "onnx", "jax"]
@@ -84,13 +85,18 @@ class Engine(abc.ABC):
         try:
             return self._run(images, decided, with_maps)
         except Exception as error:  # Each runtime has a type of its own for whatever goes wrong.
-            if any(word in str(error) for word in _OUT_OF_MEMORY):
+            if out_of_memory(error):
                 raise MemoryError(f"{images.shape} at factor {decided}") from error
             raise
 
     @abc.abstractmethod
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         """Translates what was checked."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a runtime's error means that memory is short."""
+    return any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | None = None) -> Engine:
@@ -132,12 +138,15 @@ def choose_backend(backend: Backend) -> Literal["onnx", "jax"]:
     return backend
 
 
-def open_session(path: Path, *, threads: int | None = None) -> Any:
+def open_session(path: Path, *, threads: int | None = None, arena: bool = True) -> Any:
     """Loads a graph into ONNX Runtime, on CPUs.
 
     Args:
       path: the file.
       threads: most threads of one run; None for one for each core.
+      arena: whether the memory of a run is kept for the next, in one arena for all sessions.
+        Without it small runs take up to half as long again, but large ones take no more memory
+        than they need, which is up to twice as much with it.
 
     Returns:
       An ``onnxruntime.InferenceSession``.
@@ -150,6 +159,10 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     # Threads that spin while they wait take the cores from whoever shares them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = arena
+    if arena:
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0  # 0 is its word for one for each core.
     try:
@@ -157,6 +170,15 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     except Exception as error:  # ONNX Runtime has one type for each way to be damaged.
         words = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+
+
+@functools.cache
+def _share_arena() -> None:
+    import onnxruntime
+
+    kind, default = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, default)
+    onnxruntime.create_and_register_allocator(place, None)
 
 
 def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
@@ -175,8 +197,30 @@ def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
 
 
-_GIVEN_BACK_FROM = 2**21
-"""Pixels of images whose memory ONNX Runtime is told to give back after every run."""
+def load_computation(bundle: AnyBundle, name: str) -> Any:
+    """A computation of a bundle that jax runs.
+
+    Args:
+      bundle: the bundle.
+      name: the file.
+
+    Returns:
+      A ``jax.export.Exported``.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = bundle.path(name)
+    try:
+        data = bytearray(path.read_bytes())
+        return importlib.import_module("jax.export").deserialize(data)
+    except Exception as error:  # Whatever a damaged file makes of the reader.
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+
+
+_ARENA_BYTES = 1 << 28
+"""What a run of ONNX Runtime may take of the arena, by the estimate; others go without it."""
 
 
 class OnnxEngine(Engine):
@@ -195,9 +239,9 @@ class OnnxEngine(Engine):
         """
         super().__init__(bundle)
         self._floats = floats
-        self._session = open_session(
-            bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX), threads=threads
-        )
+        path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
+        self._session = open_session(path, threads=threads)
+        self._large = open_session(path, threads=threads, arena=False)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
@@ -208,23 +252,16 @@ class OnnxEngine(Engine):
             "factor": np.array(factor, np.int64),
             "with_maps": np.array(with_maps),
         }
-        output, *maps = self._session.run(self._outputs, feeds, self._options(images))
+        count, height, width, _ = images.shape
+        pixels = count * padded_side(height, factor) * padded_side(width, factor)
+        takes = pixels * footprint.bytes_per_pixel(self._bundle.architecture, factor)
+        session = self._session if takes <= _ARENA_BYTES else self._large
+        output, *maps = session.run(self._outputs, feeds)
         if self._floats:
             output = to_uint8(output)
         return Translated(
             output, dict(zip(self._outputs[1:], maps, strict=True)) if with_maps else None
         )
-
-    @staticmethod
-    def _options(images: np.ndarray) -> Any:
-        """Has memory given back at the end, which small images are served faster without."""
-        if math.prod(images.shape[:3]) < _GIVEN_BACK_FROM:
-            return None
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        return options
 
 
 class JaxEngine(Engine):
@@ -246,17 +283,17 @@ class JaxEngine(Engine):
         import jax
 
         self._jax: Any = jax
-        self._export = importlib.import_module("jax.export")
         super().__init__(bundle)
         self._most = most_programs
         self._lock = threading.Lock()
-        self._exported: dict[int, Any] = {}
         self._programs: collections.OrderedDict[tuple[Any, ...], Callable[..., Any]] = (
             collections.OrderedDict()
         )
         self._params = jax.device_put(load_parameters(bundle))
-        # Read now: the folder may be replaced while this engine still serves.
-        self._files = {factor: self._read(factor) for factor in bundle.factors}
+        # Now: the folder may be replaced while this engine still serves, and damage is to be found.
+        self._exported = {
+            factor: load_computation(bundle, bundles.jax_file(factor)) for factor in bundle.factors
+        }
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         height, width = images.shape[1:3]
@@ -276,8 +313,6 @@ class JaxEngine(Engine):
         key = (shape, factor, with_maps)
         with self._lock:
             if key not in self._programs:
-                if factor not in self._exported:
-                    self._exported[factor] = self._load(factor)
                 exported = self._exported[factor]
 
                 def run(params: Any, images: Any) -> Any:
@@ -290,21 +325,3 @@ class JaxEngine(Engine):
             while len(self._programs) > self._most:
                 self._programs.popitem(last=False)
             return self._programs[key]
-
-    def _read(self, factor: int) -> bytes:
-        path = self._bundle.path(bundles.jax_file(factor))
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}); export the bundle again"
-            ) from error
-
-    def _load(self, factor: int) -> Any:
-        try:
-            return self._export.deserialize(bytearray(self._files[factor]))
-        except Exception as error:  # Whatever a damaged file makes of the reader.
-            path = self._bundle.path(bundles.jax_file(factor))
-            raise UserError(
-                f"{path} cannot be loaded ({type(error).__name__}); export the bundle again"
-            ) from error

@@ -208,8 +208,15 @@ def _compare(
         "jaxexport": JaxEngine(bundle),
     }
     measured: dict[str, list[Parity]] = {name: [] for name in engines}
-    for count, (image, factor) in enumerate(_parity_cases(bundle, images)):
-        note(f"comparing, image {count + 1}: {image.shape[0]} x {image.shape[1]}, factor {factor}")
+    cases = list(_parity_cases(bundle, images))
+    compiled: set[tuple[Any, ...]] = set()
+    for count, (image, factor) in enumerate(cases, start=1):
+        new = (image.shape, factor) not in compiled
+        compiled.add((image.shape, factor))
+        note(
+            f"{'compiling and ' * new}comparing, image {count} of {len(cases)}: "
+            f"{image.shape[0]} x {image.shape[1]}, factor {factor}"
+        )
         output, translation = checkpoint(params, image[None], factor)
         expected = Translated(
             np.asarray(output),

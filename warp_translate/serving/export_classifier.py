@@ -81,7 +81,7 @@ def write_bundle(
         bundles.write_config(dataclasses.replace(bundle, folder=partial))
         written = bundles.read_any(partial)
         assert isinstance(written, ClassifierBundle)
-        note(f"comparing on {len(images)} images")
+        note(f"compiling and comparing on {len(images)} images")
         shown = np.stack([prepare(image, bundle.size) for image in images])
         expected = np.asarray(jax.jit(run)(flat, shown))
         found = {}

@@ -5,15 +5,18 @@ The models are the bundles, by their names; `kserve_messages` reads and writes w
 
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from warp_translate.errors import UserError
+from warp_translate.serving import known_names, signature
 from warp_translate.serving import kserve_messages as messages
-from warp_translate.serving import signature
+from warp_translate.serving.admission import Part
 from warp_translate.serving.engine import Engine, OnnxEngine
+from warp_translate.serving.footprint import Need
+from warp_translate.serving.kserve_messages import Inference
 from warp_translate.serving.routing import NoRoute
 from warp_translate.serving.service import Service
 from warp_translate.serving.signature import Tensor
@@ -21,11 +24,15 @@ from warp_translate.serving.signature import Tensor
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 """What is answered without a key."""
 
-Limited = Callable[
-    [Request, Callable[[Request], Awaitable[bytes]], Callable[[bytes], Response]],
-    Awaitable[Response],
-]
-"""Reads a request and does its work, within the server's limits."""
+
+class Limited(Protocol):
+    """Reads a request and does its work, part by part, within the server's limits."""
+
+    def __call__(
+        self, request: Request, read: Callable[[Request], Awaitable[bytes]], *parts: Part
+    ) -> Awaitable[Response]:
+        """Answers the request."""
+
 
 _MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
@@ -71,34 +78,49 @@ def add_routes(app: FastAPI, service: Service, limited: Limited) -> None:
     async def infer(request: Request) -> Response:
         """Translates images."""
         engine = _find(service, request)
+        known_names.check(request.query_params, (), "field")
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UserError("the body is compressed; send it as it is")
 
-        def work(body: bytes) -> Response:
-            asked = messages.parse(body, request.headers.get(messages.HEADER_LENGTH))
-            found = service.translate(
-                engine,
-                asked.image,
-                asked.factor,
-                with_maps=set(asked.outputs) != {signature.OUTPUT.name},
-            )
+        length = request.headers.get(messages.HEADER_LENGTH)
+
+        def weigh(asked: Inference) -> Need:
+            factor = asked.factor
+            if factor is not None:
+                factor = engine.bundle.check_factor(factor)
+            need = service.need_of_stack(engine, asked.image.shape, factor, asked.with_maps)
+            return need.and_also(messages.answer_bytes(asked))
+
+        def work(asked: Inference) -> Response:
+            found = service.translate(engine, asked.image, asked.factor, with_maps=asked.with_maps)
             request.state.told = {
                 "bundle": engine.bundle.name,
-                "factor": str(found.factor),
-                "size": "x".join(map(str, asked.image.shape[:3])),
-                "milliseconds": f"{found.milliseconds:.1f}",
+                "factor": found.factor,
+                "images": asked.image.shape[0],
+                "width": asked.image.shape[2],
+                "height": asked.image.shape[1],
+                "milliseconds": found.milliseconds,
             }
             return messages.answer(engine.bundle.name, asked, found)
 
-        return await limited(request, _body, work)
+        return await limited(
+            request,
+            _body,
+            (
+                lambda body: messages.weigh(body, length),
+                lambda body: messages.parse(body, length),
+            ),
+            (weigh, work),
+        )
 
     async def index(request: Request) -> Response:
         """All models, those that are broken too."""
+        known_names.check(request.query_params, (), "field")
 
         def work(body: bytes) -> Response:
             return JSONResponse(_index(service, messages.only_ready(body)))
 
-        return await limited(request, _body, work)
+        return await limited(request, _body, (lambda body: messages.weigh(body, None), work))
 
     app.add_api_route("/v2", server, methods=["GET"])
     for path, endpoint in zip(OPEN_PATHS, (live, ready), strict=True):

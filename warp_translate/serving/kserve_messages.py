@@ -16,7 +16,8 @@ import numpy as np
 from fastapi import Response
 
 from warp_translate.errors import UserError
-from warp_translate.serving import signature
+from warp_translate.serving import known_names, signature
+from warp_translate.serving.footprint import Need
 from warp_translate.serving.service import Stack
 from warp_translate.serving.signature import Tensor
 
@@ -27,8 +28,20 @@ _DTYPES = {"BOOL": "?", "UINT8": "u1", "INT64": "<i8", "FP32": "<f4"}
 _MOST_SIDE = (1 << 31) - 1
 # Of all outputs of an answer together; a number takes up to 60 bytes on its way into JSON.
 _MOST_JSON_PIXELS = 1 << 21
+_REQUEST = ("id", "parameters", "inputs", "outputs")
+# A request has three inputs, six outputs and parameters of each.
+_MOST_OBJECTS, _MOST_QUOTES = 256, 4096
+# Bytes that Python takes for what JSON holds, and those for a number of an answer.
+_NUMBER_BYTES, _LIST_BYTES, _OBJECTS_BYTES = 56, 112, 1 << 20
+_TEXT_BYTES, _BINARY_BYTES = 80, 16
+_JSON_SECONDS = 5e-8
 # What would change the meaning of a request.
 _NOT_SERVED = ("shared_memory_region", "classification")
+# What clients of Triton and MLServer send, and what changes nothing here.
+_PASSED_OVER = {
+    *("content_type", "headers", "priority", "timeout"),
+    *("sequence_id", "sequence_start", "sequence_end"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +60,58 @@ class Inference:
     factor: int | None
     outputs: Mapping[str, bool]
 
+    @property
+    def with_maps(self) -> bool:
+        """Whether any of the maps is wanted."""
+        return set(self.outputs) != {signature.OUTPUT.name}
+
+
+def weigh(body: bytes, header_length: str | None) -> Need:
+    """What the JSON of a request takes when it is read, by what it is written with.
+
+    Args:
+      body: see `parse`.
+      header_length: see `parse`.
+
+    Raises:
+      UserError: it holds more objects or strings than any request does, or the length is wrong.
+    """
+    length = _length(body, header_length)
+
+    def count(mark: bytes) -> int:
+        return body.count(mark, 0, length)
+
+    for mark, what, most in ((b"{", "objects", _MOST_OBJECTS), (b'"', "quotes", _MOST_QUOTES)):
+        if (found := count(mark)) > most:
+            raise UserError(f"the request holds {found} {what}, more than {most}; leave some out")
+    numbers, lists = 1 + count(b","), count(b"[")
+    # While these are built no other request is looked at.
+    if max(numbers / 3, lists) > _MOST_JSON_PIXELS + _MOST_QUOTES:
+        raise UserError(
+            f"the request holds {numbers} values and {lists} lists, too many for JSON, which holds "
+            f"{_MOST_JSON_PIXELS} pixels; send the image as binary data"
+        )
+    # One character beyond ASCII makes all of them wider.
+    text = length if body.isascii() else 4 * length
+    return Need(
+        text + _NUMBER_BYTES * numbers + _LIST_BYTES * lists + _OBJECTS_BYTES,
+        _JSON_SECONDS * length,
+        f"{numbers} values in JSON",
+        "send the image as binary data",
+    )
+
+
+def answer_bytes(asked: Inference) -> int:
+    """What the answer to a request takes beside the translation, at most.
+
+    Args:
+      asked: the request.
+    """
+    # Of at most three channels: stacked, as bytes of their own and joined; or as numbers and text.
+    values = 3 * math.prod(asked.image.shape[:3])
+    each = (_BINARY_BYTES if binary else _TEXT_BYTES for binary in asked.outputs.values())
+    return values * sum(each) + asked.image.nbytes
+
 
 def parse(body: bytes, header_length: str | None) -> Inference:
     """Reads the body of a request for translations.
@@ -58,20 +123,13 @@ def parse(body: bytes, header_length: str | None) -> Inference:
     Raises:
       UserError: it is malformed, or not what a model takes.
     """
-    length = len(body)
-    if header_length is not None:
-        digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 16
-        if not digits or int(header_length) > length:
-            raise UserError(
-                f"{HEADER_LENGTH} must be at most the body's {length} bytes, got "
-                f"{told(header_length)}"
-            )
-        length = int(header_length)
+    length = _length(body, header_length)
     asked = _object(_json(body[:length]), "the request")
     name = asked.get("id")
     if name is not None and not isinstance(name, str):
         raise UserError(f"id must be a string, got {told(name)}")
-    binary = _flag(_parameters(asked, "the request"), "binary_data_output")
+    known_names.check(asked, _REQUEST, "field")
+    binary = _flag(_parameters(asked, "the request", "binary_data_output"), "binary_data_output")
     inputs = _inputs(asked.get("inputs"), memoryview(body)[length:])
     image = inputs.get(signature.IMAGE.name)
     if image is None:
@@ -105,7 +163,9 @@ def only_ready(body: bytes) -> bool:
     Raises:
       UserError: it is malformed.
     """
-    return _flag(_object(_json(body), "the request") if body else {}, "ready")
+    asked = _object(_json(body), "the request") if body else {}
+    known_names.check(asked, ("ready",), "field")
+    return _flag(asked, "ready")
 
 
 def answer(model: str, asked: Inference, found: Stack) -> Response:
@@ -137,7 +197,7 @@ def answer(model: str, asked: Inference, found: Stack) -> Response:
             "model_name": model,
             "model_version": signature.VERSION,
             **({} if asked.id is None else {"id": asked.id}),
-            "parameters": {"factor": found.factor},
+            "parameters": {"factor": found.factor, "milliseconds": found.milliseconds},
             "outputs": outputs,
         }
     ).encode()
@@ -159,6 +219,19 @@ def told(value: Any) -> str:
             return f"a list of {len(value)}"
         return f"[{', '.join(str(each)[:20] for each in value)}]"
     return repr(value[:40] if isinstance(value, str) else value)[:60]
+
+
+def _length(body: bytes, header_length: str | None) -> int:
+    """How many bytes of a body are its JSON."""
+    if header_length is None:
+        return len(body)
+    digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 16
+    if not digits or int(header_length) > len(body):
+        raise UserError(
+            f"{HEADER_LENGTH} must be at most the body's {len(body)} bytes, got "
+            f"{told(header_length)}"
+        )
+    return int(header_length)
 
 
 def _json(text: bytes) -> Any:
@@ -186,12 +259,13 @@ def _list(value: Any, what: str) -> list[Any]:
     return value
 
 
-def _parameters(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _parameters(given: Mapping[str, Any], what: str, known: str) -> dict[str, Any]:
     found = given.get("parameters")
     found = {} if found is None else _object(found, f"parameters of {what}")
     for name in _NOT_SERVED:
         if name in found:
             raise UserError(f"{what} asks for {name}, which is not served; leave it out")
+    known_names.check(found.keys() - _PASSED_OVER, (known,), f"parameter of {what}")
     return found
 
 
@@ -221,7 +295,9 @@ def _inputs(given: Any, binary: memoryview) -> dict[str, np.ndarray]:
     found = {}
     for tensor, each in _named(given, signature.INPUTS, "input"):
         shape = _shape(tensor, each)
-        size = _parameters(each, f"the input {tensor.name}").get("binary_data_size")
+        size = _parameters(each, f"the input {tensor.name}", "binary_data_size").get(
+            "binary_data_size"
+        )
         if size is None:
             flat = _values(tensor, _flat(tensor, shape, each.get("data")))
         else:
@@ -241,7 +317,9 @@ def _inputs(given: Any, binary: memoryview) -> dict[str, np.ndarray]:
 def _outputs(given: Any, binary: bool) -> dict[str, bool]:
     """Whether each output that is asked for is to be binary."""
     return {
-        tensor.name: _flag(_parameters(each, f"the output {tensor.name}"), "binary_data", binary)
+        tensor.name: _flag(
+            _parameters(each, f"the output {tensor.name}", "binary_data"), "binary_data", binary
+        )
         for tensor, each in _named([] if given is None else given, signature.OUTPUTS, "output")
     }
 

@@ -125,5 +125,8 @@ def _figures(bundle: AnyBundle) -> list[str]:
     found = bundle.provenance.get("figures", {})
     if not found:
         return []
-    rows = [f"| `{name}` | {value:.4g} |" for name, value in found.items()]
+    rows = [
+        f"| `{name}` | {value if isinstance(value, str) else f'{value:.4g}'} |"  # NaN, Infinity
+        for name, value in found.items()
+    ]
     return ["", "## Measured at this step", "", "| metric | |", "|---|---|", *rows]

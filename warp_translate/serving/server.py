@@ -3,30 +3,33 @@
 import asyncio
 import base64
 import contextlib
+import functools
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from importlib import resources
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
-import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from warp_translate import image_files, map_pictures
 from warp_translate.errors import UserError
-from warp_translate.serving import kserve
+from warp_translate.serving import known_names, kserve
+from warp_translate.serving.admission import Admission, Gate, Part, ticket_of
 from warp_translate.serving.batcher import Busy, TooLate
 from warp_translate.serving.edge import Edge, Metrics, TooLarge, problem
+from warp_translate.serving.footprint import Need
+from warp_translate.serving.hosts import Guard, Pages
 from warp_translate.serving.routing import Choices, NoRoute, Pair
 from warp_translate.serving.service import Answer, Service
 
-T = TypeVar("T")
-
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
+_LOGGED = ("bundle", "factor", "width", "height", "milliseconds")
 _LONGEST_NAME = 200
 _PAGE = {"": "text/html", "style.css": "text/css", "app.js": "text/javascript"}
 _OPEN_PATHS = (
@@ -45,9 +48,12 @@ def build(
     *,
     most_bytes: int,
     most_requests: int,
+    memory: int = 4 << 30,
     read_seconds: float = 60.0,
     scan_seconds: float = 2.0,
     api_key: str | None = None,
+    hosts: Collection[str] | None = None,
+    origins: Sequence[str] = (),
     log: TextIO | None = sys.stderr,
 ) -> FastAPI:
     """Builds the application.
@@ -55,13 +61,18 @@ def build(
     Args:
       service: answers.
       most_bytes: of a request's body; a larger one is answered with 413.
-      most_requests: translations in work and in the queue together; more are answered with 503.
+      most_requests: small requests in work and waiting together, and as many large ones; more are
+        answered with 503.
+      memory: bytes that all requests together may take. One that never fits is answered with 413,
+        and one that does not fit beside the others waits, or is answered with 503.
       read_seconds: in which a request must have come whole, or it is answered with 408.
       scan_seconds: between looks at the folder of bundles.
       api_key: if given, what ``X-API-Key`` or ``Authorization: Bearer`` must hold.
+      hosts: what the ``Host`` of a request may be; None for anything.
+      origins: of the pages of other sites that may use the service, see `hosts.origin`.
       log: gets one JSON line for each request; None for none.
     """
-    metrics = Metrics(service)
+    metrics = Metrics(service, dropped_lines=lambda: getattr(log, "dropped", 0))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,30 +85,37 @@ def build(
             await asyncio.to_thread(service.batcher.close)
 
     app = FastAPI(title="warp_translate", lifespan=lifespan, docs_url=None, redoc_url=None)
-    limiter = anyio.CapacityLimiter(most_requests)
-    in_work = 0
+    admission = Admission(memory=memory, most_requests=most_requests, seconds=read_seconds)
 
     async def limited(
-        request: Request,
-        read: Callable[[Request], Awaitable[T]],
-        work: Callable[[T], Response],
+        request: Request, read: Callable[[Request], Awaitable[Any]], *parts: Part
     ) -> Response:
-        """Reads a request and does its work in a thread, within the limits."""
-        nonlocal in_work
+        """Reads a request and does its work, part by part, within the limits."""
+        ticket = ticket_of(request.scope)
         # Counted before their bodies are read, which bounds what is held of them.
-        if in_work >= most_requests:
-            raise Busy(f"{most_requests} requests are being answered")
-        in_work += 1
-        try:
-            async with asyncio.timeout(read_seconds):
-                got = await read(request)
-            return await anyio.to_thread.run_sync(work, got, limiter=limiter)
-        finally:
-            in_work -= 1
+        await admission.arrive(ticket)
+        async with asyncio.timeout(read_seconds):
+            got = await read(request)
+        for weigh, do in parts:
+            got = await admission.work(ticket, got, weigh, do, request.is_disconnected)
+        admission.keep(ticket, len(got.body))
+        response: Response = got
+        return response
 
     @app.post("/v1/translate")
     async def translate(request: Request) -> Response:
         """Translates the image of the request."""
+        read = functools.partial(_read, known=_FIELDS)
+
+        def weigh(got: tuple[bytes, dict[str, str]]) -> Need:
+            data, fields = got
+            return service.need(
+                data,
+                source=fields.get("source"),
+                target=fields.get("target"),
+                factor=_whole("factor", fields.get("factor")),
+                with_maps=fields.get("maps") == "all",
+            )
 
         def work(got: tuple[bytes, dict[str, str]]) -> Response:
             data, fields = got
@@ -112,19 +130,16 @@ def build(
             )
             if isinstance(found, Choices):
                 return _choices(found)
+            about = _about(found)
+            request.state.told = {name: about[name] for name in _LOGGED}
             return _image(found, form) if maps == "none" else _with_maps(found, form)
 
-        response = await limited(request, _read, work)
-        request.state.told = {
-            name: response.headers[f"x-{name}"]
-            for name in ("bundle", "factor", "size", "milliseconds")
-            if f"x-{name}" in response.headers
-        }
-        return response
+        return await limited(request, read, (weigh, work))
 
     @app.post("/v1/classify")
     async def classify(request: Request) -> Response:
         """Tells which domain the image of the request is of."""
+        read = functools.partial(_read, known=())
 
         def work(got: tuple[bytes, dict[str, str]]) -> Response:
             found = service.classify(got[0])
@@ -132,7 +147,9 @@ def build(
                 {"recognised": found.domain, "probabilities": dict(found.probabilities)}
             )
 
-        return await limited(request, _read, work)
+        return await limited(
+            request, read, (lambda got: service.need(got[0], translated=False), work)
+        )
 
     for name, media in _PAGE.items():
         app.add_api_route(f"/{name}", _page(name or "index.html", media), include_in_schema=False)
@@ -185,8 +202,13 @@ def build(
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     kserve.add_routes(app, service, limited)
-    _answer_errors(app)
+    for route in [each for each in app.routes if isinstance(each, APIRoute)]:
+        if "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+    _answer_errors(app, admission)
 
+    app.add_middleware(Gate, admission=admission)
+    app.add_middleware(Guard, hosts=hosts, origins=origins)
     app.add_middleware(
         Edge,
         metrics=metrics,
@@ -195,13 +217,14 @@ def build(
         api_key=api_key,
         log=log,
     )
+    app.add_middleware(Pages, origins=origins)
     return app
 
 
 def _page(name: str, media: str) -> Callable[[], Response]:
     """A file of the page, which loads nothing from elsewhere."""
     text = (resources.files("warp_translate.serving") / "page" / name).read_text("utf-8")
-    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+    headers = {"Content-Security-Policy": _POLICY}
     return lambda: Response(text, media_type=f"{media}; charset=utf-8", headers=headers)
 
 
@@ -216,23 +239,27 @@ async def _watch(service: Service, seconds: float) -> None:
             print(f"the bundles cannot be looked at: {error}", file=sys.stderr, flush=True)
 
 
-async def _read(request: Request) -> tuple[bytes, dict[str, str]]:
+async def _read(request: Request, known: Sequence[str]) -> tuple[bytes, dict[str, str]]:
     """The image and the fields of a request: a form, or a raw body with fields in the address."""
-    fields = {name: request.query_params.get(name, "") for name in _FIELDS}
+    given = request.query_params.multi_items()
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return await request.body(), fields
+        return await request.body(), _fields(given, known)
     try:
         async with request.form(max_files=1, max_fields=len(_FIELDS)) as form:
             image = form.get("image")
             if not isinstance(image, UploadFile):
                 raise UserError("the form has no file called image; send one")
-            for name in _FIELDS:
-                value = form.get(name)
-                if isinstance(value, str) and value:
-                    fields[name] = value
-            return await image.read(), fields
+            given += [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+            return await image.read(), _fields(given, known)
     except ValueError as error:  # Python has encodings that fail in ways of their own.
         raise UserError("the form's encoding is none of text; send it as UTF-8") from error
+
+
+def _fields(given: Iterable[tuple[str, str]], known: Sequence[str]) -> dict[str, str]:
+    """The fields by name; an empty one is as good as none."""
+    given = list(given)
+    known_names.check((name for name, value in given if value or name not in known), known, "field")
+    return {name: value for name, value in given if value}
 
 
 def _name(name: str, text: str | None) -> str | None:
@@ -258,17 +285,23 @@ def _one_of(name: str, text: str, known: tuple[str, ...]) -> Any:
     return text
 
 
-def _headers(found: Answer) -> dict[str, str]:
+def _about(found: Answer) -> dict[str, Any]:
+    """How an image was translated, in the words of headers, JSON and the log."""
     height, width = found.rgb.shape[:2]
     return {
-        "X-Bundle": found.bundle,
-        "X-Source": found.source,
-        "X-Target": found.target,
-        "X-Factor": str(found.factor),
-        **({"X-Recognised": found.recognised} if found.recognised is not None else {}),
-        "X-Size": f"{height}x{width}",
-        "X-Milliseconds": f"{found.milliseconds:.1f}",
+        "bundle": found.bundle,
+        "source": found.source,
+        "target": found.target,
+        "factor": found.factor,
+        **({"recognised": found.recognised} if found.recognised is not None else {}),
+        "width": width,
+        "height": height,
+        "milliseconds": found.milliseconds,
     }
+
+
+def _headers(found: Answer) -> dict[str, str]:
+    return {f"X-{name.capitalize()}": str(value) for name, value in _about(found).items()}
 
 
 def _image(found: Answer, form: Any) -> Response:
@@ -280,15 +313,15 @@ def _with_maps(found: Answer, form: Any) -> Response:
     """The output and pictures of the maps as data addresses."""
     assert found.maps is not None
     full = map_pictures.full_color(found.rgb.shape)
-    drawn = map_pictures.draw(found.maps, map_pictures.MAPS, full)
-    told = {name.lower()[2:]: value for name, value in _headers(found).items()}
     return JSONResponse(
         {
-            **told,
+            **_about(found),
             "output": _data(image_files.encode_image(found.rgb, found.alpha, form), form),
             "maps": {
+                # One after the other, since each takes much memory.
                 name: _data(image_files.encode_image(picture, None, "png"), "png")
-                for name, picture in drawn.items()
+                for name in map_pictures.MAPS
+                for picture in map_pictures.draw(found.maps, [name], full).values()
             },
         },
         headers=_headers(found),
@@ -320,7 +353,7 @@ def _listed(pairs: Iterable[Pair]) -> list[dict[str, str]]:
     return [{"source": source, "target": target} for source, target in pairs]
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, admission: Admission) -> None:
     """Makes one line of JSON of everything that goes wrong."""
 
     @app.exception_handler(NoRoute)
@@ -335,11 +368,11 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     def busy(request: Request, error: Busy) -> Response:
-        return problem(503, f"{error}; try again")
+        return problem(503, f"{error}; try again", error.seconds)
 
     @app.exception_handler(TooLate)
     def late(request: Request, error: TooLate) -> Response:
-        return problem(503, f"the request {error}; try again")
+        return problem(503, f"the request {error}; try again", admission.seconds())
 
     @app.exception_handler(MemoryError)
     def memory(request: Request, error: MemoryError) -> Response:
@@ -361,4 +394,10 @@ def _answer_errors(app: FastAPI) -> None:
     def http(request: Request, error: HTTPException) -> Response:
         answer = problem(error.status_code, str(error.detail))
         answer.headers.update(error.headers or {})  # A 405 says there what is allowed.
+        return answer
+
+    @app.exception_handler(Exception)
+    def failure(request: Request, error: Exception) -> Response:
+        answer = problem(500, "the server failed at this request; its log says more")
+        answer.headers["X-Content-Type-Options"] = "nosniff"  # Nothing else is around this one.
         return answer

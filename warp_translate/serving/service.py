@@ -5,20 +5,22 @@ Knows nothing of HTTP. What a user can mend is a `UserError`, what passes by its
 
 import dataclasses
 import functools
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
 
 from warp_translate import image_files
 from warp_translate.errors import UserError
-from warp_translate.serving import device
+from warp_translate.serving import device, footprint
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.classifier import Recognised
 from warp_translate.serving.device import FactorChooser
 from warp_translate.serving.engine import Engine, Translated
+from warp_translate.serving.footprint import Need
 from warp_translate.serving.registry import Registry, Snapshot
 from warp_translate.serving.routing import Choices, NoRoute, route
 
@@ -39,7 +41,7 @@ class Answer:
       target: the domain that it translates to.
       recognised: what the image was classified as; None if nothing depended on it.
       factor: how many times smaller the trunk's image was.
-      milliseconds: from the queue to the translation.
+      milliseconds: from the queue to the translation, to a tenth.
     """
 
     rgb: np.ndarray
@@ -61,7 +63,7 @@ class Stack:
       output: uint8 ``[N, H, W, 3]``.
       maps: float32 ``[N, ...]`` by name, see `engine.Translated`; None unless asked for.
       factor: how many times smaller the trunk's image was.
-      milliseconds: from the queue to the last translation.
+      milliseconds: from the queue to the last translation, to a tenth.
     """
 
     output: np.ndarray
@@ -102,12 +104,76 @@ class Service:
         self._device = device.find_device()
         if cores is not None:
             self._device = dataclasses.replace(self._device, cores=cores)
-        self._choosers: dict[tuple[str, str], FactorChooser] = {}
+        self._choosers: dict[tuple[str, str, tuple[int, ...]], FactorChooser] = {}
         self._lock = threading.Lock()
 
     def snapshot(self) -> Snapshot:
         """What is served now."""
         return self.registry.snapshot()
+
+    def need(
+        self,
+        data: bytes,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        factor: int | None = None,
+        with_maps: bool = False,
+        translated: bool = True,
+    ) -> Need:
+        """What a request will take, by the header of its image; see `answer`.
+
+        Args:
+          data: an image file.
+          source: the image's domain, if the request says it.
+          target: the domain that is wanted, if the request says it.
+          factor: if the request says it.
+          with_maps: whether the maps are wanted too.
+          translated: whether it is more than unpacked.
+        """
+        size = image_files.image_size(data, trusted=False)
+        if size is None or math.prod(size) > self._most_pixels:
+            return footprint.LEAST  # It is refused.
+        # Which of them it will be may depend on what the image shows.
+        needs = [
+            self._translation(engine, 1, *size, factor, with_maps)
+            for pair, engine in self.snapshot().engines.items()
+            if translated
+            and source in (None, "", pair[0])
+            and target in (None, "", pair[1])
+            and factor in (None, *engine.bundle.factors)
+        ]
+        found = max(needs, key=lambda need: need.memory, default=None)
+        return footprint.of_file(*size, found, with_maps)
+
+    def need_of_stack(
+        self, engine: Engine, shape: Sequence[int], factor: int | None, with_maps: bool
+    ) -> Need:
+        """What a stack of images will take; see `translate`.
+
+        Args:
+          engine: one of the snapshot's.
+          shape: ``[N, H, W, 3]``.
+          factor: one of the bundle's; None for the smallest that meets the budget.
+          with_maps: whether the maps are wanted too.
+        """
+        count, height, width, _ = shape
+        if count * height * width > self._most_pixels:
+            return footprint.LEAST  # It is refused.
+        return self._translation(engine, count, height, width, factor, with_maps)
+
+    def _translation(
+        self, engine: Engine, count: int, height: int, width: int, factor: int | None, maps: bool
+    ) -> Need:
+        chooser = self._chooser(engine)
+        decided = chooser.choose(height, width).factor if factor is None else factor
+        return footprint.of_translation(
+            engine.bundle.architecture,
+            (count, height, width),
+            decided,
+            1e-3 * count * chooser.milliseconds(height, width, decided),
+            with_maps=maps,
+        )
 
     def answer(
         self,
@@ -121,7 +187,7 @@ class Service:
         """Answers a request; called in a thread of its own.
 
         Args:
-          data: a JPEG, PNG or WebP file.
+          data: an image file of any kind that is read, but AVIF and TIFF.
           source: the image's domain, if the request says it.
           target: the domain that is wanted, if the request says it.
           factor: if the request says it; else the smallest that meets the budget.
@@ -213,6 +279,7 @@ class Service:
         decided = engine.bundle.check_factor(factor)
         if factor is None:
             decided = chooser.choose(height, width).factor
+        expected = 1e-3 * count * chooser.milliseconds(height, width, decided)
         begin = time.perf_counter()
         found: list[Translated] = []
         # A few at a time, so that a long stack neither fills the queue nor holds up the others.
@@ -224,7 +291,12 @@ class Service:
                 for image in images[start : start + together]:
                     futures.append(
                         self.batcher.submit(
-                            engine, image, decided, with_maps=with_maps, seconds=left
+                            engine,
+                            image,
+                            decided,
+                            with_maps=with_maps,
+                            seconds=left,
+                            quick=expected <= footprint.QUICK_SECONDS,
                         )
                     )
                 found += [future.result() for future in futures]
@@ -240,14 +312,14 @@ class Service:
             _stack([each.output for each in found]),
             {name: _stack([each[name] for each in maps]) for name in maps[0]} if maps else None,
             decided,
-            milliseconds,
+            round(milliseconds, 1),
         )
 
     def classify(self, data: bytes) -> Recognised:
         """Tells which domain an image is of; called in a thread of its own.
 
         Args:
-          data: a JPEG, PNG or WebP file.
+          data: an image file of any kind that is read, but AVIF and TIFF.
 
         Raises:
           UserError: the image is wrong.
@@ -259,12 +331,14 @@ class Service:
         return classifier.classify(image_files.flatten(self._decode(data)))
 
     def _decode(self, data: bytes) -> image_files.DecodedImage:
-        return image_files.decode_image(data, "the image", most_pixels=self._most_pixels)
+        return image_files.decode_image(
+            data, "the image", most_pixels=self._most_pixels, trusted=False, warn=False
+        )
 
     def _chooser(self, engine: Engine) -> FactorChooser:
         """Made once for each build, of what was measured on this device or of an estimate."""
         bundle = engine.bundle
-        key = bundle.name, bundle.build
+        key = bundle.name, bundle.build, bundle.factors
         with self._lock:
             if key not in self._choosers:
                 path = device.cache_path(self._device, bundle, type(engine).__name__)

@@ -23,12 +23,15 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost as ocp_multihost
 
 from warp_translate.errors import UserError
+from warp_translate.interrupts import handled_by
 
 DEFAULT_HEARTBEAT_TIMEOUT = 100
 """Seconds without a sign of life after which a process counts as lost."""
 
 _SECONDS_FOR_THE_OTHERS = 60
 _SECONDS_TO_EXIT = 2
+_SECONDS_TO_MEET = 300  # As jax has it.
+_SECONDS_TO_MEET_QUIETLY = 10
 
 _exchanges = itertools.count()  # The same in all processes, since all of them take part in each.
 
@@ -36,6 +39,8 @@ _exchanges = itertools.count()  # The same in all processes, since all of them t
 # what a store says as well, so that it counts in jax's own errors only.
 _OF_COLLECTIVES = ("Gloo", "NCCL")
 _OF_JAX = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection", "barrier")
+
+_missing = False  # Whether the other processes were looked for and not found.
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
@@ -46,6 +51,7 @@ def connect(
     num_processes: int | None = None,
     process_id: int | None = None,
     heartbeat_timeout: int = DEFAULT_HEARTBEAT_TIMEOUT,
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Joins the other processes of the job, if there are any.
 
@@ -59,9 +65,11 @@ def connect(
       process_id: which one this is, from 0; with a coordinator only, what the environment says.
       heartbeat_timeout: seconds without a sign of life after which a process counts as lost, and
         the others end.
+      say: is told of tasks that SLURM gave and did not start, and of waiting.
 
     Raises:
       UserError: the arguments do not fit together, or the others cannot be reached.
+      TimeoutError: not all of them came; `is_peer_loss` takes it for what it is.
     """
     if heartbeat_timeout < 1:
         raise UserError(f"--heartbeat_timeout={heartbeat_timeout} must be at least 1 second")
@@ -70,7 +78,12 @@ def connect(
             if value is not None:
                 raise UserError(f"--{flag}={value} needs --coordinator=HOST:PORT, process 0's")
         if _is_launched(os.environ):
-            _initialize(heartbeat_timeout)
+            _initialize(heartbeat_timeout, say)
+        elif tasks := _idle_tasks(os.environ):
+            say(
+                f"warning: SLURM gave this job {tasks} tasks, and this process is none of several: "
+                f"it works alone; put srun before the command to start all {tasks}"
+            )
         return
 
     host, _, port = coordinator.rpartition(":")
@@ -90,6 +103,7 @@ def connect(
         raise UserError(f"--process_id={identity} must be within 0 and {count - 1}")
     _initialize(
         heartbeat_timeout,
+        say,
         coordinator_address=coordinator,
         num_processes=count,
         process_id=identity,
@@ -98,15 +112,42 @@ def connect(
     )
 
 
-def _initialize(heartbeat_timeout: int, **arguments: Any) -> None:
-    try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout, **arguments)
-    except (RuntimeError, ValueError) as error:
-        words = " ".join(str(error).split())[:300]
+def _initialize(heartbeat_timeout: int, say: Callable[[str], None], **arguments: Any) -> None:
+    global _missing
+    failed: list[Exception] = []
+
+    def meet() -> None:
+        try:
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=heartbeat_timeout,
+                # Beyond the time that is waited here, after which jax would abort the process.
+                initialization_timeout=2 * _SECONDS_TO_MEET,
+                **arguments,
+            )
+        except Exception as error:
+            failed.append(error)
+
+    # In a thread, so that Ctrl-C is heard meanwhile.
+    meeting = threading.Thread(target=meet, daemon=True)
+    meeting.start()
+    meeting.join(_SECONDS_TO_MEET_QUIETLY)
+    if meeting.is_alive():
+        say(f"waiting for the other processes, {_SECONDS_TO_MEET} s at most")
+        meeting.join(_SECONDS_TO_MEET - _SECONDS_TO_MEET_QUIETLY)
+    _missing = meeting.is_alive() or bool(failed)
+    if meeting.is_alive():
+        raise TimeoutError(
+            f"not all processes came within {_SECONDS_TO_MEET} s: see that all were started, with "
+            "srun in SLURM, and that process 0 is reached under --coordinator=HOST:PORT"
+        )
+    if failed and isinstance(failed[0], RuntimeError | ValueError):
+        words = " ".join(str(failed[0]).split())[:300]
         raise UserError(
             f"the processes do not find each other ({words}): see that process 0 is reached under "
             "--coordinator=HOST:PORT, that nobody else listens there, and that all were started"
-        ) from error
+        ) from failed[0]
+    if failed:
+        raise failed[0]
 
 
 def _is_launched(environment: Mapping[str, str]) -> bool:
@@ -132,12 +173,24 @@ def _is_launched(environment: Mapping[str, str]) -> bool:
     )
 
 
+def _idle_tasks(environment: Mapping[str, str]) -> int:
+    """How many tasks SLURM gave a job of which this process is all that runs; 0 where it is not.
+
+    The shells of salloc and of an interactive step, and the script of sbatch, are one task.
+    """
+    given, started = environment.get("SLURM_NTASKS", ""), environment.get("SLURM_STEP_NUM_TASKS")
+    alone = started == "1" or "SLURM_STEP_NODELIST" not in environment
+    return int(given) if alone and given.isdigit() and int(given) > 1 else 0
+
+
 def _count_and_id(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
     """Number of processes and this one's place, where SLURM or Open MPI tell them."""
     for names, count, place in (
         (_SLURM, "SLURM_NTASKS", "SLURM_PROCID"),
         (_OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ):
+        if names is _SLURM and _idle_tasks(environment):
+            continue
         if all(name in environment for name in names):
             return int(environment[count]), int(environment[place])
     return None, None
@@ -145,7 +198,7 @@ def _count_and_id(environment: Mapping[str, str]) -> tuple[int | None, int | Non
 
 def is_one_of_several() -> bool:
     """Whether there are other processes; asks no device, so that it may be called at any time."""
-    return jax.distributed.is_initialized()
+    return jax.distributed.is_initialized() or _missing
 
 
 def is_peer_loss(error: BaseException) -> bool:
@@ -160,6 +213,8 @@ def is_peer_loss(error: BaseException) -> bool:
     Returns:
       False as well where this process is the only one.
     """
+    if _missing and isinstance(error, TimeoutError):
+        return True
     if not is_one_of_several() or not isinstance(error, RuntimeError | ValueError):
         return False
     of_jax = isinstance(error, jax.errors.JaxRuntimeError)
@@ -195,6 +250,8 @@ def wait_to_leave(timeout: int = _SECONDS_FOR_THE_OTHERS) -> None:
     Args:
       timeout: seconds, after which those that do not leave are left behind.
     """
+    if _missing:
+        return
     try:
         barrier("leave", timeout)
     except Exception:  # Late or lost ones: jax tells of both, and of much else, as it likes.
@@ -256,9 +313,9 @@ class LeaveNotice:
         """
         with ExitStack() as stack:
             if self._alone:  # Else jax listens.
-                stack.enter_context(_handling(signal.SIGTERM, self._ask))
+                stack.enter_context(handled_by(signal.SIGTERM, self._ask))
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-                stack.enter_context(_handling(signal.SIGINT, self._interrupt_now))
+                stack.enter_context(handled_by(signal.SIGINT, self._interrupt_now, limit=1))
             yield
 
     @contextmanager
@@ -274,7 +331,7 @@ class LeaveNotice:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             yield
             return
-        with _handling(signal.SIGINT, self._interrupted):
+        with handled_by(signal.SIGINT, self._interrupted, limit=2):
             yield
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -294,17 +351,3 @@ class LeaveNotice:
             self._asked = True
         else:
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _handling(
-    number: signal.Signals, handler: Callable[[int, FrameType | None], None]
-) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python hears of signals in the main thread alone.
-        return
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from warp_translate import storage
+from warp_translate import sealed, storage
 
 Scalars = Mapping[str, float]
 Images = Mapping[str, npt.NDArray[np.uint8]]
@@ -146,11 +146,11 @@ class TensorBoardLogger:
 class JsonLinesLogger:
     """Appends one JSON object per write: ``{"step": 7, "wall_time": 1.7e9, "scalars": {...}}``.
 
-    ``wall_time`` is in seconds since 1970. JSON has no NaN and no infinity: they are written as the
-    strings "NaN", "Infinity" and "-Infinity", which Python's ``float`` and JavaScript's ``Number``
-    read. The file of a resumed run is kept and goes on: it may tell a step twice, and the later
-    line wins. A last line that was cut short when the process died is removed. Pictures are not
-    written.
+    ``wall_time`` is in seconds since 1970; "checksum" is that of `sealed.seal`. JSON has no NaN
+    and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity", which
+    Python's ``float`` and JavaScript's ``Number`` read. The file of a resumed run is kept and goes
+    on: it may tell a step twice, and the later line wins. A last line that was cut short when the
+    process died is removed. Pictures are not written.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class JsonLinesLogger:
             "wall_time": self._wall_clock(),
             "scalars": {name: _json_number(float(value)) for name, value in scalars.items()},
         }
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(json.dumps(sealed.seal(line), allow_nan=False) + "\n")
 
     def write_images(self, step: int, images: Images) -> None:
         """Writes nothing: pictures have no place in a file of lines."""

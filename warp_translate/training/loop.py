@@ -1,5 +1,6 @@
 """The training loop: evaluate, save, fetch, step. It is handed callables and knows no model."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -125,6 +126,8 @@ def run(
       Preempted: ``leave`` said so. The state is saved.
     """
     asked_to_leave = False
+    # Devices are handed steps long before they finish them; only those that are finished count.
+    ahead: collections.deque[tuple[int, PyTree]] = collections.deque()
     for done in range(start_step, schedule.total_steps + 1, schedule.steps_per_call):
         if done > start_step:
             clock.pause()
@@ -150,16 +153,19 @@ def run(
             state, device_metrics = step(state, fetched)
         clock.count(schedule.steps_per_call)
         now = done + schedule.steps_per_call
+        ahead.append((now, device_metrics))
         # At the end there is nothing left to leave.
         asked_to_leave = leave(now // schedule.steps_per_call) and now < schedule.total_steps
-        reports = None
         # Before a save the metrics are looked at in any case: a lost state must not be kept.
         if asked_to_leave or any(
             schedule.due(now, every)
             for every in (schedule.log_every, schedule.save_every, schedule.evaluate_every)
         ):
             with clock.measure("wait"):
-                host_metrics = jax.device_get(device_metrics)
+                while len(ahead) > 1:
+                    jax.block_until_ready(ahead[0][1])
+                    progress.update(ahead.popleft()[0])
+                host_metrics = jax.device_get(ahead.popleft()[1])
             reports = {name: float(value) for name, value in host_metrics.items()}
             _check_finite(reports, now, kept)
             _check_agreement(disagreements(state), now, kept)
@@ -167,9 +173,18 @@ def run(
             logger.write_scalars(now, reports)
             for warning in watch(reports):
                 progress.say(f"warning at step {now}: {warning}")
-        progress.update(now, reports)
+            progress.update(now, reports)
+        while ahead and _is_finished(ahead[0][1]):
+            progress.update(ahead.popleft()[0])
     progress.close()
     return state
+
+
+def _is_finished(metrics: PyTree) -> bool:
+    """Whether the devices have done the step that these metrics are of; waits for nothing."""
+    leaves = jax.tree.leaves(metrics)
+    # Those of tests may be numpy's.
+    return all(leaf.is_ready() for leaf in leaves if hasattr(leaf, "is_ready"))
 
 
 def _check_finite(reports: Scalars, step: int, kept: Callable[[], int | None]) -> None:

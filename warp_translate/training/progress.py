@@ -21,6 +21,8 @@ FORMATS: tuple[Format, ...] = ("auto", "lines", "json")
 _RATE_WINDOW = 50  # Updates that the rate is measured over.
 _TTY_INTERVAL = 0.1  # Seconds between rewritings of a terminal's line: faster is not seen.
 _FALLBACK_COLUMNS = 80
+_SECONDS_OF_FIRST_ESTIMATE = 10.0  # Of steps that it is made of.
+_DAY = 86400.0
 
 
 class Progress:
@@ -31,7 +33,8 @@ class Progress:
     On a terminal one line is rewritten in place; elsewhere plain lines are printed, the first and
     the last step's always and others ``min_interval`` seconds apart at least. The rate is measured
     between the updates of a moving window, the first of which comes when the first step is done:
-    the time to compile it does not count, and a pause to evaluate is forgotten.
+    the time to compile it does not count, and a pause to evaluate is forgotten. Where the first
+    estimate is of more than a day, a warning says so.
 
     As "json" every line is an object with ``time`` (ISO 8601, UTC) and ``event``: "progress" with
     ``step``, ``total_steps``, ``steps_per_second``, ``images_per_second`` and ``seconds_left``, all
@@ -49,6 +52,7 @@ class Progress:
         metric_names: Sequence[str] = (),
         stream: TextIO | None,
         format: Format = "auto",
+        if_long: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         min_interval: float = 10.0,
@@ -63,6 +67,7 @@ class Progress:
           metric_names: metrics to show, in this order; one that is not there is left out.
           stream: where to print; None prints nothing.
           format: how.
+          if_long: what to do where the first estimate is of more than a day; "" warns of none.
           clock: seconds from any origin.
           wall_clock: seconds since 1970.
           min_interval: least seconds between two plain lines.
@@ -84,12 +89,13 @@ class Progress:
         self._printed_at: float | None = None
         self._line_length = 0  # Of what stands on the terminal's line.
         self._closed = False
+        self._if_long = if_long
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         """Says that a step is done, and prints if it is time to.
 
         Args:
-          step: training steps done.
+          step: training steps that the devices have finished.
           metrics: new values of metrics. Those that are shown are kept until they are given again;
             only when given are they read, so the loop decides when to wait for the device.
         """
@@ -104,6 +110,8 @@ class Progress:
         if due or step >= self._total_steps:
             self._print(self._object(step) if self._json else self._line(step))
             self._printed_at = now
+        if self._if_long and now - self._marks[0][0] >= _SECONDS_OF_FIRST_ESTIMATE:
+            self._warn_if_long(step)
 
     def say(self, text: str) -> None:
         """Prints a line of its own, which stays; also when all is done."""
@@ -134,6 +142,17 @@ class Progress:
         seconds = self._marks[-1][0] - self._marks[0][0]
         steps = self._marks[-1][1] - self._marks[0][1]
         return steps / seconds if seconds > 0 and steps > 0 else None
+
+    def _warn_if_long(self, step: int) -> None:
+        rate = self._steps_per_second()
+        if rate is None:
+            return
+        left = (self._total_steps - step) / rate
+        if left > _DAY:
+            self.say(
+                f"warning: about {left / _DAY:.1f} days are left at this rate; {self._if_long}"
+            )
+        self._if_long = ""
 
     def _shown(self) -> dict[str, float]:
         return {name: self._metrics[name] for name in self._metric_names if name in self._metrics}

@@ -73,6 +73,8 @@ class Requests:
             made.append(Case("length", f"says {said[:9]}", (text,), REFUSED, broken=True))
         two = request(good, self._path, "Content-Length: 3")
         made.append(Case("length", "said twice", (two,), REFUSED, broken=True))
+        same = request(good, self._path, f"Content-Length: {len(good)}")
+        made.append(Case("length", "said twice alike", (same,), REFUSED, broken=True))
         huge = request(b"", self._path, length=17_000_000)
         made.append(Case("length", "17 MB, none of them sent", (huge,), frozenset({413})))
         big = request(bytes(17_000_000), self._path)
@@ -80,7 +82,8 @@ class Requests:
         return made
 
     def _chunked(self) -> list[Case]:
-        head = f"POST {self._path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode()
+        host = "Host: localhost\r\nTransfer-Encoding: chunked\r\n"
+        head = f"POST {self._path} HTTP/1.1\r\n{host}".encode()
         good = self._good
 
         def piece(data: bytes, size: int | None = None) -> bytes:
@@ -90,7 +93,7 @@ class Requests:
         made = [Case("chunked", "whole", (whole,), frozenset({200}), size=self._size)]
         tiny = b"".join(piece(good[at : at + 1]) for at in range(len(good)))
         parts = (head + b"\r\n" + tiny + b"0\r\n\r\n",)
-        made.append(Case("chunked", "by single bytes", parts, frozenset({200}), size=self._size))
+        made.append(Case("chunked", "by single bytes", parts, frozenset({400}), broken=True))
         late = {
             "never ends": head + b"\r\n" + piece(good),
             "promises more": head + b"\r\n" + piece(good, len(good) + 999)[:-2],
@@ -116,7 +119,7 @@ class Requests:
             for name, sent in wrong.items()
         ]
         both = head + b"Content-Length: 5\r\n\r\n" + piece(good) + b"0\r\n\r\n"
-        made.append(Case("chunked", "and a length", (both,), broken=True))
+        made.append(Case("chunked", "and a length", (both,), frozenset({400}), broken=True))
         for coding in (b"gzip", b"chunked, chunked", b"identity", b"xchunked", b""):
             sent = whole.replace(b"Encoding: chunked", b"Encoding: " + coding)
             made.append(Case("chunked", f"coding {coding.decode()}", (sent,), broken=True))
@@ -439,6 +442,13 @@ class Requests:
         }
         for name, lines in broken.items():
             made.append(Case("headers", name, (request(good, path, *lines),), broken=True))
+        foreign = {
+            "another name": request(good, path).replace(b"localhost", b"evil.example"),
+            "a page elsewhere": request(good, path, "Origin: https://evil.example"),
+            "a page elsewhere, no origin": request(good, path, "Sec-Fetch-Site: cross-site"),
+        }
+        for name, sent in foreign.items():
+            made.append(Case("headers", name, (sent,), frozenset({403})))
         harmless = {
             "cookies": ["Cookie: " + "a=b; " * 2000],
             "key": ["X-API-Key: \xff\xfe", "Authorization: Bearer"],

@@ -153,7 +153,7 @@ function question(found) {
 }
 
 function present(found, milliseconds) {
-  const [height, width] = found.size.split("x");
+  const { width, height } = found;
   byId("before").src = beforeAddress;
   byId("after").src = found.output;
   byId("after").width = width;

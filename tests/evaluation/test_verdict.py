@@ -1,0 +1,32 @@
+import pytest
+
+from warp_translate.evaluation.verdict import worse_than_untouched
+
+DISTANCE = {"before": 0.5, "after": 0.6, "after_error": 0.01, "before_error": 0.01}
+
+
+def named(prefix, **changes):
+    found = DISTANCE | changes
+    return {f"{prefix}kernel_distance/lite/{name}": value for name, value in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("scalars", "said"),
+    [
+        ({"output/l1_ratio": 0.99}, []),
+        ({"output/l1_ratio": 1.234}, ["the output is worse than the untouched picture, with 1.23"]),
+        ({"output/l1_ratio": float("nan")}, []),
+        # What further factors are like does not count, nor a distance where there is a truth.
+        ({"output/l1_ratio": 0.9, "factor_4/output/l1_ratio": 2.0} | named(""), []),
+        (named("a_to_b/"), ["A to B: the output is worse"]),
+        (named("a_to_b/", after=0.515), []),
+        (
+            named("a_to_b/", before=-0.01) | {"b_to_a/output/l1_ratio": 2.0},
+            ["A to B: the output is worse", "B to A: the output is worse"],
+        ),
+    ],
+)
+def test_what_is_worse_than_the_untouched_picture_is_said(scalars, said):
+    found = worse_than_untouched(scalars)
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))

@@ -1,0 +1,150 @@
+"""What is kept of an image file beside its pixels: the resolution and harmless EXIF."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import ExifTags, Image
+
+Kept = Literal["drop", "safe", "all"]
+"""How much metadata is kept.
+
+- "drop": nothing.
+- "safe": DPI and standard EXIF tags, without the location, serial numbers and the owner's name.
+- "all": these as well.
+
+Thumbnails, makers' notes, XMP and IPTC are always dropped: a thumbnail shows the picture before
+translation, and the others may hold anything, the location among it.
+"""
+
+# Descriptions of the first directory. In a TIFF file it holds the layout of the pixels as well.
+_MAIN_TAGS = frozenset(
+    {
+        *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
+        *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
+        *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
+        *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
+        *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
+        *(ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
+    }
+)
+# Of the tags that the EXIF standard defines for its own directory, those that are no longer true
+# of the picture that is written, or that cannot be moved.
+_PHOTO_TAGS = range(0x829A, 0xA501)
+_UNTRUE_TAGS = frozenset(
+    {
+        *(ExifTags.Base.MakerNote, ExifTags.Base.RelatedSoundFile),
+        *(ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight),
+        *(ExifTags.IFD.Interop, ExifTags.Base.Gamma),
+    }
+)
+_PRIVATE_TAGS = frozenset(
+    {
+        *(ExifTags.Base.CameraOwnerName, ExifTags.Base.ImageUniqueID),
+        *(ExifTags.Base.BodySerialNumber, ExifTags.Base.LensSerialNumber),
+    }
+)
+_SRGB, _INCH = 1, 2
+_PER_INCH = {_INCH: 1.0, 3: 2.54}
+_MOST_BYTES = 65_000  # A JPEG segment holds 65,533.
+_MOST_DPI = 65_535  # As in a JPEG header.
+
+
+@dataclass(frozen=True)
+class Metadata:
+    r"""What is written beside the pixels.
+
+    Attributes:
+      dpi: pixels per inch, horizontal and vertical; None if the file does not say.
+      exif: an EXIF block beginning with ``Exif\0\0``; None if nothing is kept. Its orientation is
+        upright and its color space sRGB, as `image_files` returns pixels.
+    """
+
+    dpi: tuple[float, float] | None = None
+    exif: bytes | None = None
+
+
+def read_metadata(image: Image.Image, kept: Kept) -> Metadata:
+    """Reads the metadata of an image that has been loaded.
+
+    Args:
+      image: as Pillow opened it.
+      kept: what is wanted.
+
+    Returns:
+      The metadata; what cannot be read is left out.
+    """
+    if kept == "drop":
+        return Metadata()
+    # Pillow's EXIF reader fails in many ways, and none of them spoils the picture.
+    try:
+        exif = image.getexif()
+        block = _exif_block(exif, kept)
+    except Exception:
+        exif, block = Image.Exif(), None
+    return Metadata(_dpi(image, exif), block)
+
+
+def exif_with_dpi(metadata: Metadata) -> bytes | None:
+    """EXIF that holds the DPI too, for a format that has no other place for it.
+
+    Args:
+      metadata: of an image.
+
+    Returns:
+      An EXIF block, or None if there is nothing to say.
+    """
+    if metadata.dpi is None:
+        return metadata.exif
+    exif = Image.Exif()
+    if metadata.exif is not None:
+        exif.load(metadata.exif)
+    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = metadata.dpi
+    exif[ExifTags.Base.ResolutionUnit] = _INCH
+    return exif.tobytes()
+
+
+def _dpi(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
+    found = image.info.get("dpi")
+    named = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+    if image.format == "JPEG" and None in named and not image.info.get("jfif_unit"):
+        return None  # Pillow's default of 72.
+    unit = exif.get(ExifTags.Base.ResolutionUnit, _INCH)
+    if found is None and None not in named and unit in _PER_INCH:
+        found = named
+        scale = _PER_INCH[unit]
+    else:
+        scale = 1.0
+    try:
+        across, down = (scale * float(value) for value in found or ())
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    # Of a TIFF file that says nothing Pillow says 1.
+    usable = all(math.isfinite(value) and 1 < value <= _MOST_DPI for value in (across, down))
+    return (across, down) if usable else None
+
+
+def _exif_block(found: Image.Exif, kept: Kept) -> bytes | None:
+    """EXIF written anew from the tags that are kept."""
+    fresh = Image.Exif()
+    for tag, value in found.items():
+        if tag in _MAIN_TAGS:
+            fresh[tag] = value
+    left_out = _UNTRUE_TAGS if kept == "all" else _UNTRUE_TAGS | _PRIVATE_TAGS
+    photo = {
+        tag: value
+        for tag, value in found.get_ifd(ExifTags.IFD.Exif).items()
+        if tag in _PHOTO_TAGS and tag not in left_out
+    }
+    if ExifTags.Base.ColorSpace in photo:
+        photo[ExifTags.Base.ColorSpace] = _SRGB
+    if photo:
+        fresh[ExifTags.IFD.Exif] = photo
+    if kept == "all" and (location := found.get_ifd(ExifTags.IFD.GPSInfo)):
+        fresh[ExifTags.IFD.GPSInfo] = location
+    if not fresh:
+        return None
+    if ExifTags.Base.Orientation in found:
+        fresh[ExifTags.Base.Orientation] = 1
+    block = fresh.tobytes()
+    return block if len(block) <= _MOST_BYTES else None
