@@ -20,6 +20,11 @@ def named(prefix, **changes):
         ({"output/l1_ratio": 0.9, "factor_4/output/l1_ratio": 2.0} | named(""), []),
         (named("a_to_b/"), ["A to B: the output is worse"]),
         (named("a_to_b/", after=0.515), []),
+        # Some distances have no standard error.
+        (
+            {"kernel_distance/lite/before": 0.5, "kernel_distance/lite/after": 0.6},
+            ["the output is"],
+        ),
         (
             named("a_to_b/", before=-0.01) | {"b_to_a/output/l1_ratio": 2.0},
             ["A to B: the output is worse", "B to A: the output is worse"],

@@ -32,8 +32,8 @@ def worse_than_untouched(scalars: Mapping[str, float]) -> list[str]:
             if not (name.startswith(f"{prefix}{_DISTANCE}") and name.endswith(_AFTER)):
                 continue
             start = name.removesuffix("after")
-            before, error = scalars[f"{start}before"], scalars[f"{start}after_error"]
-            if after > before + 2 * error:
+            before = scalars[f"{start}before"]
+            if after > before + 2 * scalars.get(f"{start}after_error", 0.0):
                 lines.append(
                     f"{direction}the output is worse than the untouched picture, with a kernel "
                     f"distance of {after:.4f} to real pictures of the target where that one has "
