@@ -29,13 +29,13 @@ def crowds(target: str, model: str) -> list[Case]:
     noise = np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
     noisy = encode(Image.fromarray(noise), "JPEG")
     side = 2272
-    told = {"name": "image", "shape": [1, side, side, 3], "datatype": "UINT8"}
+    tensor = {"name": "image", "shape": [1, side, side, 3], "datatype": "UINT8"}
     asks = {"parameters": {"binary_data_output": True}}
-    numbers = json.dumps({"inputs": [{**told, "data": [0]}], **asks}).replace(
+    numbers = json.dumps({"inputs": [{**tensor, "data": [0]}], **asks}).replace(
         "[0]", "[" + "0," * (3 * side * side - 1) + "0]"
     )
     binary = json.dumps(
-        {"inputs": [{**told, "parameters": {"binary_data_size": 3 * side * side}}], **asks}
+        {"inputs": [{**tensor, "parameters": {"binary_data_size": 3 * side * side}}], **asks}
     ).encode()
     sends = {
         f"webp of {len(webp)} bytes, 16 MP with alpha": request(webp, path),
