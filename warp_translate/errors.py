@@ -3,9 +3,12 @@
 import os
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path as messages name it: printable and on one line, whatever characters it has."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path))
+def shown(text: str | os.PathLike[str]) -> str:
+    """A path or other text as messages show it: on one line, escaped where not printable.
+
+    File names hold any bytes; those that are not UTF-8 are lone surrogates in Python.
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(text))
 
 
 class UserError(Exception):
@@ -28,11 +31,3 @@ class Preempted(Exception):
         super().__init__(f"preempted after step {step}")
         self.step = step
         self.by_user = False
-
-
-def in_one_line(text: str) -> str:
-    """Text for people: whatever cannot be printed becomes an escape, a line break in a name too.
-
-    File names hold any bytes; Python has those that are no UTF-8 as lone surrogates.
-    """
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

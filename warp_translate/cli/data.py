@@ -41,7 +41,7 @@ from warp_translate.data import lists, names, tfds_folder
 from warp_translate.data.fitting import Fit, checked, fits, remedy
 from warp_translate.data.inventory import Alike, Inventory
 from warp_translate.data.listing import Shares, write_list
-from warp_translate.errors import UserError, in_one_line
+from warp_translate.errors import UserError, shown
 from warp_translate.evaluation.sheet import write_sheet
 from warp_translate.headway import Headway
 from warp_translate.image_files import SUFFIXES, flatten, read_image
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
         _look(inventory, readers)
         ways = [_with_further_obstacles(fit) for fit in fits(inventory)]
         for line in _report(inventory, ways):
-            print(in_one_line(line))
+            print(shown(line))
         if folder is not None:
             _write(folder, inventory, ways)
         if _LIST.value is not None:
@@ -374,7 +374,7 @@ def _write(folder: Path, inventory: Inventory, ways: list[Fit]) -> None:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}): choose another --output"
         ) from error
-    print(in_one_line(f"written: {folder}/data.json, data.sqlite and, with examples, data.png"))
+    print(shown(f"written: {folder}/data.json, data.sqlite and, with examples, data.png"))
 
 
 def _write_list(path: Path, inventory: Inventory, ways: list[Fit], shares: Shares) -> None:
@@ -397,8 +397,8 @@ def _write_list(path: Path, inventory: Inventory, ways: list[Fit], shares: Share
             f"{path} cannot be written ({error.strerror or error}): choose another --list"
         ) from error
     listed = ", ".join(f"{count} to {split}" for split, count in sorted(counts.items()))
-    print(in_one_line(f"written: {path}, {listed}"))
-    print(in_one_line(f"  {_command(path, chosen[0], _side(inventory))}"))
+    print(shown(f"written: {path}, {listed}"))
+    print(shown(f"  {_command(path, chosen[0], _side(inventory))}"))
     listed_fit = _with_further_obstacles(checked(replace(chosen[0], obstacles=()), path))
     if listed_fit.obstacles:
         raise UserError(f"{path} is written, but {listed_fit.obstacles[0]}")
@@ -420,7 +420,7 @@ def _write_sheet(path: Path, inventory: Inventory) -> None:
     write_sheet(
         *(path, rows, list(examples)),
         cell=_CELL,
-        title=in_one_line(f"{inventory.source.name}: {inventory.count()} images"),
+        title=shown(f"{inventory.source.name}: {inventory.count()} images"),
     )
 
 

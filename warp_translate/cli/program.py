@@ -18,7 +18,7 @@ from warp_translate import interrupts
 from warp_translate.cli import status, streams
 from warp_translate.cli.extras import missing_package
 from warp_translate.cli.path_flag import define_path
-from warp_translate.errors import Preempted, UserError, in_one_line
+from warp_translate.errors import Preempted, UserError, shown
 
 WORKDIR = define_path("workdir", "Folder of the run: checkpoints, logs, config.")
 OUTPUT = define_path(
@@ -173,7 +173,7 @@ def _in_plain_words(message: str) -> str:
 
 
 def _leave(message: str) -> NoReturn:
-    print(f"error: {in_one_line(message)}", file=sys.stderr, flush=True)
+    print(f"error: {shown(message)}", file=sys.stderr, flush=True)
     if distributed := _with_others():
         # Most mistakes are made by all of them, and each is to say so.
         distributed.wait_to_leave()

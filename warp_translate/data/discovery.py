@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from warp_translate.data import folder_layout, lists
 from warp_translate.data.paired_layout import SPLITS
-from warp_translate.errors import UserError, in_one_line
+from warp_translate.errors import UserError, shown
 from warp_translate.file_tree import walk
 from warp_translate.image_files import SUFFIXES
 
@@ -55,7 +55,7 @@ def below(root: Path, passed_over: dict[str, int]) -> Iterator[Discovered]:
         for entry in walk(root):
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix not in SUFFIXES:
-                legible = in_one_line(suffix) or "none"
+                legible = shown(suffix) or "none"
                 passed_over[legible] = passed_over.get(legible, 0) + 1
                 continue
             size = changed = 0

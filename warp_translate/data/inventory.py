@@ -20,7 +20,7 @@ from absl import logging
 
 from warp_translate.data import discovery, folder_layout, lists
 from warp_translate.data.inspection import inspect_all
-from warp_translate.errors import UserError, in_one_line
+from warp_translate.errors import UserError, shown
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -312,7 +312,7 @@ class Inventory:
             "SELECT path, problem FROM files WHERE problem IS NOT NULL ORDER BY path LIMIT ?",
             (most,),
         )
-        return count, [(shown(path), problem) for path, problem in rows]
+        return count, [(_shown(path), problem) for path, problem in rows]
 
     def same_pixels(self) -> Alike:
         """Images that are equal pixel by pixel."""
@@ -359,7 +359,7 @@ class Inventory:
             f"SELECT path, width, height {where} ORDER BY min(width, height), path LIMIT 3",
             (least,),
         )
-        return count, [(shown(path), width, height) for path, width, height in rows]
+        return count, [(_shown(path), width, height) for path, width, height in rows]
 
     def median_side(self) -> int:
         """The median of the shorter sides; 0 where nothing can be read."""
@@ -380,7 +380,7 @@ class Inventory:
         rows = self._rows.execute(
             f"SELECT a.path, b.path {where} ORDER BY a.path LIMIT 3", (first, second)
         )
-        return count, [(shown(a), shown(b)) for a, b in rows]
+        return count, [(_shown(a), _shown(b)) for a, b in rows]
 
     def strips(self) -> int:
         """How many images have the shape of strips, see `paired_layout.is_strip`."""
@@ -481,7 +481,7 @@ class Inventory:
             rows = self._rows.execute(
                 f"SELECT path FROM files WHERE {column} = ? ORDER BY path LIMIT 3", first[:1]
             )
-            example = tuple(shown(path) for (path,) in rows)
+            example = tuple(_shown(path) for (path,) in rows)
         return Alike(groups, files, across, example)
 
     def _ahead(self) -> Iterator[tuple[list[int], list[str]]]:
@@ -499,9 +499,9 @@ class Inventory:
             yield list(numbers), [os.path.join(self.root, os.fsdecode(path)) for path in paths]
 
 
-def shown(path: bytes) -> str:
+def _shown(path: bytes) -> str:
     """A stored path for people, in one line."""
-    return in_one_line(path.decode(errors="backslashreplace"))
+    return shown(path.decode(errors="backslashreplace"))
 
 
 class _Damaged(Exception):

@@ -15,7 +15,7 @@ from warp_translate.data.paired_layout import (
     fingerprint,
     load_pair,
 )
-from warp_translate.errors import UserError, in_one_line
+from warp_translate.errors import UserError, shown
 from warp_translate.image_files import encode_png
 
 _NAMES = ("source", "target")
@@ -92,7 +92,7 @@ class PairedFolder(FolderBuilder[PairFiles]):
         image, layout = tfds.features.Image(shape=(None, None, 3)), self.builder_config.layout
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Image pairs of {in_one_line(str(layout.root))}.",
+            description=f"Image pairs of {shown(str(layout.root))}.",
             features=tfds.features.FeaturesDict({name: image for name in _NAMES}),
             supervised_keys=_NAMES,
             # The order of names lets a user find the file behind an example.

@@ -1,7 +1,6 @@
 """Preparing TFDS data sets as array_record files, which takes no TensorFlow."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -136,7 +135,7 @@ def write_checksums(folder: Path) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    sums = {name: _checksum(folder / name) for name in _CHECKED if (folder / name).is_file()}
+    sums = {name: storage.sha256(folder / name) for name in _CHECKED if (folder / name).is_file()}
     storage.write_whole(folder / _CHECKSUMS_FILE, json.dumps(sums, indent=2) + "\n")
 
 
@@ -145,17 +144,13 @@ def _changed(folder: Path) -> str | None:
     try:
         sums = json.loads((folder / _CHECKSUMS_FILE).read_bytes())
         return next(
-            (name for name, known in sums.items() if known != _checksum(folder / name)), None
+            (name for name, known in sums.items() if known != storage.sha256(folder / name)), None
         )
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         return None if missing == _CHECKSUMS_FILE else missing
     except (OSError, ValueError, AttributeError):
         return _CHECKSUMS_FILE
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _damaged(name: str, data_dir: str | os.PathLike[str] | None, reason: str) -> UserError:

@@ -10,7 +10,7 @@ from warp_translate.data import stored_image
 from warp_translate.data.folder_builder import FolderBuilder
 from warp_translate.data.folder_layout import fingerprint_files
 from warp_translate.data.unpaired_layout import UnpairedLayout
-from warp_translate.errors import in_one_line
+from warp_translate.errors import shown
 from warp_translate.image_files import flatten, read_image
 
 
@@ -68,7 +68,7 @@ class UnpairedFolder(FolderBuilder[Path]):
         image, layout = tfds.features.Image(shape=(None, None, 3)), self.builder_config.layout
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Images by domain of {in_one_line(str(layout.root))}.",
+            description=f"Images by domain of {shown(str(layout.root))}.",
             features=tfds.features.FeaturesDict({"image": image}),
             # The order of names lets a user find the file behind an example.
             disable_shuffling=True,

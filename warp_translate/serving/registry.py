@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, shown
 from warp_translate.map_pictures import MAPS
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import AnyBundle, ClassifierBundle
@@ -181,7 +181,7 @@ class Registry:
             problem = f"{folder} cannot be used ({type(error).__name__}: {words})"
         older = before.ready if before else None
         problem += "" if older is None else "; what was loaded of it before goes on"
-        return _Entry(stamp, older, _printable(problem))
+        return _Entry(stamp, older, shown(problem))
 
 
 def _state(file: "os.DirEntry[str]") -> tuple[str | int, ...]:
@@ -194,13 +194,8 @@ def _state(file: "os.DirEntry[str]") -> tuple[str | int, ...]:
     return file.name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _printable(text: str) -> str:
-    """A name or a message in one line of UTF-8, which names of files need not be."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
 def _snapshot(entries: Mapping[str, _Entry]) -> Snapshot:
-    entries = {_printable(name): entry for name, entry in entries.items()}
+    entries = {shown(name): entry for name, entry in entries.items()}
     engines: dict[Pair, Engine] = {}
     folders: dict[Pair, str] = {}
     classifier: Classifier | None = None
