@@ -57,17 +57,14 @@ async def until(condition):
 def test_memory_is_shared_and_the_oldest_goes_first():
     """Of any sizes in any order: never more than there is, and all of them are done."""
     admission = Admission(memory=800, most_requests=40, seconds=20.0)
-    lock, now, most, order = threading.Lock(), 0, 0, []
+    most, order = 0, []
 
     async def run():
         def do(size):
             def count(got):
-                nonlocal now, most
-                with lock:
-                    now, order[len(order) :] = now + size, [size]
-                    most = max(most, now)
-                with lock:
-                    now -= size
+                nonlocal most
+                order.append(size)
+                most = max(most, held(admission)[2])
                 return size
 
             return count
