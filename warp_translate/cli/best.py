@@ -59,7 +59,7 @@ def check(metric: str, where: str, scores: Iterable[str]) -> None:
 
 
 def not_finite(scalars: Mapping[str, float]) -> str | None:
-    """Those metrics that judge and are no finite numbers, in words; None where there are none.
+    """Lists the judging metrics that are not finite, three at most; None if all are finite.
 
     Args:
       scalars: by name, with ``test/`` or without.

@@ -207,9 +207,12 @@ class _Progress:
         self._say(f"{case.size}, factor {case.factor}: compiled in {seconds:.1f} s")
 
     def ran(self, case: Case, turn: int, seconds: float) -> None:
-        """Says that a case has run, for the how manieth time; that before the first only warms up.
+        """Reports a finished run of a case.
 
-        What it takes longer is for compiling, as engines do it.
+        Args:
+          case: what ran.
+          turn: number of the run; 0 warms up, and its extra time counts as compilation.
+          seconds: how long it took.
         """
         self._left_of_size -= _work(case)
         if turn == 0:
