@@ -116,6 +116,28 @@ def test_a_call_that_was_killed_goes_on(folder):
     assert work(folder, "set1") == (ALL, 0)
 
 
+def test_a_translation_under_an_earlier_name_is_removed(tmp_path):
+    """While a.jpg was alone, its translation was a.png, which is the name of the second image."""
+    out, jpg, png = tmp_path / "out", tmp_path / "a.jpg", tmp_path / "a.png"
+    for path, value in ((jpg, 10), (png, 200)):
+        Image.new("RGB", (5, 4), (value,) * 3).save(path)
+
+    def translate(*pairs):
+        record = OutputRecord(out, made_by("darker by 1", 2, bulk.Style()))
+        jobs = record.begin([bulk.Job(source, out / name) for source, name in pairs], ())
+        list(bulk.translate_files(Darker(1), jobs, done=record.written))
+        return sorted(path.name for path in out.glob("*.png"))
+
+    assert translate((jpg, "a.png")) == ["a.png"]
+    both = (jpg, "a.jpg.png"), (png, "a.png.png")
+    assert translate(*both) == ["a.jpg.png", "a.png.png"]
+    # What is there now is somebody else's.
+    (out / "a.png").write_bytes(b"mine")
+    assert translate(*both) == ["a.jpg.png", "a.png", "a.png.png"]
+    with pytest.raises(UserError, match=r"a\.png is there"):
+        translate((jpg, "a.png"))
+
+
 def test_files_of_others_are_left_alone(folder):
     (folder / "out").mkdir()
     (folder / "out/2.png").write_bytes(b"mine")

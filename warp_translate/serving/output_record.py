@@ -2,8 +2,9 @@
 
 `RECORD` in the folder has a line of JSON for each translation: its name, the maps beside it, the
 image that it was made of, and what it was made by. A line is added when a translation is begun, so
-that its files count as the command's own, and another when it is written. The last line of a name
-holds; one that cannot be read, as a kill may leave it, is passed over.
+that its files count as the command's own, another when it is written, and one when it is removed
+because its image is now translated under a longer name. The last line of a name holds; one that
+cannot be read, as a kill may leave it, is passed over.
 """
 
 import dataclasses
@@ -68,7 +69,11 @@ class OutputRecord:
             raise self._unusable(error) from error
         for line in lines:
             if found := _parse(line):
-                self._enter(*found)
+                name, entry = found
+                if entry is None:
+                    self._forget(name)
+                else:
+                    self._enter(name, entry)
         # Whoever was killed may have left half a line.
         self._start = b"\n" if lines else b""
 
@@ -87,6 +92,7 @@ class OutputRecord:
           UserError: there are files in the way that no line tells of, or the folder cannot be
             written. Nothing is changed.
         """
+        jobs = list(jobs)
         left, foreign, stale = [], [], []
         for job in jobs:
             name, files = self._name(job), job.files(maps)
@@ -110,6 +116,11 @@ class OutputRecord:
                     if file not in files and self._owners.get(file) == name
                 ]
             self._enter(name, _Entry(kept))
+        names = {self._name(job) for job in jobs}
+        earlier = {each for job in left if (each := self._earlier_name(job)) is not None}
+        renamed = earlier - names
+        for name in renamed:
+            stale += self._forget(name)
         if foreign:
             more = f", and {len(foreign) - 1} more are" if len(foreign) > 1 else ""
             raise UserError(
@@ -120,7 +131,9 @@ class OutputRecord:
             for folder in dict.fromkeys(files.target.parent for files in left if files.target):
                 folder.mkdir(parents=True, exist_ok=True)
             if left:
-                self._append(*(self._line(self._name(job)) for job in left))
+                gone = [json.dumps({"output": name, "gone": True}).encode() for name in renamed]
+                lines = [self._line(self._name(job)) for job in left]
+                self._append(*lines, *(line + b"\n" for line in gone))
             for file in stale:
                 file.unlink(missing_ok=True)
         except OSError as error:
@@ -152,9 +165,25 @@ class OutputRecord:
         assert job.target is not None
         return job.target.relative_to(self._folder).as_posix()
 
+    def _earlier_name(self, job: Job) -> str | None:
+        """The name that the translation had while no other image of the folder asked for it."""
+        if job.source is None or job.target is None:
+            return None
+        suffix = job.target.suffix
+        if job.target.name != job.source.name + suffix:
+            return None
+        name = self._name(Job(job.source, job.target.with_name(job.source.stem + suffix)))
+        entry = self._entries.get(name)
+        return name if entry is not None and self._is_of(entry, job) else None
+
     def _fits(self, entry: _Entry, job: Job) -> bool:
         """Whether a translation was made of what the image is now, and by the same."""
-        if entry.source is None or entry.by != self._by or job.source is None:
+        return entry.by == self._by and self._is_of(entry, job)
+
+    @staticmethod
+    def _is_of(entry: _Entry, job: Job) -> bool:
+        """Whether a translation was made of what the image is now."""
+        if entry.source is None or job.source is None:
             return False
         if not job.source.is_file():
             return False  # A pipe is read once.
@@ -174,6 +203,14 @@ class OutputRecord:
         target = self._folder / name
         for file in (target, *(map_path(target, each) for each in entry.maps)):
             self._owners[file] = name
+
+    def _forget(self, name: str) -> list[Path]:
+        """Drops a translation, and returns its files."""
+        self._entries.pop(name, None)
+        files = [file for file, owner in self._owners.items() if owner == name]
+        for file in files:
+            del self._owners[file]
+        return files
 
     def _line(self, name: str) -> bytes:
         entry = self._entries[name]
@@ -196,12 +233,15 @@ class OutputRecord:
         )
 
 
-def _parse(line: bytes) -> tuple[str, _Entry] | None:
-    """What a line says, None where it cannot be read."""
+def _parse(line: bytes) -> tuple[str, _Entry | None] | None:
+    """The name in a line, and its entry or None where it is gone; None if the line is damaged."""
     try:
         found = json.loads(line)
-        name, maps = found["output"], [each for each in found["maps"] if each in MAPS]
+        name = found["output"]
         Path(name).with_name("other")  # Refuses what is no name of a file.
+        if found.get("gone") is True:
+            return name, None
+        maps = [each for each in found["maps"] if each in MAPS]
         source = Source(**found["source"]) if "source" in found else None
         return name, _Entry(maps, source, found.get("by"))
     except (ValueError, TypeError, KeyError, RecursionError):
