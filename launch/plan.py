@@ -28,10 +28,11 @@ from absl import flags
 from launch.compiled import Collective, Operation, read_program
 from launch.gathers import Moved, moved_by_gathers
 from launch.topology import LOCAL, Topology, open_topology
-from warp_translate.cli import build, program
+from warp_translate.cli import program
 from warp_translate.cli.config_flag import CONFIG, experiment
-from warp_translate.cli.task import Training
 from warp_translate.errors import UserError
+from warp_translate.experiment import build
+from warp_translate.experiment.task import Training
 from warp_translate.training.parallel import Replicas
 from warp_translate.training.throughput import peak_flops
 from warp_translate.types import PyTree

@@ -2,7 +2,8 @@
 
     python -m launch.sweep --config=experiments/ablations/fusion.py --workdir=runs/fusion --seeds=3
 
-The file holds ``get_sweep(arg)`` beside ``get_config(arg)``, see ``warp_translate/cli/sweep.py``.
+The file holds ``get_sweep(arg)`` beside ``get_config(arg)``, see
+``warp_translate/experiment/sweep.py``.
 What stands behind ``--`` goes to every run. On one machine ``warp-translate ablate`` runs them, and
 measures what was trained anywhere.
 """
@@ -14,8 +15,8 @@ from pathlib import Path
 from launch import command_line
 from launch.kubernetes import render
 from warp_translate import storage
-from warp_translate.cli.sweep import read_sweep
 from warp_translate.errors import UserError
+from warp_translate.experiment.sweep import read_sweep
 
 _TASKS_FILE = "tasks.txt"
 _ARRAY_SCRIPT = "launch/slurm/array.sbatch"

@@ -90,8 +90,9 @@ def make(work: Path) -> None:
     from absl.testing import flagsaver
     from PIL import Image
 
-    from warp_translate.cli import build, export, train
-    from warp_translate.serving import bundle, device
+    from warp_translate.cli import export, train
+    from warp_translate.experiment import build
+    from warp_translate.serving import bundle, latency_model
     from warp_translate.serving import export as serving_export
     from warp_translate.serving.engine import OnnxEngine
 
@@ -111,9 +112,11 @@ def make(work: Path) -> None:
     with flagsaver.flagsaver(source="a", target="b", bundle_name="bundle", **flagged):
         export.main(["export"])
     (work / "bundles" / "bundle").rename(work / "bundle")
-    model = device.calibrate(OnnxEngine(bundle.read(work / "bundle")), sizes=((16, 16), (32, 48)))
+    model = latency_model.calibrate(
+        OnnxEngine(bundle.read(work / "bundle")), sizes=((16, 16), (32, 48))
+    )
     (work / "cache").mkdir()
-    if not device.save(work / "cache" / "times.json", model):
+    if not latency_model.save(work / "cache" / "times.json", model):
         raise HarnessError("the calibration cannot be written")
 
 
@@ -121,7 +124,8 @@ def resumed(run: Path) -> list[Any]:
     """The whole state with which a training goes on; here it is at its end."""
     import jax
 
-    from warp_translate.cli import build, train
+    from warp_translate.cli import train
+    from warp_translate.experiment import build
 
     build.step_flops = lambda config, state: None
     train.loop.run = lambda state, **_: state  # From an older step it would go on with steps.
@@ -132,7 +136,7 @@ def restored(run: Path) -> list[Any]:
     """What translate, evaluate and export take from a run."""
     import jax
 
-    from warp_translate.cli import restore
+    from warp_translate.experiment import restore
 
     with restore.open_run_in(str(run)) as opened:
         found = opened.restore(opened.step("best"))
@@ -162,14 +166,14 @@ def translated(folder: Path) -> list[Any]:
 
 def chosen(folder: Path) -> list[Any]:
     """The times that a server chooses factors by."""
-    from warp_translate.serving import device
+    from warp_translate.serving import latency_model
 
-    return [repr(device.load(folder / "times.json"))]
+    return [repr(latency_model.load(folder / "times.json"))]
 
 
 def trained_on(folder: Path) -> list[Any]:
     """The examples of a prepared set, as training and evaluation are given them."""
-    from warp_translate.cli import build
+    from warp_translate.experiment import build
 
     sources = build.pairs(settings(folder.parent), "train", "test")
     return [

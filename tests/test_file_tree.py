@@ -5,7 +5,7 @@ import os
 import pytest
 
 from warp_translate.file_tree import walk
-from warp_translate.image_files import list_images
+from warp_translate.image_io import list_images
 
 
 @pytest.fixture

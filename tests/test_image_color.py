@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from warp_translate import image_color
-from warp_translate.image_files import decode_image
+from warp_translate.image_io import decode_image
 
 D65 = (0.3127, 0.3290)
 SRGB = (D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate.image_files import decode_image, encode_image
+from warp_translate.image_io import decode_image, encode_image
 from warp_translate.image_metadata import Metadata
 
 PHOTO, LOCATION = 0x8769, 0x8825

@@ -425,3 +425,18 @@ def _as_os_error(place: Path) -> Iterator[None]:
 def _words(error: Exception) -> str:
     """An error in one line that is not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def split_folders(words: Iterable[str]) -> list[str]:
+    """The folders of a list that was parted at its commas.
+
+    Some have commas in their own names, as those of earlier sweeps: where parts that follow each
+    other name a folder together, they are one.
+    """
+    rest, found = [word.strip() for word in words if word.strip()], []
+    while rest:
+        joined = {count: ",".join(rest[:count]) for count in range(len(rest), 1, -1)}
+        count = next((n for n, name in joined.items() if to_path(name).is_dir()), 1)
+        found.append(",".join(rest[:count]))
+        del rest[:count]
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from warp_translate.contract import PIXEL_SCALE
+from warp_translate.constants import PIXEL_SCALE
 
 Array = jax.Array
 PyTree = Any  # JAX's trees of arrays have no static type of their own.

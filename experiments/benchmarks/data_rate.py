@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from experiments.benchmarks import measure
-from warp_translate.cli import tasks
 from warp_translate.cli.config_flag import CONFIG
+from warp_translate.experiment import tasks
 
 _BATCHES = flags.DEFINE_integer("batches", 20, "Batches of a turn.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Turns that are timed.")

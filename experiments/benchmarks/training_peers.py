@@ -31,7 +31,7 @@ from experiments import base
 from experiments.benchmarks import measure
 from experiments.benchmarks.peers import agreement
 from experiments.benchmarks.peers.training import step_of, without_randomness
-from warp_translate.cli import build
+from warp_translate.experiment import build
 
 _SIZE = flags.DEFINE_integer("size", 256, "Side of the images in pixels.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Examples of each domain.")

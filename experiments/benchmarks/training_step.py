@@ -21,8 +21,8 @@ from absl import app, flags
 
 from experiments import base
 from experiments.benchmarks import measure
-from warp_translate.cli import build
 from warp_translate.evaluation import cost
+from warp_translate.experiment import build
 from warp_translate.types import PyTree
 
 _TRAININGS = flags.DEFINE_list("trainings", ["paired", "cycle", "contrastive"], "Kinds of them.")

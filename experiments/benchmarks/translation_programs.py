@@ -30,8 +30,8 @@ from experiments import paired
 from experiments.benchmarks import macs
 from experiments.benchmarks.peers.resnet9 import ResNet9
 from experiments.benchmarks.peers.unet256 import UNet256
-from warp_translate.cli import build
 from warp_translate.evaluation import cost
+from warp_translate.experiment import build
 from warp_translate.models import Generator, translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import export, onnx_graph

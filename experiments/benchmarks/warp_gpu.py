@@ -33,7 +33,7 @@ from torch.nn import functional
 from experiments import paired
 from experiments.benchmarks import fields, measure
 from experiments.benchmarks.peers import warp_generator
-from warp_translate.cli import build
+from warp_translate.experiment import build
 from warp_translate.models import translate
 from warp_translate.ops import bilinear_warp, warp_and_fuse
 from warp_translate.types import Array

@@ -43,7 +43,7 @@ from launch.topology import Topology, open_topology
 from warp_translate.ops import (
     bilinear_warp,
     sampling,
-    warp_adjoint,
+    warp_grad_image,
     warp_kernels,
     warp_pixels,
     warp_planes,
@@ -187,7 +187,7 @@ def _uncounted_cycles(
     registers = sizes[0] * math.ceil(sizes[1] / ROWS) * math.ceil(sizes[2] / LANES)
     shape = (*sizes, _CHANNELS)
     if what == "image":
-        plan = warp_adjoint.make_plan(shape, bound)
+        plan = warp_grad_image.make_plan(shape, bound)
         assert plan is not None
         return _adjoint_cycles(loops, plan, bound, offsets, rough)
     plan = warp_window.make_plan(shape, bound, with_cotangent=what == "displacement")

@@ -20,7 +20,7 @@ from launch import command_line
 from warp_translate.cli.output_plan import plan_outputs
 from warp_translate.cli.translate import finish, name_of
 from warp_translate.errors import UserError
-from warp_translate.serving import bulk, bundle
+from warp_translate.serving import batch_translate, bundle
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Backend, open_engine
 from warp_translate.serving.output_record import OutputRecord, made_by
@@ -76,7 +76,7 @@ class Worker:
         results = [json.dumps(self._translate(_unpack(text))) for text in rows["jobs"]]
         return {"jobs": list(rows["jobs"]), "results": results}
 
-    def _translate(self, jobs: Sequence[bulk.Job]) -> list[_Result] | str:
+    def _translate(self, jobs: Sequence[batch_translate.Job]) -> list[_Result] | str:
         if self._problem is not None:
             return self._problem
         places = {job: place for place, job in enumerate(jobs)}
@@ -86,7 +86,7 @@ class Worker:
                 each.failure,
                 dataclasses.asdict(each.source) if each.source else None,
             )
-            for each in bulk.translate_files(
+            for each in batch_translate.translate_files(
                 self._engine, jobs, factor=self._factor, batch=self._batch
             )
         ]
@@ -94,7 +94,7 @@ class Worker:
 
 def translate(
     opened: Bundle,
-    jobs: Sequence[bulk.Job],
+    jobs: Sequence[batch_translate.Job],
     *,
     backend: Backend = "auto",
     factor: int,
@@ -102,7 +102,7 @@ def translate(
     workers: int,
     cpus: int = 1,
     gpus: int = 0,
-) -> Iterator[bulk.Finished]:
+) -> Iterator[batch_translate.Finished]:
     """Translates files on the Ray cluster that this process is connected to.
 
     Args:
@@ -147,16 +147,18 @@ def translate(
         if isinstance(results, str):
             raise UserError(results)
         for place, failure, source in results:
-            yield bulk.Finished(of_row[place], failure, bulk.Source(**source) if source else None)
+            yield batch_translate.Finished(
+                of_row[place], failure, batch_translate.Source(**source) if source else None
+            )
 
 
-def _pack(jobs: Sequence[bulk.Job]) -> str:
+def _pack(jobs: Sequence[batch_translate.Job]) -> str:
     """One text of paths. JSON keeps those that are no UTF-8, which a column of text would not."""
     return json.dumps([[str(job.source), str(job.target)] for job in jobs])
 
 
-def _unpack(text: str) -> list[bulk.Job]:
-    return [bulk.Job(Path(source), Path(target)) for source, target in json.loads(text)]
+def _unpack(text: str) -> list[batch_translate.Job]:
+    return [batch_translate.Job(Path(source), Path(target)) for source, target in json.loads(text)]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -201,16 +203,18 @@ def main(argv: Sequence[str]) -> int:
         [os.path.abspath(arguments.input)], os.path.abspath(arguments.output) + os.sep
     )
     assert plan.folder is not None
-    record = OutputRecord(plan.folder, made_by(name_of(opened), factor, bulk.Style()))
+    record = OutputRecord(plan.folder, made_by(name_of(opened), factor, batch_translate.Style()))
     left = record.begin(plan.jobs, ())
-    results: Iterator[bulk.Finished] = iter(())
+    results: Iterator[batch_translate.Finished] = iter(())
     if left:
         results = _on_cluster(arguments, opened, left, factor)
     finish(plan, left, lambda: _noted(results, record), arguments.progress, record)
     return 0
 
 
-def _noted(results: Iterable[bulk.Finished], record: OutputRecord) -> Iterator[bulk.Finished]:
+def _noted(
+    results: Iterable[batch_translate.Finished], record: OutputRecord
+) -> Iterator[batch_translate.Finished]:
     """Writes into the record what is done."""
     for each in results:
         if each.source is not None:
@@ -219,8 +223,8 @@ def _noted(results: Iterable[bulk.Finished], record: OutputRecord) -> Iterator[b
 
 
 def _on_cluster(
-    arguments: argparse.Namespace, opened: Bundle, left: Sequence[bulk.Job], factor: int
-) -> Iterator[bulk.Finished]:
+    arguments: argparse.Namespace, opened: Bundle, left: Sequence[batch_translate.Job], factor: int
+) -> Iterator[batch_translate.Finished]:
     """Translates with as many workers as are asked for, or find room."""
     room = _connect(arguments.address)
     wanted = {"CPU": arguments.cpus, "GPU": arguments.gpus}

@@ -11,8 +11,9 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import cycle, paired
-from warp_translate.cli import build, export
+from warp_translate.cli import export
 from warp_translate.cli import train as train_command
+from warp_translate.experiment import build
 from warp_translate.serving import export as serving_export
 
 # A command in an interpreter that cannot import what only training needs, for ``python -c``.

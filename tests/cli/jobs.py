@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from warp_translate.cli import build, run_config
+from warp_translate.experiment import build, run_config
 from warp_translate.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from experiments.ablations import bases
 from tests.evaluation.fake_runs import fusion_sweep, tiny_sheet
 from warp_translate import storage
 from warp_translate.cli import ablate, status
-from warp_translate.cli.runner import LOG_FILE, Outcome
-from warp_translate.cli.sweep import read_sweep
 from warp_translate.errors import UserError
+from warp_translate.experiment.runner import LOG_FILE, Outcome
+from warp_translate.experiment.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 

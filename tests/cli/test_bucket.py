@@ -11,10 +11,10 @@ import pytest
 
 from tests.cli import jobs
 from warp_translate import storage
-from warp_translate.cli import run_config, run_record
 from warp_translate.errors import UserError
-from warp_translate.image_files import flatten, read_image, write_image
-from warp_translate.training import step_mirror
+from warp_translate.experiment import run_config, run_record
+from warp_translate.image_io import flatten, read_image, write_image
+from warp_translate.training import checkpoint_sync
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_from_the_bucket(bucket, buckets, tmp_path, data_di
     assert job.wait() == [0], job.said()
     job = start(cut, sets, "second", interrupt={0: "KILL:10:0.3"})
     assert job.wait() == [-signal.SIGKILL], job.said()
-    left = step_mirror.steps(storage.to_path(f"{cut}/checkpoints"))
+    left = checkpoint_sync.steps(storage.to_path(f"{cut}/checkpoints"))
     assert left and steps not in left
     job = start(cut, sets, "third")
     assert job.wait() == [0], job.said()
@@ -139,7 +139,7 @@ def test_two_processes_write_the_parts_of_a_checkpoint_to_gs(buckets, tmp_path, 
             log=tmp_path / "log",
         )
         assert job.wait() == [0, 0], job.said()
-    assert sorted(step_mirror.steps(storage.to_path(f"{remote}/checkpoints"))) == [2, steps]
+    assert sorted(checkpoint_sync.steps(storage.to_path(f"{remote}/checkpoints"))) == [2, steps]
     jobs.assert_same_bits(local, remote, steps)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.damage import flip_bit
-from warp_translate.cli.restore import open_run_in
 from warp_translate.errors import UserError
+from warp_translate.experiment.restore import open_run_in
 from warp_translate.training.checkpoint import DamagedCheckpoint
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from experiments import classifier, paired
 from tests.cli.conftest import finish
-from warp_translate.cli import build, recognition
 from warp_translate.errors import UserError
-from warp_translate.image_files import read_image, write_image
+from warp_translate.experiment import build, recognition
+from warp_translate.image_io import read_image, write_image
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.classifier import Classifier
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from experiments import classifier, paired
 from tests.serving.conftest import rewrite
-from warp_translate.cli import build, cost_measurement
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
+from warp_translate.experiment import build, cost_measurement
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate.cli import build
 from warp_translate.data.domains import open_domains
 from warp_translate.errors import UserError
-from warp_translate.image_files import read_image
+from warp_translate.experiment import build
+from warp_translate.image_io import read_image
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from warp_translate import sealed
-from warp_translate.cli import build, measuring, sharing, tasks
-from warp_translate.cli.task import abstract_params
 from warp_translate.data.augment import EvalCrop
 from warp_translate.errors import UserError
 from warp_translate.evaluation.evaluator import COLUMNS
-from warp_translate.headway import Headway
+from warp_translate.experiment import build, eval_setup, multihost, tasks
+from warp_translate.experiment.task import abstract_params
+from warp_translate.progress import Headway
 from warp_translate.training.checkpoint import Checkpointer
 
 
@@ -34,7 +34,7 @@ def test_the_table_the_figures_and_the_sheet(evaluated, tiny_config):
     written = json.loads((folder / "metrics.json").read_text())
     assert written.keys() == {"step", "scalars", "protocol", "cost", "checksum"}
     assert written["protocol"] == {
-        "definition": measuring.DEFINITION,
+        "definition": eval_setup.DEFINITION,
         **{"data": "openmoji_gender", "split": "test", "size": [32, 32], "count": 103},
         "mask_weights": "pretranslated",
     }
@@ -106,7 +106,7 @@ def test_a_cycle_run_has_figures_and_a_sheet_of_either_direction(
 
 
 def test_the_cost_is_that_of_the_factor_and_relative_to_factor_1(tiny_config):
-    whole, found = (measuring.cost(build.training(tiny_config, factor=n), 32) for n in (1, 4))
+    whole, found = (eval_setup.cost(build.training(tiny_config, factor=n), 32) for n in (1, 4))
     assert found["macs"] == whole["macs"] * found["share"]
     assert found["share"] < whole["share"] == 1
     assert found["size"] == [32, 32] and found["factor"] == 4
@@ -124,7 +124,7 @@ def test_one_device_and_eight_give_the_same_bits_with_an_extractor_of_the_users_
     path = tmp_path / "color.onnx"
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
-    monkeypatch.setattr(sharing.parallel, "all_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(multihost.parallel, "all_devices", lambda: jax.devices()[:1])
     output = tmp_path / "one"
     call("evaluate", workdir=workdir, output=str(output), rows=3, extractor=str(path))
     assert {path.name for path in output.iterdir()} == {"metrics.json", "sheet.png"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import classifier
-from warp_translate.cli import build, run_config
 from warp_translate.cli import evaluate as evaluate_command
-from warp_translate.cli.task import Report, Sheet, Task
 from warp_translate.errors import UserError
+from warp_translate.experiment import build, run_config
+from warp_translate.experiment.task import Report, Sheet, Task
 from warp_translate.training.checkpoint import Checkpointer
 
 

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import WITHOUT_JAX
-from warp_translate.cli import build, export, finetune, restore
+from warp_translate.cli import export
 from warp_translate.errors import UserError
-from warp_translate.image_files import read_image
+from warp_translate.experiment import build, finetune, restore
+from warp_translate.image_io import read_image
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import export as serving_export
 

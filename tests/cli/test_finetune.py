@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import cycle, paired
-from warp_translate.cli import build, finetune, restore
 from warp_translate.errors import UserError
+from warp_translate.experiment import build, finetune, restore
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import pytest
 from absl import flags
 
 from warp_translate import storage
-from warp_translate.cli import experiment_file, translate
+from warp_translate.cli import translate
 from warp_translate.errors import UserError
 from warp_translate.evaluation.features import load_extractor
+from warp_translate.experiment import experiment_file
 
 
 @pytest.fixture

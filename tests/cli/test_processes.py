@@ -16,7 +16,7 @@ from tests.cli.jobs import (
     train,
 )
 from warp_translate.cli import status
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 STEPS = 4
 

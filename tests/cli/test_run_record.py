@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from warp_translate.cli import run_record
 from warp_translate.errors import UserError
+from warp_translate.experiment import run_record
 
 
 def test_a_run_tells_how_it_was_made(workdir):

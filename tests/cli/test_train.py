@@ -13,12 +13,12 @@ import pytest
 from experiments import classifier
 from tests.damage import damage_picture, flip_bit
 from warp_translate import locks
-from warp_translate.cli import best, build, tasks
 from warp_translate.cli import train as train_command
-from warp_translate.cli.task import Report
 from warp_translate.data import sources
 from warp_translate.errors import UserError
-from warp_translate.image_files import write_image
+from warp_translate.experiment import best_checkpoint, build, tasks
+from warp_translate.experiment.task import Report
+from warp_translate.image_io import write_image
 from warp_translate.training import checkpoint
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.training.state import DiscriminatorState, NetworkState, PairedState
@@ -154,7 +154,7 @@ def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_conf
     config.evaluation.best_metric = "test/warped/l1"  # As one that is left out.
     assert int(train_command.train(config, str(tmp_path / "left out")).step) == 4
     checkpointer = Checkpointer(
-        tmp_path / "left out", score=best.score("test/warped/l1", ""), read_only=True
+        tmp_path / "left out", score=best_checkpoint.score("test/warped/l1", ""), read_only=True
     )
     assert checkpointer.latest_step() == 4
     assert checkpointer.best_step() is None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from warp_translate.cli import build
 from warp_translate.errors import UserError
+from warp_translate.experiment import build
 from warp_translate.training.checkpoint import Checkpointer
 
 

@@ -13,8 +13,8 @@ from tests.cli import wrong_commands, wrong_configurations, wrong_folders
 from tests.cli.forked_commands import ROOT, ForkedCommands
 from tests.cli.wrong import Places
 from tests.serving.conftest import describe, random_generator
-from warp_translate.cli.fields import TRAININGS, names
 from warp_translate.cli.main import COMMANDS
+from warp_translate.experiment.fields import TRAININGS, names
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import write_config
 

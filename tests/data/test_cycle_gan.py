@@ -5,7 +5,7 @@ import tensorflow_datasets as tfds
 from warp_translate import storage
 from warp_translate.data.domains import open_domains
 from warp_translate.errors import UserError
-from warp_translate.image_files import encode_png
+from warp_translate.image_io import encode_png
 
 COUNTS = {"trainA": 3, "trainB": 2, "testA": 1, "testB": 2}
 

@@ -17,14 +17,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 
-from warp_translate import headway
+from warp_translate import progress
 from warp_translate.data import folder_preparation, lists, paired_folder, shards, unpaired_folder
 from warp_translate.data.domains import open_domains
 from warp_translate.data.sources import prepare
 from warp_translate.data.unpaired_folder import UnpairedFolder, unpaired_folder_config
 from warp_translate.data.unpaired_layout import scan_domains
 from warp_translate.errors import UserError
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 COUNTS = {"trainA": 40, "trainB": 2, "testA": 1, "testB": 3}
 SIZES = tuple(count * shards._PER_EXAMPLE for count in (3, 6, 2))  # Shards of three to six images.
@@ -410,8 +410,8 @@ def test_directions_share_nothing(tmp_path, rng, monkeypatch):
 def test_progress_counts_what_is_there_but_not_for_the_rate(
     root, tmp_path, small_shards, monkeypatch, capsys
 ):
-    monkeypatch.setattr(headway, "_QUIET", 0.0)
-    monkeypatch.setattr(headway, "_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "_QUIET", 0.0)
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
     image = (root / "trainA/30.png").read_bytes()
     (root / "trainA/30.png").write_bytes(b"")
     with pytest.raises(UserError):

@@ -6,7 +6,7 @@ from warp_translate.data.domain_folders import scan_domain_folders
 from warp_translate.data.labelled import open_labelled
 from warp_translate.data.names import check_paired, check_unpaired
 from warp_translate.errors import UserError
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 DOMAINS = ("pear", "apple", "plum")  # Not in alphabetical order, on purpose.
 

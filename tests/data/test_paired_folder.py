@@ -5,7 +5,7 @@ from PIL import Image
 
 from warp_translate.data.sources import open_pairs, prepare
 from warp_translate.errors import UserError
-from warp_translate.image_files import read_image, write_image
+from warp_translate.image_io import read_image, write_image
 
 
 @pytest.fixture

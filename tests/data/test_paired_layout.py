@@ -6,7 +6,7 @@ from PIL import Image
 
 from warp_translate.data.paired_layout import PairFiles, fingerprint, load_pair, scan_pairs
 from warp_translate.errors import UserError
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 
 def touch(root, *names):

@@ -4,7 +4,7 @@ import pytest
 from warp_translate.data.domains import open_domains
 from warp_translate.data.portraits import OLD_FROM, YOUNG_UP_TO, scan_portraits
 from warp_translate.errors import UserError
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 
 @pytest.fixture

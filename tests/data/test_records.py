@@ -13,7 +13,7 @@ from warp_translate.data.records import Skipped, Skipping, UnreadableRecord
 from warp_translate.data.sources import open_pairs, prepare
 from warp_translate.data.tfds_folder import open_tfds_folder
 from warp_translate.errors import UserError
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from warp_translate.data.domains import open_domains
 from warp_translate.data.unpaired_folder import unpaired_folder_config
 from warp_translate.data.unpaired_layout import UnpairedLayout, scan_domains
 from warp_translate.errors import UserError
-from warp_translate.image_files import read_image, write_image
+from warp_translate.image_io import read_image, write_image
 
 COUNTS = {"trainA": 4, "trainB": 2, "testA": 1, "testB": 3}
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from warp_translate.evaluation.accumulator import Accumulator
-from warp_translate.evaluation.spread import Spread
+from warp_translate.evaluation.sharded_eval import Spread
 
 
 def _batches(*sizes):

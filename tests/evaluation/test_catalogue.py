@@ -8,7 +8,7 @@ from warp_translate.evaluation.catalogue import Metric, describe, improvement
 from warp_translate.evaluation.classification import ClassifierEvaluation
 from warp_translate.evaluation.evaluator import PairedEvaluation
 from warp_translate.evaluation.features import FeatureExtractor
-from warp_translate.evaluation.spread import Spread
+from warp_translate.evaluation.sharded_eval import Spread
 from warp_translate.evaluation.unpaired import DomainsEvaluation
 from warp_translate.models import Translation
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from warp_translate.evaluation.classification import ClassifierEvaluation
-from warp_translate.evaluation.spread import Spread
+from warp_translate.evaluation.sharded_eval import Spread
 
 
 def evaluate(probabilities, images, threshold, devices=1, chunk=2, **options):

@@ -11,7 +11,7 @@ from warp_translate.evaluation.distances import frechet_distance, kernel_distanc
 from warp_translate.evaluation.evaluator import COLUMNS, PairedEvaluation, map_statistics
 from warp_translate.evaluation.features import FeatureExtractor
 from warp_translate.evaluation.recognition import Recogniser
-from warp_translate.evaluation.spread import Spread
+from warp_translate.evaluation.sharded_eval import Spread
 from warp_translate.models import Translation
 from warp_translate.types import to_float
 

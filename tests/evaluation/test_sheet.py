@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate import map_pictures
+from warp_translate import visualize
 from warp_translate.evaluation import sheet
 
 WHITE = (255, 255, 255)
@@ -20,7 +20,7 @@ def _plain(color, height, width):
 
 def _color_of(vector, maximum):
     field = np.float32(vector).reshape(1, 1, 2)
-    return tuple(map_pictures.displacement_to_color(field, maximum)[0, 0].tolist())
+    return tuple(visualize.displacement_to_color(field, maximum)[0, 0].tolist())
 
 
 def _hue_of(degrees):
@@ -48,7 +48,7 @@ class TestDisplacementToColor:
     def test_zero_is_white(self):
         zero = np.zeros((3, 4, 2), np.float32)
         for maximum in (None, 0.0, 5.0):
-            color = map_pictures.displacement_to_color(zero, maximum)
+            color = visualize.displacement_to_color(zero, maximum)
             assert color.shape == (3, 4, 3) and color.dtype == np.uint8
             assert (color == 255).all()
 
@@ -69,7 +69,7 @@ class TestDisplacementToColor:
     def test_the_wheel_closes_without_a_step(self):
         angles = np.linspace(0, 2 * np.pi, 2001)
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)[None]
-        color = map_pictures.displacement_to_color(circle, 1.0).astype(int)[0]
+        color = visualize.displacement_to_color(circle, 1.0).astype(int)[0]
         assert np.abs(np.diff(color, axis=0)).max() <= 2
         assert tuple(color[0]) == tuple(color[-1]) == RED
 
@@ -79,8 +79,8 @@ class TestDisplacementToColor:
 
     def test_the_longest_vector_is_the_default_maximum(self):
         field = np.float32([[[3, 4], [1.5, 2], [0, 0]]])
-        color = map_pictures.displacement_to_color(field)
-        np.testing.assert_array_equal(color, map_pictures.displacement_to_color(field, 5.0))
+        color = visualize.displacement_to_color(field)
+        np.testing.assert_array_equal(color, visualize.displacement_to_color(field, 5.0))
         assert color[0, 0].min() == 0  # Full saturation.
 
     def test_beyond_the_maximum_is_dimmed(self):
@@ -90,36 +90,36 @@ class TestDisplacementToColor:
     def test_a_maximum_taken_in_single_precision_dims_nothing(self, rng):
         field = rng.normal(size=(32, 32, 2)).astype(np.float32)
         below = float(np.nextafter(np.float32(np.hypot(*field.reshape(-1, 2).T).max()), 0))
-        largest = map_pictures.displacement_to_color(field, below).max(axis=2)
+        largest = visualize.displacement_to_color(field, below).max(axis=2)
         assert (largest == 255).all()
 
     def test_unknown_vectors_are_black_and_do_not_set_the_scale(self):
         field = np.float32([[[2, 0], [np.nan, 0], [0, np.inf]]])
-        color = map_pictures.displacement_to_color(field)
+        color = visualize.displacement_to_color(field)
         assert color.tolist() == [[list(RED), [0, 0, 0], [0, 0, 0]]]
 
     @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3), (1, 4, 4, 2)])
     def test_other_shapes_are_refused(self, shape):
         with pytest.raises(ValueError, match=r"\[H, W, 2\], got \(" + str(shape)[1:-1]):
-            map_pictures.displacement_to_color(np.zeros(shape))
+            visualize.displacement_to_color(np.zeros(shape))
 
     @pytest.mark.parametrize("maximum", [-1.0, float("nan"), float("inf")])
     def test_impossible_maxima_are_refused(self, maximum):
         with pytest.raises(ValueError, match=f"max_magnitude.*{maximum}"):
-            map_pictures.displacement_to_color(np.zeros((2, 2, 2)), maximum)
+            visualize.displacement_to_color(np.zeros((2, 2, 2)), maximum)
 
 
 class TestMaskToGray:
     def test_values(self):
         mask = np.float32([0, 0.25, 0.5, 1, -0.2, 1.7, np.nan]).reshape(1, -1, 1)
-        gray = map_pictures.mask_to_gray(mask)
+        gray = visualize.mask_to_gray(mask)
         assert gray.dtype == np.uint8 and gray.shape == (1, 7, 3)
         assert gray[0, :, 0].tolist() == [0, 64, 128, 255, 0, 255, 0]
         assert (gray == gray[..., :1]).all()
 
     def test_other_shapes_are_refused(self):
         with pytest.raises(ValueError, match=r"\[H, W, 1\], got \(4, 4, 3\)"):
-            map_pictures.mask_to_gray(np.zeros((4, 4, 3)))
+            visualize.mask_to_gray(np.zeros((4, 4, 3)))
 
 
 class TestRenderSheet:

@@ -11,13 +11,13 @@ import pytest
 from scipy.spatial import distance
 
 from warp_translate.errors import UserError
-from warp_translate.evaluation import metrics, sets
+from warp_translate.evaluation import distribution_metrics, metrics
 from warp_translate.evaluation.distances import kernel_distance
 from warp_translate.evaluation.evaluator import PairedEvaluation
 from warp_translate.evaluation.features import FeatureExtractor
 from warp_translate.evaluation.recognition import Recogniser
+from warp_translate.evaluation.sharded_eval import Spread
 from warp_translate.evaluation.sheet import render_sheet
-from warp_translate.evaluation.spread import Spread
 from warp_translate.evaluation.unpaired import DomainsEvaluation
 from warp_translate.models import Translation
 from warp_translate.types import to_float, to_uint8
@@ -190,12 +190,14 @@ def test_a_translated_picture_is_compared_with_its_own_original(domains):
 
 def test_similarity_of_opposites_of_zeros_and_of_a_single_picture():
     features = np.float32([[3, 0], [0, 2]])
-    found = sets.similarity("net", features, -features)
+    found = distribution_metrics.similarity("net", features, -features)
     assert found == {"similarity/net/original": -1, "similarity/net/others": 0}
     # Features of nothing are like nothing, and no NaN comes of them.
-    found = sets.similarity("net", features, np.float32([[6, 0], [0, 0]]))
+    found = distribution_metrics.similarity("net", features, np.float32([[6, 0], [0, 0]]))
     assert found == {"similarity/net/original": 0.5, "similarity/net/others": 0}
-    assert sets.similarity("net", features[:1], features[:1]) == {"similarity/net/original": 1}
+    assert distribution_metrics.similarity("net", features[:1], features[:1]) == {
+        "similarity/net/original": 1
+    }
 
 
 def _nearest(images):
@@ -224,7 +226,7 @@ def test_shares_that_a_recogniser_takes_for_the_target(rng):
         "b_to_a/recognised/grey/real": 1,
     }
     assert recogniser.protocol()["domains"] == ["dark", "middle"]
-    assert sets.in_words(
+    assert distribution_metrics.in_words(
         {f"recognised/grey/{k}": v for k, v in zip(KINDS, (0, 0.5, 1), strict=True)}
     ) == [
         "taken for the target by grey: 0.0 % untouched, 50.0 % translated, 100.0 % of the real ones"
@@ -473,5 +475,7 @@ def test_each_chunk_is_embedded_on_a_device_of_its_own(domains):
     extractor = FeatureExtractor("where", 64 * "c", (4, 4), "linear", embed)
     spread = Spread(2, tuple(jax.devices()[:4]))
     images = domains[0]
-    np.testing.assert_array_equal(sets.embed(extractor, spread, images), extractor(images))
+    np.testing.assert_array_equal(
+        distribution_metrics.embed(extractor, spread, images), extractor(images)
+    )
     assert set(seen[:4]) == set(spread.devices)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from warp_translate.cli import build
-from warp_translate.cli.sweep import read_sweep
+from warp_translate.experiment import build
+from warp_translate.experiment.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "experiments/ablations"

@@ -14,7 +14,7 @@ import torch
 from experiments import base
 from experiments.benchmarks import translation_programs as programs
 from experiments.benchmarks.translation_programs import Spec
-from warp_translate.image_files import write_image
+from warp_translate.image_io import write_image
 
 ROOT = Path(base.__file__).parents[1]
 

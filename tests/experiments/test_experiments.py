@@ -5,9 +5,9 @@ import jax
 import pytest
 
 from experiments import base
-from warp_translate.cli import build
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
+from warp_translate.experiment import build
 
 FOLDER = Path(base.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))

@@ -11,7 +11,7 @@ from experiments.benchmarks.peers import training as torch_training
 from experiments.benchmarks.peers.resnet9 import ResNet9
 from experiments.benchmarks.peers.unet256 import UNet256
 from experiments.benchmarks.peers.warp_generator import WarpGenerator, warp
-from warp_translate.cli import build
+from warp_translate.experiment import build
 from warp_translate.models import Generator, translate
 from warp_translate.ops import bilinear_warp
 

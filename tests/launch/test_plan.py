@@ -15,8 +15,8 @@ from absl.testing import flagsaver
 
 from experiments import cycle
 from launch import compiled, gathers, plan, topology
-from warp_translate.cli import build
 from warp_translate.errors import UserError
+from warp_translate.experiment import build
 from warp_translate.ops import bilinear_warp, warp_pixels
 
 ROOT = Path(__file__).parents[2]

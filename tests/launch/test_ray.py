@@ -36,7 +36,7 @@ from tests.serving.conftest import copy_as, describe, random_generator
 from warp_translate.cli import bundle_flags
 from warp_translate.cli import serve as command
 from warp_translate.errors import UserError
-from warp_translate.serving import bulk, engine, export, server
+from warp_translate.serving import batch_translate, engine, export, server
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.output_record import RECORD
@@ -324,7 +324,7 @@ def test_the_job_writes_what_translate_writes_and_goes_on(
     expected = tmp_path / "expected"
     expected.mkdir()
     planned = translate_job.plan_outputs([str(pictures)], str(expected)).jobs
-    ended = bulk.translate_files(engine.open_engine(opened), planned, factor=4)
+    ended = batch_translate.translate_files(engine.open_engine(opened), planned, factor=4)
     assert not any(each.failure for each in ended)
 
     output = tmp_path / "out"

@@ -9,7 +9,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from scipy import ndimage
 
-from warp_translate.ops import bilinear_warp, warp_adjoint, warp_kernels, warp_tiles, warp_window
+from warp_translate.ops import bilinear_warp, warp_grad_image, warp_kernels, warp_tiles, warp_window
 
 # The interpreter is slow; a test of tests/ops/test_warp_forms.py runs all kernels with the others.
 pytestmark = pytest.mark.full
@@ -100,7 +100,7 @@ def test_the_windows_of_the_cases_move_as_they_should(monkeypatch):
         plans = [
             warp_window.make_plan(shape, bound, with_cotangent=False),
             warp_window.make_plan(shape, bound, with_cotangent=True),
-            warp_adjoint.make_plan(shape, bound),
+            warp_grad_image.make_plan(shape, bound),
         ]
         grids.append([plan.grid[1:] for plan in plans])
         moves = [

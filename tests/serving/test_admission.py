@@ -10,8 +10,8 @@ from warp_translate.serving import footprint
 from warp_translate.serving.admission import Admission, Gate, Ticket, ticket_of
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.batcher import Busy
-from warp_translate.serving.edge import TooLarge
 from warp_translate.serving.footprint import Need
+from warp_translate.serving.middleware import TooLarge
 
 SLOW, QUICK = 1.0, 0.01
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from warp_translate.errors import UserError
-from warp_translate.map_pictures import MAPS
 from warp_translate.models import translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine as engines
 from warp_translate.serving import footprint
 from warp_translate.types import to_float, to_uint8
+from warp_translate.visualize import MAPS
 
 ENGINES = {
     "onnx": engines.OnnxEngine,

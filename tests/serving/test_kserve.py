@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import copy_as, rewrite
-from warp_translate.image_files import decode_image
+from warp_translate.image_io import decode_image
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import device, server
+from warp_translate.serving import latency_model, server
 from warp_translate.serving.batcher import Batcher
-from warp_translate.serving.device import LatencyModel
+from warp_translate.serving.latency_model import LatencyModel
 from warp_translate.serving.registry import Registry
 from warp_translate.serving.service import Service
 
@@ -493,7 +493,7 @@ def test_the_factor_follows_from_the_device(serve, rng, monkeypatch):
     sent = images(rng, 4, 16, 16)
 
     def factors(model, budget, times):
-        monkeypatch.setattr(device, "load", lambda path: model)
+        monkeypatch.setattr(latency_model, "load", lambda path: model)
         client = serve(budget=budget)
         answers = [read(ask(client, {"image": sent}))[0] for _ in range(times)]
         return [answer["parameters"]["factor"] for answer in answers]

@@ -7,10 +7,10 @@ import onnxruntime
 import pytest
 
 from tests.serving.conftest import architecture_of, random_generator
-from warp_translate.map_pictures import MAPS
 from warp_translate.models import translate
 from warp_translate.serving import export, onnx_graph
 from warp_translate.types import to_float, to_uint8
+from warp_translate.visualize import MAPS
 
 SIZES = [(1, 1, 1), (2, 5, 3), (1, 37, 53), (2, 64, 32), (1, 100, 9)]
 LITERAL = {"head": "literal"}

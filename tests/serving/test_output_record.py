@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from warp_translate.errors import UserError
-from warp_translate.image_files import read_image
-from warp_translate.serving import bulk
+from warp_translate.image_io import read_image
+from warp_translate.serving import batch_translate
 from warp_translate.serving.engine import Translated
 from warp_translate.serving.output_record import RECORD, OutputRecord, made_by
 
@@ -35,13 +35,17 @@ def folder(tmp_path):
 
 def work(folder, source, number=1, *, maps=(), factor=2, quality=None, fail=()):
     """Brings ``out`` up to date; returns what was done and how many others went."""
-    style = bulk.Style(maps, quality=quality)
+    style = batch_translate.Style(maps, quality=quality)
     out = folder / "out"
     record = OutputRecord(out, made_by(f"darker by {number}", factor, style))
-    jobs = [bulk.Job(path, out / path.name) for path in sorted((folder / source).iterdir())]
+    jobs = [
+        batch_translate.Job(path, out / path.name) for path in sorted((folder / source).iterdir())
+    ]
     left = record.begin(jobs, maps)
     work = [job for job in left if job.source.name not in fail]
-    ended = list(bulk.translate_files(Darker(number), work, style=style, done=record.written))
+    ended = list(
+        batch_translate.translate_files(Darker(number), work, style=style, done=record.written)
+    )
     assert not any(each.failure for each in ended)
     return sorted(job.target.name for job in left), record.replaced
 
@@ -123,9 +127,9 @@ def test_a_translation_under_an_earlier_name_is_removed(tmp_path):
         Image.new("RGB", (5, 4), (value,) * 3).save(path)
 
     def translate(*pairs):
-        record = OutputRecord(out, made_by("darker by 1", 2, bulk.Style()))
-        jobs = record.begin([bulk.Job(source, out / name) for source, name in pairs], ())
-        list(bulk.translate_files(Darker(1), jobs, done=record.written))
+        record = OutputRecord(out, made_by("darker by 1", 2, batch_translate.Style()))
+        jobs = record.begin([batch_translate.Job(source, out / name) for source, name in pairs], ())
+        list(batch_translate.translate_files(Darker(1), jobs, done=record.written))
         return sorted(path.name for path in out.glob("*.png"))
 
     assert translate((jpg, "a.png")) == ["a.png"]

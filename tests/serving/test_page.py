@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import coloured, copy_as
-from warp_translate.image_files import decode_image
+from warp_translate.image_io import decode_image
 from warp_translate.serving import engine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,7 +9,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.serving.conftest import coloured, copy_as
-from warp_translate import image_files
+from warp_translate import image_io
 from warp_translate.serving import server
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.registry import Registry
@@ -131,9 +131,9 @@ def test_transparent_images_are_classified_as_they_are_seen(client, rng):
 def test_an_image_is_read_and_laid_over_white_once(client, rng, monkeypatch):
     called = []
     for name in ("decode_image", "flatten"):
-        function = getattr(image_files, name)
+        function = getattr(image_io, name)
         monkeypatch.setattr(
-            image_files,
+            image_io,
             name,
             lambda *a, name=name, function=function, **k: called.append(name) or function(*a, **k),
         )

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import copy_as
-from warp_translate import image_files
-from warp_translate.image_files import decode_image, flatten
-from warp_translate.serving import admission, device, server
-from warp_translate.serving.device import LatencyModel
+from warp_translate import image_io
+from warp_translate.image_io import decode_image, flatten
+from warp_translate.serving import admission, latency_model, server
+from warp_translate.serving.latency_model import LatencyModel
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_claim_8_the_factor_follows_from_the_device(serve, rng, monkeypatch):
     data = picture(rng, 16, 16, 3)
 
     def factors(model, budget, times):
-        monkeypatch.setattr(device, "load", lambda path: model)
+        monkeypatch.setattr(latency_model, "load", lambda path: model)
         client = serve(budget=budget)
         answers = [post(client, data, target="plum") for _ in range(times)]
         return [int(answer.headers["x-factor"]) for answer in answers]
@@ -294,7 +294,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_unpacked(
     client = serve(memory=64_000_000, most_bytes=1 << 22)
     clear = picture(rng, 600, 700, 4)
     assert post(client, picture(rng, 20, 20, 3), target="plum", factor=2).status_code == 200
-    monkeypatch.setattr(image_files, "decode_image", None)
+    monkeypatch.setattr(image_io, "decode_image", None)
     for data, fields in (
         (clear, {"target": "plum", "factor": 2}),
         # Whatever it will be, and with the factor that would be chosen.

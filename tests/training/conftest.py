@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from warp_translate.models import Discriminator, Generator
-from warp_translate.training.adversary import Adversary
 from warp_translate.training.cycle_step import CycleLosses, CycleTraining
+from warp_translate.training.discriminator_training import Adversary
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 
 SIZE = 16

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from warp_translate.models import DomainClassifier
-from warp_translate.ops.outliers import scramble
+from warp_translate.ops.ood_images import scramble
 from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.training.parallel import Replicas
 

@@ -29,10 +29,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from warp_translate import sealed, storage
-from warp_translate.cli import best, build, config_flag, program, status, sweep, tasks
-from warp_translate.cli.runner import LOG_FILE, Job, Outcome, Runner
+from warp_translate.cli import config_flag, program, status
 from warp_translate.errors import UserError
 from warp_translate.evaluation import report, runs
+from warp_translate.experiment import best_checkpoint, build, sweep, tasks
+from warp_translate.experiment.runner import LOG_FILE, Job, Outcome, Runner
 from warp_translate.training.logging import METRICS_FILE
 
 _SEEDS = flags.DEFINE_integer("seeds", None, "Runs of each variant, with seeds from 0.")
@@ -192,9 +193,9 @@ def prepare(config: ml_collections.ConfigDict, found: sweep.Sweep, chosen: set[s
         try:
             build.check_size(variant)
             metric = variant.evaluation.best_metric
-            best.score(metric, "config.evaluation.best_metric")
+            best_checkpoint.score(metric, "config.evaluation.best_metric")
             task = tasks.open_task(variant)
-            best.check(metric, "config.evaluation.best_metric", task.scores)
+            best_checkpoint.check(metric, "config.evaluation.best_metric", task.scores)
         except UserError as error:
             raise UserError(f"the variant {label!r} cannot be run: {error}") from error
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from warp_translate.cli import program
-from warp_translate.cli.restore import BEST_BY, Run, open_run
+from warp_translate.cli.run_flags import BEST_BY, open_run
 from warp_translate.errors import UserError
+from warp_translate.experiment.restore import Run
 from warp_translate.training.checkpoint import DamagedCheckpoint
 
 _KEEP = flags.DEFINE_list(

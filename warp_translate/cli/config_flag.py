@@ -9,9 +9,9 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from warp_translate.cli import experiment_file, fields
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import flat
+from warp_translate.experiment import experiment_file, fields
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, for example experiments/paired.py.", lock_config=True

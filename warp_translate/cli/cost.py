@@ -17,13 +17,14 @@ from typing import Any
 from absl import flags
 
 from warp_translate import storage
-from warp_translate.cli import build, bundle_flags, case_flags, program
+from warp_translate.cli import bundle_flags, case_flags, program
 from warp_translate.cli.config_flag import CONFIG, experiment
-from warp_translate.cli.cost_measurement import Subject, measure
 from warp_translate.cli.path_flag import define_path
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost_report
 from warp_translate.evaluation.cost_report import Report
+from warp_translate.experiment import build
+from warp_translate.experiment.cost_measurement import Subject, measure
 from warp_translate.models import Generator
 
 _LATENCY = flags.DEFINE_bool("latency", True, "Time the translations.")

@@ -35,7 +35,7 @@ import numpy as np
 from absl import flags
 
 from warp_translate import storage
-from warp_translate.cli import experiment_file, measuring, program
+from warp_translate.cli import program
 from warp_translate.cli.path_flag import define_path
 from warp_translate.data import lists, names, tfds_folder
 from warp_translate.data.fitting import Fit, checked, fits, remedy
@@ -43,10 +43,11 @@ from warp_translate.data.inventory import Alike, Inventory
 from warp_translate.data.listing import Shares, write_list
 from warp_translate.errors import UserError, shown
 from warp_translate.evaluation.sheet import write_sheet
-from warp_translate.headway import Headway
-from warp_translate.image_files import SUFFIXES, flatten, read_image
+from warp_translate.experiment import eval_setup, experiment_file
+from warp_translate.image_io import SUFFIXES, flatten, read_image
+from warp_translate.progress import Headway
 from warp_translate.serving.bundle import check_name
-from warp_translate.serving.device import find_device
+from warp_translate.serving.latency_model import find_device
 
 _ROOT = define_path("root", "The folder of images, or a list of them.")
 _READERS = flags.DEFINE_integer(
@@ -222,7 +223,7 @@ def _with_further_obstacles(fit: Fit) -> Fit:
             path = fit.arguments[0]
             config = experiment_file.configuration(experiment_file.load(path), path)
             hint = "; --list with a larger --test_share holds out more"
-            measuring.check_counts(config, fit.tested)
+            eval_setup.check_counts(config, fit.tested)
     except UserError as error:
         obstacles.append(f"{error}{hint}")
     return replace(fit, obstacles=(*fit.obstacles, *obstacles))

@@ -11,7 +11,7 @@ from absl import flags
 
 from warp_translate.cli import bundle_flags, case_flags, program
 from warp_translate.errors import UserError
-from warp_translate.serving import bundle, device
+from warp_translate.serving import bundle, latency_model
 
 _ANEW = flags.DEFINE_bool("recalibrate", False, "Time the bundle even if it was timed before.")
 _ESTIMATE = flags.DEFINE_bool("estimate", False, "Time nothing: guess from cores and frequency.")
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"device takes flags only, got {' '.join(argv[1:])!r}")
     budget = bundle_flags.budget_milliseconds()
     sizes = case_flags.sizes(*_SIZES)
-    found = device.find_device()
+    found = latency_model.find_device()
     rate = f"{found.megahertz:.0f} MHz" if found.megahertz else "unknown frequency"
     print(f"{found.cpu}, {found.cores} core{'s' * (found.cores > 1)} to use, {rate}")
     if bundle_flags.BUNDLE.value is None:
@@ -43,22 +43,22 @@ def main(argv: Sequence[str]) -> None:
             f"{high:.1f} ms, the model says {model.milliseconds(height, width, factor):.1f}"
         )
     print(f"for {budget:g} ms ({'measured' if model.measured else 'estimated'}):")
-    chooser = device.FactorChooser(model, opened.factors, budget)
+    chooser = latency_model.FactorChooser(model, opened.factors, budget)
     for height, width in sizes:
         choice = chooser.choose(height, width)
         miss = "" if choice.meets else ", too long with every factor"
         print(f"  {height} x {width}: factor {choice.factor}, {choice.milliseconds:.0f} ms{miss}")
 
 
-def _model(found: device.Device, opened: bundle.Bundle) -> device.LatencyModel:
+def _model(found: latency_model.Device, opened: bundle.Bundle) -> latency_model.LatencyModel:
     if _ESTIMATE.value:
-        return device.estimate(found, opened.architecture)
+        return latency_model.estimate(found, opened.architecture)
     ready = bundle_flags.open_engine(opened)
-    path = device.cache_path(found, opened, type(ready).__name__)
-    model = None if _ANEW.value else device.load(path)
+    path = latency_model.cache_path(found, opened, type(ready).__name__)
+    model = None if _ANEW.value else latency_model.load(path)
     if model is None:
-        model = device.calibrate(ready, note=lambda line: print(line, file=sys.stderr))
-        if not device.save(path, model):
+        model = latency_model.calibrate(ready, note=lambda line: print(line, file=sys.stderr))
+        if not latency_model.save(path, model):
             print(f"{path} cannot be written: it is timed again next time", file=sys.stderr)
     return model
 

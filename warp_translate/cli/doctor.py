@@ -29,7 +29,7 @@ from warp_translate import storage
 from warp_translate.cli import program
 from warp_translate.cli.extras import missing_package
 from warp_translate.errors import UserError
-from warp_translate.serving.device import find_device
+from warp_translate.serving.latency_model import find_device
 
 State = Literal["ok", "note", "wrong"]
 
@@ -284,7 +284,7 @@ def _training() -> Any:
     import optax
 
     from warp_translate.models import Discriminator, Generator
-    from warp_translate.training.adversary import Adversary
+    from warp_translate.training.discriminator_training import Adversary
     from warp_translate.training.paired_step import PairedLosses, PairedTraining
 
     return PairedTraining(

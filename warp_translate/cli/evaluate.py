@@ -23,15 +23,17 @@ import ml_collections
 from absl import flags
 
 from warp_translate import sealed, storage
-from warp_translate.cli import best, measuring, processes, program, sharing, tasks
-from warp_translate.cli.measured_steps import FILE, MeasuredSteps, Record, read_records
-from warp_translate.cli.restore import BEST_BY, Run, Trained, open_run, trained
-from warp_translate.cli.task import Report, Sheet, Task
+from warp_translate.cli import processes, program
+from warp_translate.cli.run_flags import BEST_BY, open_run, trained
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import CONFIG_FILE, EVALUATION_FILE, EVALUATION_FOLDER, TEST
 from warp_translate.evaluation.sheet import write_sheet
 from warp_translate.evaluation.verdict import worse_than_untouched
-from warp_translate.headway import Headway
+from warp_translate.experiment import best_checkpoint, eval_setup, multihost, tasks
+from warp_translate.experiment.measured_steps import FILE, MeasuredSteps, Record, read_records
+from warp_translate.experiment.restore import Run, Trained
+from warp_translate.experiment.task import Report, Sheet, Task
+from warp_translate.progress import Headway
 from warp_translate.training import distributed
 from warp_translate.training.checkpoint import CheckpointVanished, DamagedCheckpoint
 
@@ -85,10 +87,10 @@ def main(argv: Sequence[str]) -> None:
         found = trained()
         task = _task(found.config)
         size = found.config.data.size
-        record, report = _measure(task, found, measuring.cost(task.training, size), say)
+        record, report = _measure(task, found, eval_setup.cost(task.training, size), say)
         tell(report.table)
         _warn(record, say)
-        sharing.from_first(lambda: _write(_folder(), record, report.sheets, size))
+        multihost.from_first(lambda: _write(_folder(), record, report.sheets, size))
         return
     if program.STEP.value not in ("best", _ALL):
         raise UserError(f"--watch measures all steps, not --step={program.STEP.value}")
@@ -132,10 +134,10 @@ def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
     """Measures the steps of a run, the oldest first, which a training deletes first."""
     task = _task(run.config)
     where = "--best_by" if run.chosen else "config.evaluation.best_metric"
-    best.check(run.best_by, where, task.scores)
+    best_checkpoint.check(run.best_by, where, task.scores)
     size, folder = run.config.data.size, _folder()
-    cost = measuring.cost(task.training, size)
-    records = sharing.from_first(lambda: read_records(folder / FILE))
+    cost = eval_setup.cost(task.training, size)
+    records = multihost.from_first(lambda: read_records(folder / FILE))
     measured = MeasuredSteps(records, run.score, task.protocol, cost)
     last, gone, first = run.config.training.total_steps, set[int](), True
     if not _WATCH.value:
@@ -156,16 +158,16 @@ def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
             continue
         record, report = _measure(task, found, cost, say, first=first)
         if measured.score(record) is None:
-            known = best.judging(TEST + name for name in record["scalars"])
+            known = best_checkpoint.judging(TEST + name for name in record["scalars"])
             raise UserError(
                 f"{run.best_by} is none of the metrics that tell which step is better: {known}"
             )
         is_best = measured.add(record)
         tell(f"step {step}: {_figure(run, record)}{', the best so far' * is_best}")
-        sharing.from_first(lambda: _write_steps(folder, measured))
+        multihost.from_first(lambda: _write_steps(folder, measured))
         if is_best:
             write = functools.partial(_write, folder, record, report.sheets, size, keep=first)
-            sharing.from_first(write)
+            multihost.from_first(write)
         first = False
     chosen = measured.best()
     if chosen is not None:
@@ -193,7 +195,7 @@ def _measure(
     """Measures a step, and makes of what was found what is written of it."""
     headway = Headway(task.tested, say, processes=jax.process_count(), compiles=first)
     report = task.evaluate(found.params, _ROWS.value, headway)
-    if lost := best.not_finite(report.scalars):
+    if lost := best_checkpoint.not_finite(report.scalars):
         raise UserError(
             f"step {found.step} of {program.WORKDIR.value} was not measured: {lost}; nothing was "
             "written: measure another --step"

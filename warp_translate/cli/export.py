@@ -19,12 +19,14 @@ import numpy as np
 from absl import flags
 
 from warp_translate import storage
-from warp_translate.cli import build, case_flags, program, run_config
+from warp_translate.cli import case_flags, program
 from warp_translate.cli.path_flag import define_path
-from warp_translate.cli.restore import BEST_BY, Trained, trained, trained_generators
-from warp_translate.cli.task import TranslationTraining
+from warp_translate.cli.run_flags import BEST_BY, trained, trained_generators
 from warp_translate.data import names
 from warp_translate.errors import UserError
+from warp_translate.experiment import build, run_config
+from warp_translate.experiment.restore import Trained
+from warp_translate.experiment.task import TranslationTraining
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle, ClassifierBundle

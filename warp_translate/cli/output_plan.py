@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from warp_translate.errors import UserError, shown
-from warp_translate.image_files import FORMAT_OF, SUFFIXES
-from warp_translate.serving.bulk import Job
+from warp_translate.image_io import FORMAT_OF, SUFFIXES
+from warp_translate.serving.batch_translate import Job
 
 OutputFormat = Literal["png", "jpeg", "webp", "same"]
 

@@ -1,12 +1,9 @@
 """Flags that name a file or a folder."""
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
-
-from warp_translate import storage
 
 # What is defined here belongs to the module that asks for it.
 flags.disclaim_key_flags()
@@ -40,18 +37,3 @@ def define_paths(name: str, help: str) -> flags.FlagHolder[list[str] | None]:
         parser, flags.ArgumentSerializer(), name, None, help
     )
     return holder
-
-
-def folders(words: Iterable[str]) -> list[str]:
-    """The folders of a list that was parted at its commas.
-
-    Some have commas in their own names, as those of earlier sweeps: where parts that follow each
-    other name a folder together, they are one.
-    """
-    rest, found = [word.strip() for word in words if word.strip()], []
-    while rest:
-        joined = {count: ",".join(rest[:count]) for count in range(len(rest), 1, -1)}
-        count = next((n for n, name in joined.items() if storage.to_path(name).is_dir()), 1)
-        found.append(",".join(rest[:count]))
-        del rest[:count]
-    return found

@@ -15,9 +15,9 @@ from absl import flags
 
 from warp_translate import storage
 from warp_translate.cli import program
-from warp_translate.cli.path_flag import folders
 from warp_translate.errors import UserError
 from warp_translate.evaluation import report, runs
+from warp_translate.storage import split_folders
 
 _RUNS = flags.DEFINE_list("runs", [], "Folders of runs or of sweeps, several by commas.")
 _METRICS = flags.DEFINE_list("metrics", None, "Scores to show; those that say most by default.")
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("report needs --output=FOLDER to write to, or --table to print a table")
     if program.OUTPUT.value is not None:
         storage.check_folder(program.OUTPUT.value, "--output")
-    sources = runs.read(folders(_RUNS.value))
+    sources = runs.read(split_folders(_RUNS.value))
     if _METRICS.value is not None and not any(map(str.strip, _METRICS.value)):
         raise UserError("--metrics= is empty: leave it out, or name some")
     metrics = _METRICS.value and [word.strip() for word in _METRICS.value if word.strip()]

@@ -11,27 +11,26 @@ import numpy as np
 from absl import flags
 
 from warp_translate import locks, storage
-from warp_translate.cli import (
-    best,
-    build,
-    finetune,
-    processes,
-    program,
-    run_config,
-    run_record,
-    sharing,
-    tasks,
-)
+from warp_translate.cli import processes, program
 from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.cli.path_flag import define_path
 from warp_translate.cli.progress_flag import PROGRESS
-from warp_translate.cli.task import Task, result_params
 from warp_translate.data.records import UnreadableRecord
 from warp_translate.errors import Preempted, UserError
 from warp_translate.evaluation.runs import TEST
 from warp_translate.evaluation.sheet import render_sheet
 from warp_translate.evaluation.verdict import worse_than_untouched
-from warp_translate.headway import Headway
+from warp_translate.experiment import (
+    best_checkpoint,
+    build,
+    finetune,
+    multihost,
+    run_config,
+    run_record,
+    tasks,
+)
+from warp_translate.experiment.task import Task, result_params
+from warp_translate.progress import Headway
 from warp_translate.training import distributed, loop
 from warp_translate.training.checkpoint import (
     Checkpointer,
@@ -106,15 +105,17 @@ def _train(
     writes = distributed.is_writer()
     build.check_size(config)
     finetune.check(config)
-    score = best.score(config.evaluation.best_metric, "config.evaluation.best_metric")
+    score = best_checkpoint.score(config.evaluation.best_metric, "config.evaluation.best_metric")
     build.check_batch(config, jax.device_count())
     task = tasks.open_task(config)
-    best.check(config.evaluation.best_metric, "config.evaluation.best_metric", task.scores)
+    best_checkpoint.check(
+        config.evaluation.best_metric, "config.evaluation.best_metric", task.scores
+    )
     training = task.training
     replicas = build.replicas(training, config)
     first = build.initial_state(training, config)
     news: list[str] = []  # Before anything can be said.
-    if notice := sharing.from_first(lambda: _lock(workdir, held)):
+    if notice := multihost.from_first(lambda: _lock(workdir, held)):
         news.append(notice)
     changes = run_config.record(
         config,
@@ -284,7 +285,7 @@ class _Session:
                 f"({'nothing was saved' if kept is None else f'the last checkpoint is step {kept}'}"
                 "); lower config.optim.lr"
             )
-        if scalars and (lost := best.not_finite(scalars)):
+        if scalars and (lost := best_checkpoint.not_finite(scalars)):
             self.say(f"warning at step {step}: {lost}, in the evaluation")
         try:
             self.checkpointer.save(step, state, scalars)

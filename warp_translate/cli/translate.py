@@ -23,13 +23,13 @@ from warp_translate.cli.output_plan import STANDARD, Plan
 from warp_translate.cli.path_flag import define_paths
 from warp_translate.cli.progress_flag import PROGRESS
 from warp_translate.errors import UserError, shown
-from warp_translate.image_files import FORMAT_OF, ImageFormat
-from warp_translate.map_pictures import MAPS, to_uint8
-from warp_translate.serving import bulk
+from warp_translate.image_io import FORMAT_OF, ImageFormat
+from warp_translate.serving import batch_translate
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Translated, out_of_memory
 from warp_translate.serving.output_record import OutputRecord, made_by
 from warp_translate.training.progress import Format, Progress
+from warp_translate.visualize import MAPS, to_uint8
 
 _INPUT = define_paths(
     "input",
@@ -76,7 +76,7 @@ class _Generator:
     name: str
     factor: int
     batch: int
-    open: Callable[[], bulk.Translator]
+    open: Callable[[], batch_translate.Translator]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -122,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
     finish(
         plan,
         jobs,
-        lambda: bulk.translate_files(
+        lambda: batch_translate.translate_files(
             generator.open(),
             jobs,
             factor=generator.factor,
@@ -138,8 +138,8 @@ def main(argv: Sequence[str]) -> None:
 
 def finish(
     plan: Plan,
-    left: Sequence[bulk.Job],
-    translate: Callable[[], Iterable[bulk.Finished]],
+    left: Sequence[batch_translate.Job],
+    translate: Callable[[], Iterable[batch_translate.Finished]],
     progress_format: Format,
     record: OutputRecord | None = None,
 ) -> None:
@@ -196,7 +196,7 @@ def _tell_passed_over(plan: Plan) -> None:
     print(f"passed over {len(plan.passed_over)}: {named}{further}{hint}", file=sys.stderr)
 
 
-def _style(inputs: Sequence[str], output: str) -> bulk.Style:
+def _style(inputs: Sequence[str], output: str) -> batch_translate.Style:
     """How the outputs are written."""
     wanted = list(MAPS) if _MAPS.value == ["all"] else _MAPS.value
     unknown = [name for name in wanted if name not in MAPS]
@@ -219,7 +219,7 @@ def _style(inputs: Sequence[str], output: str) -> bulk.Style:
     known: ImageFormat = (
         FORMAT_OF.get(PurePath(inputs[0]).suffix.lower(), "png") if form == "same" else form
     )
-    return bulk.Style(tuple(wanted), known, _QUALITY.value, _METADATA.value)
+    return batch_translate.Style(tuple(wanted), known, _QUALITY.value, _METADATA.value)
 
 
 class _Trained:
@@ -242,14 +242,14 @@ class _Trained:
         return Translated(output, found if with_maps else None)
 
 
-def _of_run(style: bulk.Style) -> _Generator:
+def _of_run(style: batch_translate.Style) -> _Generator:
     """The generator of a run's checkpoint."""
     import jax
 
-    from warp_translate.cli import restore
+    from warp_translate.cli import run_flags
     from warp_translate.types import Array, PyTree, to_float
 
-    trained = restore.trained_generators()
+    trained = run_flags.trained_generators()
     generators = trained.training.results
     direction = program.DIRECTION.value or generators[0]
     if direction not in generators:

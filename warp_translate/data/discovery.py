@@ -11,7 +11,7 @@ from warp_translate.data import folder_layout, lists
 from warp_translate.data.paired_layout import SPLITS
 from warp_translate.errors import UserError, shown
 from warp_translate.file_tree import walk
-from warp_translate.image_files import SUFFIXES
+from warp_translate.image_io import SUFFIXES
 
 _PART = re.compile(rf"(?P<split>{'|'.join(SPLITS)})(?:(?P<side>[AB])|/(?P<domain>.+))?")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from warp_translate.data import folder_layout
 from warp_translate.data.unpaired_layout import UnpairedLayout
 from warp_translate.errors import UserError
-from warp_translate.image_files import list_images
+from warp_translate.image_io import list_images
 
 
 def scan_domain_folders(root: str | os.PathLike[str], domains: Sequence[str]) -> UnpairedLayout:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python import array_record_module
 
-from warp_translate.cores import allowed_cores
+from warp_translate.cpu_count import allowed_cores
 from warp_translate.data import unfinished
 from warp_translate.data.folder_builder import FolderBuilder
 from warp_translate.data.preparation import (
@@ -26,7 +26,7 @@ from warp_translate.data.preparation import (
 from warp_translate.data.shards import Shard, plan, template
 from warp_translate.data.unfinished import Unfinished
 from warp_translate.errors import UserError
-from warp_translate.headway import Headway
+from warp_translate.progress import Headway
 
 _AHEAD = 4  # Examples per thread that are made or being made and not written.
 _NAMED = 5  # Of the files that cannot be used.

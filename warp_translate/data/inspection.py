@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from warp_translate.errors import UserError
-from warp_translate.image_files import DecodedImage, decode_image
+from warp_translate.image_io import DecodedImage, decode_image
 
 Key = TypeVar("Key")
 

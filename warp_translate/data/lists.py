@@ -22,7 +22,7 @@ from warp_translate.data.paired_layout import SPLITS, PairedLayout, PairFiles
 from warp_translate.data.unpaired_layout import SPLITS as UNPAIRED_SPLITS
 from warp_translate.data.unpaired_layout import UnpairedLayout
 from warp_translate.errors import UserError
-from warp_translate.image_files import SUFFIXES
+from warp_translate.image_io import SUFFIXES
 
 PAIR_COLUMNS = ("source", "target")
 DOMAIN_COLUMNS = ("file", "domain")

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from warp_translate.data import openmoji_pairs
 from warp_translate.errors import UserError
-from warp_translate.image_files import decode_image, encode_png, flatten
+from warp_translate.image_io import decode_image, encode_png, flatten
 
 OPENMOJI_VERSION = "17.0.0"
 MAX_SIZE = 4096

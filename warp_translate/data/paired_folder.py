@@ -16,7 +16,7 @@ from warp_translate.data.paired_layout import (
     load_pair,
 )
 from warp_translate.errors import UserError, shown
-from warp_translate.image_files import encode_png
+from warp_translate.image_io import encode_png
 
 _NAMES = ("source", "target")
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from warp_translate.data import folder_layout
 from warp_translate.errors import UserError
-from warp_translate.image_files import flatten, list_images, read_image
+from warp_translate.image_io import flatten, list_images, read_image
 
 DIRECTIONS = ("AtoB", "BtoA")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from warp_translate.image_files import encode_png
+from warp_translate.image_io import encode_png
 
 
 def encode(path: Path, rgb: np.ndarray, feature: tfds.features.Image) -> bytes:

@@ -11,7 +11,7 @@ from warp_translate.data.folder_builder import FolderBuilder
 from warp_translate.data.folder_layout import fingerprint_files
 from warp_translate.data.unpaired_layout import UnpairedLayout
 from warp_translate.errors import shown
-from warp_translate.image_files import flatten, read_image
+from warp_translate.image_io import flatten, read_image
 
 
 @dataclass(eq=False, kw_only=True)

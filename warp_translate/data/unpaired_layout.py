@@ -13,7 +13,7 @@ from pathlib import Path
 
 from warp_translate.data import folder_layout
 from warp_translate.errors import UserError
-from warp_translate.image_files import list_images
+from warp_translate.image_io import list_images
 
 SPLITS = ("trainA", "trainB", "testA", "testB")
 """The splits of every unpaired set, named like those of TFDS's ``cycle_gan``."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from warp_translate.evaluation.spread import Batch, InOrder, Spread
+from warp_translate.evaluation.sharded_eval import Batch, InOrder, Spread
 from warp_translate.types import Array, PyTree
 
 Measure = Callable[[PyTree, Mapping[str, Array]], tuple[dict[str, Array], PyTree]]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
-from warp_translate.evaluation.spread import Batch, InOrder, Spread
-from warp_translate.ops.outliers import scramble
+from warp_translate.evaluation.sharded_eval import Batch, InOrder, Spread
+from warp_translate.ops.ood_images import scramble
 from warp_translate.types import Array, PyTree
 
 

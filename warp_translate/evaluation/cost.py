@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from warp_translate.contract import Fusion
+from warp_translate.constants import Fusion
 from warp_translate.evaluation import macs
 from warp_translate.evaluation.macs import Macs, Names
 from warp_translate.models import Generator, translate

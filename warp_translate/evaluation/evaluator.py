@@ -8,13 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from warp_translate import map_pictures
-from warp_translate.evaluation import metrics, sets, sharpness
+from warp_translate import visualize
+from warp_translate.evaluation import distribution_metrics, metrics, sharpness
 from warp_translate.evaluation.accumulator import Accumulator
 from warp_translate.evaluation.features import FeatureExtractor
 from warp_translate.evaluation.perceptual import PerceptualDistance
 from warp_translate.evaluation.recognition import Recogniser
-from warp_translate.evaluation.spread import Batch, InOrder, Spread
+from warp_translate.evaluation.sharded_eval import Batch, InOrder, Spread
 from warp_translate.models import Translation
 from warp_translate.ops.mask_statistics import mask_saturation
 from warp_translate.types import Array, PyTree, to_float, to_uint8
@@ -138,9 +138,9 @@ class PairedEvaluation:
         return [*truth_names(), *perceptual, *map_names(bounded), *self.judges.names()]
 
     @functools.cached_property
-    def judges(self) -> sets.Judges:
+    def judges(self) -> distribution_metrics.Judges:
         """The networks that look at the pictures."""
-        return sets.Judges(self.spread, self.extractor, self.recogniser)
+        return distribution_metrics.Judges(self.spread, self.extractor, self.recogniser)
 
     @functools.cached_property
     def _mapped(self) -> Callable[[PyTree, Batch], Any]:
@@ -259,8 +259,8 @@ def maps_as_images(translation: Translation, magnitude: float) -> dict[str, np.n
       uint8 ``[H, W, 3]`` each: "reduced", "pretranslated", "mask", "displacement" (as a colour
       wheel), "warped" and "output".
     """
-    names = (*map_pictures.MAPS, "output")
-    return map_pictures.draw({name: getattr(translation, name) for name in names}, names, magnitude)
+    names = (*visualize.MAPS, "output")
+    return visualize.draw({name: getattr(translation, name) for name in names}, names, magnitude)
 
 
 def _row(pair: Mapping[str, Any], translation: Translation, magnitude: float) -> list[np.ndarray]:

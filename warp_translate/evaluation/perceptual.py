@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
-from warp_translate.contract import PIXEL_SCALE
+from warp_translate.constants import PIXEL_SCALE
 from warp_translate.evaluation import features
 from warp_translate.evaluation.metrics import checked
 from warp_translate.models import efficientnet_lite

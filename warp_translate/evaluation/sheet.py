@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from warp_translate import storage
-from warp_translate.map_pictures import Picture, displacement_to_color
+from warp_translate.visualize import Picture, displacement_to_color
 
 Row = Sequence[Picture]
 _Font = ImageFont.FreeTypeFont

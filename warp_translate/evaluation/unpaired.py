@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from warp_translate.errors import UserError
-from warp_translate.evaluation import evaluator, metrics, sets, sharpness
+from warp_translate.evaluation import distribution_metrics, evaluator, metrics, sharpness
 from warp_translate.evaluation.accumulator import Accumulator
 from warp_translate.evaluation.features import FeatureExtractor
 from warp_translate.evaluation.recognition import Recogniser
-from warp_translate.evaluation.spread import Batch, InOrder, Spread
+from warp_translate.evaluation.sharded_eval import Batch, InOrder, Spread
 from warp_translate.models import Translation
 from warp_translate.ops import MaskWeights
 from warp_translate.types import Array, PyTree, to_float, to_uint8
@@ -192,14 +192,14 @@ class DomainsEvaluation:
         assert self.extractor is not None
         found = InOrder(self.spread)
         for batch in batches:
-            features = sets.embed(self.extractor, self.spread, batch["image"])
+            features = distribution_metrics.embed(self.extractor, self.spread, batch["image"])
             found.add(len(batch["image"]), features)
         return found.all()[1]
 
     @functools.cached_property
-    def judges(self) -> sets.Judges:
+    def judges(self) -> distribution_metrics.Judges:
         """The networks that look at the pictures."""
-        return sets.Judges(self.spread, self.extractor, self.recogniser)
+        return distribution_metrics.Judges(self.spread, self.extractor, self.recogniser)
 
     @functools.cached_property
     def mapped(self) -> Callable[[PyTree, Batch], Any]:

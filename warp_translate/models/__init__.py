@@ -1,6 +1,6 @@
 """The networks as pure Linen modules, and the method as one pure function."""
 
-from warp_translate.contract import Fusion
+from warp_translate.constants import Fusion
 from warp_translate.models.discriminator import Discriminator, DiscriminatorOutput
 from warp_translate.models.domain_classifier import DomainClassifier
 from warp_translate.models.generator import Generator, GeneratorOutput, Head

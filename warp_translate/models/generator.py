@@ -8,7 +8,7 @@ import flax
 import flax.linen as nn
 import jax.numpy as jnp
 
-from warp_translate.contract import STRIDE, Border, DisplacementSize
+from warp_translate.constants import STRIDE, Border, DisplacementSize
 from warp_translate.models.layers import (
     EnlargingConv,
     ReflectConv,

@@ -6,7 +6,7 @@ from typing import get_args
 import flax.linen as nn
 import jax.numpy as jnp
 
-from warp_translate.contract import Border
+from warp_translate.constants import Border
 from warp_translate.ops.convolution import (
     blocked_convolution,
     upsampled_convolution,

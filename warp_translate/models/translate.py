@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from warp_translate.contract import Fusion, padded_side
+from warp_translate.constants import Fusion, padded_side
 from warp_translate.models.generator import Generator, GeneratorOutput
 from warp_translate.models.layers import repeat_border
 from warp_translate.ops import MaskWeights, Reduction, downsample, warp_and_fuse, warp_and_fuse_rows

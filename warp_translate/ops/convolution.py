@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from warp_translate.ops.resize import depth_to_space, space_to_depth, upsample_bilinear
-from warp_translate.ops.sums import add
+from warp_translate.ops.unrolled_sum import add
 from warp_translate.ops.winograd import winograd_convolution
 from warp_translate.types import Array
 

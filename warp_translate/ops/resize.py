@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jax import lax
 
-from warp_translate.ops.sums import add
+from warp_translate.ops.unrolled_sum import add
 from warp_translate.types import Array
 
 Reduction = Literal["box", "linear", "nearest"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from warp_translate.ops.sums import add, dot
+from warp_translate.ops.unrolled_sum import add, dot
 from warp_translate.types import Array
 
 

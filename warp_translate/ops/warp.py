@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from warp_translate.ops import sampling, sums, warp_kernels, warp_pixels, warp_planes
+from warp_translate.ops import sampling, unrolled_sum, warp_kernels, warp_pixels, warp_planes
 from warp_translate.ops.fuse import MaskWeights, fuse
 from warp_translate.types import Array
 
@@ -179,7 +179,7 @@ def _fusion_backward(
         weight = 1.0 - weight
     into_warped = of_output * weight + of_warped
     difference = _warp(original, displacement, options) - pretranslated.astype(jnp.float32)
-    to_weight = sums.dot(of_output, difference)[..., None]
+    to_weight = unrolled_sum.dot(of_output, difference)[..., None]
     gradients = (
         _adjoint(into_warped, displacement, options).astype(original.dtype),
         (of_output * (1.0 - weight)).astype(pretranslated.dtype),

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from warp_translate.ops import warp_adjoint, warp_tiles, warp_window
+from warp_translate.ops import warp_grad_image, warp_tiles, warp_window
 from warp_translate.ops.warp_tiles import LANES, ROWS
 from warp_translate.types import Array, DType
 
@@ -105,7 +105,7 @@ def adjoint(cotangent: Array, displacement: Array, bound: int, *, interpret: Any
     _check(cotangent, displacement, bound)
 
     def run(cotangent: Array, displacement: Array) -> Array:
-        planes = warp_adjoint.add_planes(cotangent, displacement, bound, interpret)
+        planes = warp_grad_image.add_planes(cotangent, displacement, bound, interpret)
         return jnp.moveaxis(planes, 1, -1)
 
     return warp_tiles.mapped_over_batch(run)(cotangent, displacement)
@@ -131,7 +131,7 @@ def supports(shape: tuple[Any, ...], dtype: DType, bound: int) -> bool:
     if height < ROWS or width < LANES or channels > _MOST_CHANNELS:
         return False
     reads = warp_window.make_plan(shape, bound, with_cotangent=True)
-    return reads is not None and warp_adjoint.make_plan(shape, bound) is not None
+    return reads is not None and warp_grad_image.make_plan(shape, bound) is not None
 
 
 def _check(image: Any, displacement: Any, bound: int) -> None:

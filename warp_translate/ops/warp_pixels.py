@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from warp_translate.ops import sums
+from warp_translate.ops import unrolled_sum
 from warp_translate.ops.sampling import (
     Samples,
     all_rows,
@@ -97,7 +97,7 @@ def slopes_cpu(image: Array, displacement: Array, cotangent: Array) -> Array:
     """
     _, height, width, channels = image.shape
     samples = sample(displacement, all_rows(height), height)
-    if channels > sums.UNROLLED_UP_TO or image.size > jnp.iinfo(jnp.int32).max:
+    if channels > unrolled_sum.UNROLLED_UP_TO or image.size > jnp.iinfo(jnp.int32).max:
         return slopes(read_by_views(image, samples), samples, cotangent)
     place = jnp.broadcast_to(samples.row[..., None] * channels, displacement.shape)
     flat = image.reshape(-1)
@@ -105,9 +105,9 @@ def slopes_cpu(image: Array, displacement: Array, cotangent: Array) -> Array:
         jnp.broadcast_to(cotangent[..., channel, None], displacement.shape)
         for channel in range(channels)
     ]
-    return sums.add(
+    return unrolled_sum.add(
         weight
-        * sums.add(
+        * unrolled_sum.add(
             vectors[channel] * _gather_numbers(flat[step * channels + channel :], place)
             for channel in range(channels)
         )

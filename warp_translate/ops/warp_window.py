@@ -28,7 +28,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from warp_translate.ops import warp_tiles
 from warp_translate.ops.sampling import between
-from warp_translate.ops.sums import add
+from warp_translate.ops.unrolled_sum import add
 from warp_translate.ops.warp_tiles import LANES, NOWHERE, ROWS, Index, Places, Plan, Ranges
 from warp_translate.types import Array
 

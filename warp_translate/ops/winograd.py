@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from warp_translate.ops.sums import add
+from warp_translate.ops.unrolled_sum import add
 from warp_translate.types import Array
 
 _TILE = 4  # Outputs along each axis of a tile, which sees six inputs.

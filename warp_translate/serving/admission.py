@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate.serving.batcher import Busy
-from warp_translate.serving.edge import TooLarge
 from warp_translate.serving.footprint import QUICK_SECONDS, Need
+from warp_translate.serving.middleware import TooLarge
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from warp_translate import sealed
-from warp_translate.contract import Border, DisplacementSize, Fusion
+from warp_translate.constants import Border, DisplacementSize, Fusion
 from warp_translate.errors import UserError
 
 _LEAST = {"width": 1, "head_width": 1, "head_kernel": 3}

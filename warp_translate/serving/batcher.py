@@ -16,7 +16,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from warp_translate.contract import padded_side
+from warp_translate.constants import padded_side
 from warp_translate.serving.engine import Engine, Translated
 from warp_translate.serving.footprint import TOGETHER_PIXELS
 

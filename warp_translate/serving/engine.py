@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from warp_translate.contract import PIXEL_SCALE, padded_side
+from warp_translate.constants import PIXEL_SCALE, padded_side
 from warp_translate.errors import UserError
-from warp_translate.map_pictures import to_uint8
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import footprint
 from warp_translate.serving.bundle import AnyBundle, Bundle
+from warp_translate.visualize import to_uint8
 
 Backend = Literal["auto", "onnx", "jax"]
 

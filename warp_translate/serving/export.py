@@ -14,9 +14,8 @@ import safetensors.numpy
 from flax import traverse_util
 from jax import export as jax_export
 
-from warp_translate.contract import LEAST_REDUCED, STRIDE
+from warp_translate.constants import LEAST_REDUCED, STRIDE
 from warp_translate.errors import UserError
-from warp_translate.map_pictures import MAPS
 from warp_translate.models import Generator, Translation, translate
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import model_card, onnx_graph
@@ -24,6 +23,7 @@ from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Engine, JaxEngine, OnnxEngine, Translated
 from warp_translate.types import Array, PyTree, to_float, to_uint8
+from warp_translate.visualize import MAPS
 
 PARITY_SIZES = (
     *((64, 64), (65, 47), (128, 96), (131, 257)),

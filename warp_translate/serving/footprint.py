@@ -5,7 +5,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from warp_translate.contract import padded_side
+from warp_translate.constants import padded_side
 from warp_translate.errors import UserError
 from warp_translate.serving.architecture import Architecture
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate.errors import UserError
-from warp_translate.serving.edge import problem
+from warp_translate.serving.middleware import problem
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _READS = ("GET", "HEAD", "OPTIONS")

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from warp_translate.contract import LEAST_REDUCED, PIXEL_SCALE, STRIDE
-from warp_translate.map_pictures import MAPS
+from warp_translate.constants import LEAST_REDUCED, PIXEL_SCALE, STRIDE
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.onnx_nodes import Graph, convolution, relu, to_float
+from warp_translate.visualize import MAPS
 
 _NORM_EPSILON = 1e-5
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from warp_translate.contract import PIXEL_SCALE, Border
+from warp_translate.constants import PIXEL_SCALE, Border
 
 OPSET = 18
 IR_VERSION = 8

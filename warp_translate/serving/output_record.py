@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from warp_translate.errors import UserError, shown
-from warp_translate.map_pictures import MAPS
-from warp_translate.serving.bulk import Job, Source, Style, map_path
+from warp_translate.serving.batch_translate import Job, Source, Style, map_path
+from warp_translate.visualize import MAPS
 
 RECORD = ".translated.jsonl"
 

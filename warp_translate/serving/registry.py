@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from warp_translate.errors import UserError, shown
-from warp_translate.map_pictures import MAPS
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import AnyBundle, ClassifierBundle
 from warp_translate.serving.classifier import Classifier
 from warp_translate.serving.engine import Backend, Engine, open_engine
 from warp_translate.serving.routing import Pair
+from warp_translate.visualize import MAPS
 
 _Stamp = tuple[tuple[str | int, ...], ...]
 """Tells one state of a folder from another: of each file its name, number, size and time."""

@@ -16,14 +16,14 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from warp_translate import image_files, map_pictures
+from warp_translate import image_io, visualize
 from warp_translate.errors import UserError
 from warp_translate.serving import known_names, kserve
 from warp_translate.serving.admission import Admission, Gate, Part, ticket_of
 from warp_translate.serving.batcher import Busy, TooLate
-from warp_translate.serving.edge import Edge, Metrics, TooLarge, problem
 from warp_translate.serving.footprint import Need
 from warp_translate.serving.hosts import Guard, Pages
+from warp_translate.serving.middleware import Edge, Metrics, TooLarge, problem
 from warp_translate.serving.routing import Choices, NoRoute, Pair
 from warp_translate.serving.service import Answer, Service
 
@@ -305,23 +305,23 @@ def _headers(found: Answer) -> dict[str, str]:
 
 
 def _image(found: Answer, form: Any) -> Response:
-    data = image_files.encode_image(found.rgb, found.alpha, form)
+    data = image_io.encode_image(found.rgb, found.alpha, form)
     return Response(data, media_type=MEDIA_TYPES[form], headers=_headers(found))
 
 
 def _with_maps(found: Answer, form: Any) -> Response:
     """The output and pictures of the maps as data addresses."""
     assert found.maps is not None
-    full = map_pictures.full_color(found.rgb.shape)
+    full = visualize.full_color(found.rgb.shape)
     return JSONResponse(
         {
             **_about(found),
-            "output": _data(image_files.encode_image(found.rgb, found.alpha, form), form),
+            "output": _data(image_io.encode_image(found.rgb, found.alpha, form), form),
             "maps": {
                 # One after the other, since each takes much memory.
-                name: _data(image_files.encode_image(picture, None, "png"), "png")
-                for name in map_pictures.MAPS
-                for picture in map_pictures.draw(found.maps, [name], full).values()
+                name: _data(image_io.encode_image(picture, None, "png"), "png")
+                for name in visualize.MAPS
+                for picture in visualize.draw(found.maps, [name], full).values()
             },
         },
         headers=_headers(found),

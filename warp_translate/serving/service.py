@@ -13,14 +13,14 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from warp_translate import image_files
+from warp_translate import image_io
 from warp_translate.errors import UserError
-from warp_translate.serving import device, footprint
+from warp_translate.serving import footprint, latency_model
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.classifier import Recognised
-from warp_translate.serving.device import FactorChooser
 from warp_translate.serving.engine import Engine, Translated
 from warp_translate.serving.footprint import Need
+from warp_translate.serving.latency_model import FactorChooser
 from warp_translate.serving.registry import Registry, Snapshot
 from warp_translate.serving.routing import Choices, NoRoute, route
 
@@ -101,7 +101,7 @@ class Service:
         self._budget = budget_milliseconds
         self._most_pixels = most_pixels
         self._seconds = seconds
-        self._device = device.find_device()
+        self._device = latency_model.find_device()
         if cores is not None:
             self._device = dataclasses.replace(self._device, cores=cores)
         self._choosers: dict[tuple[str, str, tuple[int, ...]], FactorChooser] = {}
@@ -131,7 +131,7 @@ class Service:
           with_maps: whether the maps are wanted too.
           translated: whether it is more than unpacked.
         """
-        size = image_files.image_size(data, trusted=False)
+        size = image_io.image_size(data, trusted=False)
         if size is None or math.prod(size) > self._most_pixels:
             return footprint.LEAST  # It is refused.
         # Which of them it will be may depend on what the image shows.
@@ -204,7 +204,7 @@ class Service:
         served = self.snapshot()
         classifier = served.classifier
         decode = functools.cache(lambda: self._decode(data))
-        flatten = functools.cache(lambda: image_files.flatten(decode()))
+        flatten = functools.cache(lambda: image_io.flatten(decode()))
         recognised: Recognised | None = None
 
         def classify() -> str | None:
@@ -229,7 +229,7 @@ class Service:
         found = self.translate(engine, flatten()[None], factor, with_maps=with_maps)
         rgb = found.output[0]
         if decoded.alpha is not None:
-            rgb = image_files.unflatten(rgb, decoded.alpha)
+            rgb = image_io.unflatten(rgb, decoded.alpha)
         return Answer(
             rgb=rgb,
             alpha=decoded.alpha,
@@ -328,10 +328,10 @@ class Service:
         classifier = self.snapshot().classifier
         if classifier is None:
             raise NoRoute("there is no classifier; add its bundle to the folder that is served")
-        return classifier.classify(image_files.flatten(self._decode(data)))
+        return classifier.classify(image_io.flatten(self._decode(data)))
 
-    def _decode(self, data: bytes) -> image_files.DecodedImage:
-        return image_files.decode_image(
+    def _decode(self, data: bytes) -> image_io.DecodedImage:
+        return image_io.decode_image(
             data, "the image", most_pixels=self._most_pixels, trusted=False, warn=False
         )
 
@@ -341,8 +341,10 @@ class Service:
         key = bundle.name, bundle.build, bundle.factors
         with self._lock:
             if key not in self._choosers:
-                path = device.cache_path(self._device, bundle, type(engine).__name__)
-                model = device.load(path) or device.estimate(self._device, bundle.architecture)
+                path = latency_model.cache_path(self._device, bundle, type(engine).__name__)
+                model = latency_model.load(path) or latency_model.estimate(
+                    self._device, bundle.architecture
+                )
                 self._choosers[key] = FactorChooser(model, bundle.factors, self._budget)
             return self._choosers[key]
 

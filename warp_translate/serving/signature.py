@@ -6,7 +6,7 @@ one is a client of the other.
 
 import dataclasses
 
-from warp_translate.map_pictures import MAPS
+from warp_translate.visualize import MAPS
 
 VERSION = "1"
 """The only version of a model; another bundle is another model."""

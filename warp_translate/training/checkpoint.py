@@ -22,8 +22,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from warp_translate import storage
 from warp_translate.errors import UserError
-from warp_translate.training import distributed, step_checksums, step_mirror
-from warp_translate.training.step_mirror import StepMirror
+from warp_translate.training import checkpoint_sync, distributed, step_checksums
+from warp_translate.training.checkpoint_sync import StepMirror
 from warp_translate.types import PyTree
 
 FOLDER = "checkpoints"
@@ -347,7 +347,7 @@ class Checkpointer:
     def remove(self, step: int) -> None:
         """Deletes a step, at once and for all readers; what of it is left is cleared away."""
         if storage.scheme(self._folder):
-            step_mirror.remove(self._folder, step)
+            checkpoint_sync.remove(self._folder, step)
             return
         gone = self._folder / f"{step}.removed.orbax-checkpoint-tmp"
         (self._folder / str(step)).rename(gone)
@@ -503,7 +503,7 @@ class Checkpointer:
         """Takes a damaged step away, and says so."""
         if storage.scheme(self._folder):
             with self._damage(step):
-                step_mirror.remove(self._folder, step)
+                checkpoint_sync.remove(self._folder, step)
             place = "removed"
         else:
             aside = self._folder.with_name(DAMAGED_FOLDER)
@@ -630,7 +630,7 @@ def _but_arrays(name: str) -> bool:
 def _steps(folder: Path) -> list[int]:
     """The complete steps in a folder of checkpoints."""
     if storage.scheme(folder):
-        return list(step_mirror.steps(folder))
+        return list(checkpoint_sync.steps(folder))
     return [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
 
 

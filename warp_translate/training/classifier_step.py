@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from warp_translate.models import DomainClassifier
-from warp_translate.ops.outliers import PIECES, draw_outlier
+from warp_translate.ops.ood_images import PIECES, draw_outlier
 from warp_translate.training.accumulation import mean_over_microbatches
-from warp_translate.training.adversary import example_keys
+from warp_translate.training.discriminator_training import example_keys
 from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import mean_over_devices
-from warp_translate.training.priors import Metrics
+from warp_translate.training.regularization import Metrics
 from warp_translate.training.rng import stream_key
 from warp_translate.training.state import ClassifierState
 from warp_translate.types import Array, PyTree, to_float

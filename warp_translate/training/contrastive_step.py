@@ -20,12 +20,12 @@ from warp_translate.models.generator import encode
 from warp_translate.models.projection import PatchProjection
 from warp_translate.ops import MaskWeights, Reduction, downsample
 from warp_translate.training.accumulation import forward
-from warp_translate.training.adversary import Adversary, example_keys, example_streams
+from warp_translate.training.discriminator_training import Adversary, example_keys, example_streams
 from warp_translate.training.image_pool import empty_pool, exchange
 from warp_translate.training.networks import check_size, init_params
 from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import device_index, mean_over_devices
-from warp_translate.training.priors import Metrics, branch_reports, weighted_sum
+from warp_translate.training.regularization import Metrics, branch_reports, weighted_sum
 from warp_translate.training.rng import stream_key
 from warp_translate.training.state import ContrastiveState, DiscriminatorState, ProjectionState
 from warp_translate.training.unpaired import (

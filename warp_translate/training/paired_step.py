@@ -12,11 +12,11 @@ from warp_translate.losses import reconstruction
 from warp_translate.models import Fusion, Generator, Translation, translate
 from warp_translate.ops import MaskWeights, Reduction
 from warp_translate.training.accumulation import forward
-from warp_translate.training.adversary import Adversary, example_keys, example_streams
+from warp_translate.training.discriminator_training import Adversary, example_keys, example_streams
 from warp_translate.training.networks import check_size, init_params
 from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import mean_over_devices
-from warp_translate.training.priors import Metrics, Priors, branch_reports, weighted_sum
+from warp_translate.training.regularization import Metrics, Priors, branch_reports, weighted_sum
 from warp_translate.training.rng import stream_key
 from warp_translate.training.state import DiscriminatorState, PairedState
 from warp_translate.types import Array, PyTree, to_float

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from warp_translate.losses import reconstruction
 from warp_translate.models import Translation
-from warp_translate.training.adversary import Adversary
-from warp_translate.training.priors import Priors, Terms
+from warp_translate.training.discriminator_training import Adversary
+from warp_translate.training.regularization import Priors, Terms
 from warp_translate.training.state import DiscriminatorState
 from warp_translate.types import Array
 

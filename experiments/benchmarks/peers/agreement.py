@@ -16,7 +16,7 @@ import torch
 from experiments import base
 from experiments.benchmarks.peers import parameters
 from experiments.benchmarks.peers.training import step_of, without_randomness
-from warp_translate.cli import build
+from warp_translate.experiment import build
 from warp_translate.types import PyTree
 
 _GENERATORS = ("generator", "a_to_b", "b_to_a")

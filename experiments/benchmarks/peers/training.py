@@ -17,7 +17,7 @@ from torch.nn import functional
 from experiments.benchmarks.peers import parameters
 from experiments.benchmarks.peers.patch_discriminator import PatchDiscriminators
 from experiments.benchmarks.peers.warp_generator import Translation, WarpGenerator
-from warp_translate.cli import build
+from warp_translate.experiment import build
 from warp_translate.types import PyTree
 
 Losses = dict[str, Tensor]

@@ -1,0 +1,73 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import base
+from warp_translate.experiment import build
+from warp_translate.ops import downsample
+
+KINDS = ("paired", "cycle", "contrastive")
+
+
+def lowered(platform, function, kind, *, remat="none", **switches):
+    """What a function of a training, parameters and images is on a platform."""
+    config = base.get_config(kind)
+    config.generator.update(width=4, blocks=1, remat=remat)
+    config.method.update(switches)
+    training = build.generator_training(config)
+    reduced, image = (np.zeros((1, *size, 3), np.float32) for size in ((8, 64), (16, 128)))
+    params = jax.eval_shape(
+        lambda: training.generator.init(jax.random.key(0), reduced, image, 2)["params"]
+    )
+    traced = jax.jit(lambda *inputs: function(training, *inputs)).trace(params, image)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def output(training, params, image):
+    return training.translate(params, image).output.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernels_of_a_configuration_reach_its_translation(kind):
+    assert "tpu_custom_call" not in lowered("tpu", output, kind)
+    assert "tpu_custom_call" in lowered("tpu", output, kind, warp_kernels=True)
+
+
+def test_the_switches_of_a_configuration_reach_its_gradients():
+    """Of a cycle: in the others nobody asks for the gradient of the image."""
+    gradients = jax.grad(output, (1, 2))
+    plain = lowered("cuda", gradients, "cycle")
+    switched = lowered("cuda", gradients, "cycle", remat="all", deterministic=True)
+    convolution, scatter = "stablehlo.convolution", '"stablehlo.scatter"'
+    assert switched.count(convolution) > plain.count(convolution)
+    assert switched.count(scatter) == 2 * plain.count(scatter) > 0
+
+
+def test_a_perceptual_weight_brings_the_classifiers_distance():
+    config = base.get_config("paired")
+    assert build.training(config).perceptual_distance is None
+    config.losses.perceptual = 1.0
+    assert build.training(config).perceptual_distance.name == "efficientnet_lite0"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reduction", ["linear", "nearest"])
+def test_the_reduction_of_a_configuration_reaches_its_translation(rng, kind, reduction):
+    class Seen(Exception):
+        pass
+
+    class Generator:
+        margin = 1
+
+        def apply(self, variables, reduced, method):
+            raise Seen(reduced)
+
+    config = base.get_config(kind)
+    config.method.reduction = reduction
+    training = dataclasses.replace(build.generator_training(config), generator=Generator())
+    images = rng.uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    with pytest.raises(Seen) as caught:
+        training.translate({}, images)
+    np.testing.assert_array_equal(caught.value.args[0], downsample(images, 2, reduction))

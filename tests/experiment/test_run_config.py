@@ -1,0 +1,173 @@
+"""What is said of a configuration that changed, and what is done."""
+
+import json
+import random
+
+import pytest
+
+from experiments import base, classifier, cycle, paired
+from tests.damage import flip_bit
+from warp_translate.errors import UserError
+from warp_translate.evaluation.runs import flat
+from warp_translate.experiment import run_config, run_record
+
+
+@pytest.fixture
+def config():
+    return paired.get_config()
+
+
+def changed(config, **fields):
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({name.replace("__", "."): x for name, x in fields.items()})
+    return other
+
+
+def test_nothing_changed_says_nothing(tmp_path, config):
+    assert run_config.record(config, tmp_path, step=0) == {}
+    assert run_config.record(config, tmp_path, step=500) == {}
+    assert run_config.load(tmp_path).to_dict() == json.loads(config.to_json())
+
+
+def test_before_anything_was_trained_the_new_one_counts(tmp_path, config):
+    """A start that failed for a mistake in the configuration is not held against the user."""
+    run_config.record(config, tmp_path, step=0)
+    other = changed(config, generator__width=7, data__name="paired_folder")
+    assert run_config.record(other, tmp_path, step=0) == {}
+    assert run_config.load(tmp_path).generator.width == 7
+
+
+def test_what_trains_nothing_else_is_taken_over_and_told(tmp_path, config):
+    run_config.record(config, tmp_path, step=0)
+    other = changed(config, training__save_every=250, evaluation__extractor="efficientnet_lite0")
+    changes = run_config.record(other, tmp_path, step=500)
+    assert changes == {
+        "evaluation.extractor": ("", "efficientnet_lite0"),
+        "training.save_every": (5000, 250),
+    }
+    assert "save_every was 5000 and is now 250 (changes nothing that is trained)" in (
+        run_config.in_words(changes)
+    )
+    assert run_config.load(tmp_path).training.save_every == 250
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "meaning"),
+    [
+        ("optim__lr", 0.125, "optim.lr was 0.0002 and is now 0.125 (trained otherwise from here"),
+        ("data__size", 128, "data.size was 256 and is now 128 (other examples from here on)"),
+        ("seed", 7, "seed was 0 and is now 7 (other examples from here on)"),
+        ("training__total_steps", 9, "(another course of the learning rate from here on)"),
+    ],
+)
+def test_what_trains_otherwise_is_the_users_to_say(tmp_path, config, field, value, meaning):
+    run_config.record(config, tmp_path, step=0)
+    other = changed(config, **{field: value, "training__save_every": 250})
+    with pytest.raises(UserError) as caught:
+        run_config.record(other, tmp_path, step=500)
+    said = str(caught.value)
+    assert "has done 500 steps" in said and meaning in said and "--accept_changes" in said
+    assert "save_every" not in said  # It is not what keeps it from going on.
+    assert run_config.load(tmp_path).to_dict() == json.loads(config.to_json())
+    accepted = run_config.record(other, tmp_path, step=500, accept=True)
+    assert field.replace("__", ".") in accepted
+    assert run_config.record(other, tmp_path, step=500) == {}
+
+
+def test_what_does_not_fit_the_checkpoints_cannot_be_accepted(tmp_path, config):
+    run_config.record(config, tmp_path, step=0)
+    other = changed(config, generator__width=48, optim__lr=0.5)
+    with pytest.raises(UserError) as caught:
+        run_config.record(other, tmp_path, step=500, accept=True)
+    said = str(caught.value)
+    assert "generator.width was 32 and is now 48 (does not fit what was trained)" in said
+    assert "--accept_changes" not in said and f"--config.finetune.source={tmp_path}" in said
+
+
+def test_a_field_that_is_new_or_gone_is_told_as_such(tmp_path, config):
+    before = json.loads(config.to_json())
+    before["losses"]["forgotten"] = 3.0
+    del before["finetune"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    with pytest.raises(UserError) as caught:
+        run_config.record(config, tmp_path, step=500)
+    said = str(caught.value)
+    assert "config.losses.forgotten was 3.0 and is gone" in said
+    assert "config.finetune.freeze was not there and is now ''" in said
+    run_config.record(config, tmp_path, step=500, accept=True)
+
+
+def test_processes_that_do_not_write_compare_and_leave_the_file(tmp_path, config):
+    run_config.record(config, tmp_path, step=0)
+    other = changed(config, training__save_every=250)
+    assert run_config.record(other, tmp_path, step=500, write=False)
+    assert run_config.load(tmp_path).training.save_every == 5000
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", None])
+def test_a_folder_of_no_run_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=f"{tmp_path} holds no run"):
+        run_config.load(tmp_path)
+
+
+def test_a_flipped_bit_of_a_configuration_changes_nothing_silently(tmp_path, config):
+    run_config.record(config, tmp_path, step=0)
+    path, written = tmp_path / "config.json", config.to_dict()
+    content = path.read_bytes()
+    refused = 0
+    for number in random.Random(0).sample(range(8 * len(content)), 100):
+        flip_bit(path, number)
+        try:
+            assert run_config.load(tmp_path).to_dict() == json.loads(json.dumps(written))
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+            refused += 1
+        path.write_bytes(content)
+    assert refused > 50
+    flip_bit(path, 8 * content.index(b'"lr": ') + 8 * 6)
+    with pytest.raises(UserError, match=r"config.json is not what was written .* remove it and"):
+        run_config.record(config, tmp_path, step=500)
+    # As those of earlier versions, or of those who know what they do.
+    path.write_text(config.to_json())
+    assert run_config.record(config, tmp_path, step=500) == {}
+
+
+def test_every_field_that_is_named_here_exists():
+    known = set()
+    for config in (paired, cycle, classifier):
+        known |= flat(config.get_config().to_dict()).keys()
+    known |= flat(base.get_config("contrastive").to_dict()).keys()
+    for name in (*run_config._SHAPES, *run_config._HARMLESS):
+        assert any(field.startswith(name) for field in known), name
+
+
+def test_the_data_are_found_from_any_folder_and_where_a_run_was_moved_with_them(
+    tmp_path, config, monkeypatch
+):
+    project = tmp_path / "project"
+    (project / "pairs").mkdir(parents=True)
+    (project / "prepared").mkdir()
+    monkeypatch.chdir(project)
+    other = changed(config, data__root="pairs", data__dir="prepared")
+    run_config.record(other, "runs/mine", step=0)
+    run_record.write("runs/mine", step=0, changes={})
+    monkeypatch.chdir(tmp_path)
+    data = run_config.load("project/runs/mine").data
+    assert (data.root, data.dir) == (str(project / "pairs"), str(project / "prepared"))
+    project.rename(tmp_path / "moved")
+    data = run_config.load("moved/runs/mine").data
+    assert (data.root, data.dir) == (
+        str(tmp_path / "moved/pairs"),
+        str(tmp_path / "moved/prepared"),
+    )
+    monkeypatch.chdir(tmp_path / "moved")
+    assert run_config.record(other, "runs/mine", step=500) == {}, "it is the same data"
+    run_record.write("runs/mine", step=500, changes={})
+    assert run_config.load("runs/mine").data.root == str(tmp_path / "moved/pairs")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"data.root was .*moved/pairs. and is now .*/pairs. \(other"
+    ):
+        run_config.record(other, "moved/runs/mine", step=500)

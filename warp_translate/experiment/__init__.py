@@ -1,0 +1,1 @@
+"""Experiments: a configuration made into explicit arguments, tasks, restored states and sweeps."""

@@ -1,0 +1,342 @@
+"""Counts, compiles and times a generator at sizes and factors, for ``warp-translate cost``."""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from warp_translate.constants import Fusion
+from warp_translate.errors import UserError
+from warp_translate.evaluation import cost
+from warp_translate.evaluation.cost_report import Case, Latency, Report
+from warp_translate.models import Generator
+from warp_translate.ops import MaskWeights
+from warp_translate.serving import bundle as bundles
+from warp_translate.serving import engine, latency_model
+from warp_translate.types import PyTree
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+_SECONDS_BETWEEN_LINES = 10.0
+_GIB = 2**30
+# What a pixel costs beside its multiplications, in these: reading, warping and writing it.
+_MACS_OF_A_PIXEL = 1800
+_RUNS_IT = {engine.OnnxEngine: "ONNX Runtime", engine.JaxEngine: "the bundle's program in jax"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """Whose cost it is.
+
+    Attributes:
+      name: what the report calls it.
+      generator: the module.
+      mask_weights: which image the mask multiplies.
+      fusion: how the output is put together.
+      factors: those that are meant where none are given.
+      engine: what is timed; None for the program that jax compiles here.
+    """
+
+    name: str
+    generator: Generator
+    mask_weights: MaskWeights
+    fusion: Fusion
+    factors: tuple[int, ...]
+    engine: engine.Engine | None
+
+    def program(self, factor: int, *, in_bands: bool) -> Callable[..., Any]:
+        """Maps parameters and uint8 images to uint8 images."""
+        return cost.translation(
+            self.generator,
+            factor,
+            mask_weights=self.mask_weights,
+            fusion=self.fusion,
+            in_bands=in_bands,
+        )
+
+
+def measure(
+    subject: Subject, sizes: Sequence[Size], factors: Sequence[int], repeats: int
+) -> Iterator[Report]:
+    """Counts everything, which tells how much work there is; then compiles and times, by size.
+
+    Args:
+      subject: whose cost it is.
+      sizes: at least one.
+      factors: at least one.
+      repeats: translations to time of each; 0 for none.
+
+    Yields:
+      After every size the report of what there is, the whole one at last.
+
+    Raises:
+      UserError: there is no such generator, or it does not take a size.
+    """
+    abstract = _abstract_parameters(subject)
+    print(f"counting the work of {len(sizes) * len(factors)} programs", file=sys.stderr)
+    cases = {
+        size: [_count(subject, abstract, size, factor) for factor in factors] for size in sizes
+    }
+    progress = _Progress(list(cases.values()), repeats)
+    params: PyTree = None  # Shapes are enough for all but running.
+    if repeats and subject.engine is None:
+        params = cost.draw_parameters(subject.generator)
+    done: list[Case] = []
+    for counted in cases.values():
+        done += _of_size(subject, abstract, params, counted, repeats, progress)
+        yield _report(subject, abstract, done, repeats)
+
+
+def _of_size(
+    subject: Subject,
+    abstract: PyTree,
+    params: PyTree,
+    counted: Sequence[Case],
+    repeats: int,
+    progress: "_Progress",
+) -> list[Case]:
+    """Compiles the cases of one size, and times them."""
+    size = (counted[0].height, counted[0].width)
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    cases: dict[int, Case] = {}
+    runs: dict[int, Callable[[], Any]] = {}
+    for case in counted:
+        progress.compiling(case)
+        begin = time.perf_counter()
+        lowered = jax.jit(subject.program(case.factor, in_bands=True)).lower(
+            abstract, jax.ShapeDtypeStruct(image.shape, image.dtype)
+        )
+        compiled = lowered.compile()
+        needs = cost.compiled_needs(compiled)
+        progress.compiled(case, time.perf_counter() - begin)
+        reason = _too_much(needs.peak_bytes) if repeats else ""
+        cases[case.factor] = dataclasses.replace(case, needs=needs, reason=reason)
+        if repeats and not reason:
+            runs[case.factor] = (
+                functools.partial(subject.engine.translate, image, case.factor)
+                if subject.engine
+                else functools.partial(_translate, compiled, params, image)
+            )
+    for factor, seconds in _take_turns(runs, cases, repeats, progress).items():
+        cases[factor] = dataclasses.replace(
+            cases[factor],
+            latency=Latency.of(seconds) if seconds else None,
+            reason="" if seconds else "the memory was not enough",
+        )
+    progress.done_with_size()
+    return list(cases.values())
+
+
+def _translate(compiled: Any, params: PyTree, image: np.ndarray) -> np.ndarray:
+    return np.asarray(compiled(params, image))
+
+
+def _take_turns(
+    runs: Mapping[int, Callable[[], Any]],
+    cases: Mapping[int, Case],
+    repeats: int,
+    progress: "_Progress",
+) -> dict[int, list[float]]:
+    """Times functions in turns, so that a change of the machine's speed meets all alike.
+
+    Returns:
+      Seconds by factor; none where memory was short.
+    """
+    seconds: dict[int, list[float]] = {factor: [] for factor in runs}
+    failed = set()
+    for turn in range(repeats + 1):
+        for factor, run in runs.items():
+            if factor in failed:
+                continue
+            begin = time.perf_counter()
+            try:
+                run()
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                failed.add(factor)
+                seconds[factor] = []
+                continue
+            took = time.perf_counter() - begin
+            progress.ran(cases[factor], turn, took)
+            if turn:  # The one before them warms up, and an engine compiles in it.
+                seconds[factor].append(took)
+    return seconds
+
+
+class _Progress:
+    """Says on stderr what is done, how far the work is and how long the rest will take.
+
+    The rest is estimated from the work of what is to be run, since the cases differ by hundreds of
+    times, by the speed at the last size, and from what compiling took so far.
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[Case]], repeats: int) -> None:
+        """Starts.
+
+        Args:
+          sizes: the cases of each size, counted.
+          repeats: how many times each is run and timed; 0 for none.
+        """
+        self._cases, self._repeats = sum(map(len, sizes)), repeats
+        runs = repeats + 1 if repeats else 0
+        self._ahead = [runs * sum(map(_work, cases)) for cases in sizes]
+        self._left_of_size = self._ahead.pop(0)
+        self._compiled, self._compile_seconds = 0, 0.0
+        self._ran_size, self._work, self._run_seconds = "", 0.0, 0.0  # Of the last size that ran.
+        self._warmed: dict[int, float] = {}  # Seconds of the first run of a size, by factor.
+        self._printed = -float("inf")
+
+    def compiling(self, case: Case) -> None:
+        """Says that a case is being compiled."""
+        self._say(f"{case.size}, factor {case.factor}: compiling")
+
+    def compiled(self, case: Case, seconds: float) -> None:
+        """Says that a case is compiled."""
+        self._compiled += 1
+        self._compile_seconds += seconds
+        self._say(f"{case.size}, factor {case.factor}: compiled in {seconds:.1f} s")
+
+    def ran(self, case: Case, turn: int, seconds: float) -> None:
+        """Reports a finished run of a case.
+
+        Args:
+          case: what ran.
+          turn: number of the run; 0 warms up, and its extra time counts as compilation.
+          seconds: how long it took.
+        """
+        self._left_of_size -= _work(case)
+        if turn == 0:
+            self._warmed[case.factor] = seconds
+            return
+        if turn == 1:
+            self._compile_seconds += max(self._warmed.pop(case.factor) - seconds, 0.0)
+        if case.size != self._ran_size:
+            self._ran_size, self._work, self._run_seconds = case.size, 0.0, 0.0
+        self._work += _work(case)
+        self._run_seconds += seconds
+        if time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            took = f"{1000 * seconds:.0f} ms, run {turn} of {self._repeats}"
+            self._say(f"{case.size}, factor {case.factor}: {took}")
+
+    def done_with_size(self) -> None:
+        """Says that nothing of a size is left, whether all of it could be run or not."""
+        self._left_of_size = self._ahead.pop(0) if self._ahead else 0
+
+    def _say(self, line: str) -> None:
+        self._printed = time.monotonic()
+        parts = [f"{self._compiled}/{self._cases}", line]
+        to_run = self._left_of_size + sum(self._ahead)
+        if self._compiled and (self._work or not to_run):
+            left = (self._cases - self._compiled) * self._compile_seconds / self._compiled
+            left += to_run * self._run_seconds / self._work if self._work else 0.0
+            parts.append(f"{left:.0f} s left")
+        print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+def _work(case: Case) -> float:
+    """What a translation takes, in multiplications."""
+    return case.total_macs + _MACS_OF_A_PIXEL * case.pixels
+
+
+def _abstract_parameters(subject: Subject) -> PyTree:
+    """Shapes and types of the parameters.
+
+    Raises:
+      UserError: the bundle holds another generator's parameters.
+    """
+    abstract = cost.abstract_parameters(subject.generator)
+    if subject.engine is not None:
+        opened = subject.engine.bundle
+        expected = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
+        }
+        held = {name: each.shape for name, each in engine.load_parameters(opened).items()}
+        if held != expected:
+            raise UserError(
+                f"{opened.path(bundles.PARAMETERS)} does not fit the generator of this version of "
+                "warp_translate, so that its cost would be another's: export the bundle again"
+            )
+    return abstract
+
+
+def _count(subject: Subject, abstract: PyTree, size: Size, factor: int) -> Case:
+    try:
+        macs, open_loops = cost.macs_by_part(
+            subject.program(factor, in_bands=False),
+            abstract,
+            jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"--sizes={size[0]}x{size[1]} with factor {factor} cannot be translated: {error}"
+        ) from error
+    return Case(*size, factor, macs=macs, open_loops=open_loops)
+
+
+def _report(subject: Subject, abstract: PyTree, cases: Sequence[Case], repeats: int) -> Report:
+    generator, ready, found = subject.generator, subject.engine, latency_model.find_device()
+    fields = {
+        field.name: getattr(generator, field.name)
+        for field in dataclasses.fields(generator)
+        if field.name not in ("parent", "name")  # Flax's own.
+    }
+    for name in ("dtype", "param_dtype"):
+        fields[name] = str(jnp.dtype(fields[name]))
+    packages = ["jax", "jaxlib", "flax", *["onnxruntime"] * isinstance(ready, engine.OnnxEngine)]
+    return Report(
+        subject=subject.name,
+        generator=fields,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract)),
+        about={
+            "cpu": found.cpu,
+            "cores": found.cores,
+            "backend": jax.default_backend(),
+            "device": jax.devices()[0].device_kind,
+            "versions": {name: metadata.version(name) for name in packages},
+        },
+        timed=(
+            f"median and quartiles of {repeats} translations of one image after one more, from "
+            "uint8 in the host's memory to uint8 there, the factors in turns; by "
+            f"{_RUNS_IT[type(ready)] if ready else 'jax'}, on {found.cpu}, {found.cores} "
+            f"core{'s' * (found.cores > 1)}, {jax.devices()[0].device_kind}"
+            if repeats
+            else ""
+        ),
+        cases=tuple(cases),
+    )
+
+
+def _too_much(needed: int) -> str:
+    """Why a program had better not run: the system would end this process; "" where it may."""
+    free = _free_bytes()
+    if jax.default_backend() != "cpu" or free is None or needed <= free:
+        return ""
+    return f"it needs {needed / _GIB:.1f} GiB of memory and {free / _GIB:.1f} are free"
+
+
+def _free_bytes() -> int | None:
+    """What is free of the memory of the machine and of its container; None if neither tells."""
+    found = []
+    try:
+        words = Path("/proc/meminfo").read_text().split()
+        found.append(1024 * int(words[words.index("MemAvailable:") + 1]))
+    except (OSError, ValueError):
+        pass
+    try:
+        group = Path("/sys/fs/cgroup")
+        most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        found.append(int(most) - int(used))
+    except (OSError, ValueError):  # Without a limit it says "max".
+        pass
+    return min(found, default=None)

@@ -1,0 +1,170 @@
+"""What all evaluations share that a configuration describes: what is read, at which factors."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from warp_translate import storage
+from warp_translate.data.names import STRIPS
+from warp_translate.errors import UserError
+from warp_translate.evaluation import cost as costs
+from warp_translate.evaluation.distances import LEAST_ROWS
+from warp_translate.evaluation.features import FeatureExtractor, load_extractor
+from warp_translate.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
+from warp_translate.evaluation.sharded_eval import Spread
+from warp_translate.experiment.task import Training, TranslationTraining
+from warp_translate.training.classifier_step import ClassifierTraining
+
+DEFINITION = 2
+"""Grows when a score of the same name is computed otherwise: scores of two do not compare."""
+
+SPLIT = "test"
+
+
+def reading(spread: Spread) -> dict[str, int]:
+    """How this process's test images are read, see `pipeline.eval_batches`."""
+    return {
+        "batch_size": spread.batch,
+        "process_index": spread.process_index,
+        "process_count": spread.process_count,
+    }
+
+
+def factors(config: ml_collections.ConfigDict, factor: int) -> tuple[int, ...]:
+    """The factors at which generators are measured.
+
+    Args:
+      config: the configuration; a run of before ``evaluation.factors`` has no further ones.
+      factor: the one that the scores without a prefix are of.
+
+    Returns:
+      ``factor`` and then the others.
+    """
+    further = config.evaluation.get("factors", ())
+    return (factor, *sorted(set(further) - {factor}))
+
+
+def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
+    """The network that distances see; None without, as in runs of before the field was there.
+
+    Raises:
+      UserError: there is no such network, or the best step is chosen by what needs one.
+    """
+    name, best_metric = _extractor_name(config), config.evaluation.best_metric
+    if name:
+        try:
+            return load_extractor(name)
+        except UserError as error:
+            raise UserError(f"config.evaluation.extractor={name}: {error}") from error
+    if any(word in best_metric for word in ("kernel_distance", "frechet_distance", "perceptual")):
+        raise UserError(
+            f"config.evaluation.best_metric {best_metric} needs config.evaluation.extractor: name "
+            "one, or another metric, such as test/output/l1 of pairs or test/a_to_b/output/l1 of "
+            "domains with a paired test set"
+        )
+    return None
+
+
+def check_counts(config: ml_collections.ConfigDict, counts: Iterable[int]) -> None:
+    """Checks that there are enough test images for distances, before anything is trained.
+
+    Args:
+      config: the configuration.
+      counts: test images that are translated, of each domain.
+
+    Raises:
+      UserError: there are too few.
+    """
+    name, least = _extractor_name(config), min(counts)
+    if name and not name.endswith(":crops") and least < LEAST_ROWS:
+        raise UserError(
+            f"{least} test images are too few for the distances that "
+            f"config.evaluation.extractor={name} sees: give {LEAST_ROWS} or more of a domain, or "
+            "set it to '' and config.evaluation.best_metric to what can be measured"
+        )
+
+
+def perceptual(config: ml_collections.ConfigDict) -> PerceptualDistance | None:
+    """The network of `extractor` as a distance between pictures; None without, and of ONNX files.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    name = _extractor_name(config).removesuffix(":crops")
+    return load_perceptual_distance(name) if name and not name.endswith(".onnx") else None
+
+
+def _extractor_name(config: ml_collections.ConfigDict) -> str:
+    return config.evaluation.get("extractor", "")
+
+
+def joined(by_factor: Mapping[int, Mapping[str, float]], factor: int) -> dict[str, float]:
+    """The scores at all factors by name: ``factor_4/output/l1`` where it is not the main one."""
+    return {
+        name if each == factor else f"factor_{each}/{name}": value
+        for each, scalars in by_factor.items()
+        for name, value in scalars.items()
+    }
+
+
+def names(by_factor: Mapping[int, Iterable[str]], factor: int) -> tuple[str, ...]:
+    """The names of what `joined` gives of scores of these names."""
+    return tuple(
+        joined({each: dict.fromkeys(found, 0.0) for each, found in by_factor.items()}, factor)
+    )
+
+
+def cost(training: Training, size: int) -> dict[str, Any] | None:
+    """What a translation of one image of the data's size costs, ready for JSON.
+
+    Returns:
+      "macs", see `costs.CONVENTION`; "share", these relative to those at factor 1; "size", height
+      and width; and "factor". None of a classifier, of which there is nothing to compare.
+    """
+    if isinstance(training, ClassifierTraining):
+        return None
+    training = cast(TranslationTraining, training)
+
+    def macs(factor: int) -> int:
+        program = costs.translation(
+            training.generator,
+            factor,
+            mask_weights=training.mask_weights,
+            fusion=training.fusion,
+        )
+        params = costs.abstract_parameters(training.generator)
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+        parts, _ = costs.macs_by_part(program, params, image)
+        return sum(part.total for part in parts.values())
+
+    found = macs(training.factor)
+    return {
+        "macs": float(found),
+        "share": found / macs(1),
+        "size": [size, size],
+        "factor": training.factor,
+    }
+
+
+def data_protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What was measured on and how, as far as the configuration says it; ready for JSON.
+
+    Of a folder of the user's own its name counts, not where it lies.
+    """
+    data = config.data
+    protocol: dict[str, Any] = {
+        "definition": DEFINITION,
+        "data": data.name,
+        "split": SPLIT,
+        "size": [data.size, data.size],
+    }
+    if data.root:
+        protocol["folder"] = storage.absolute(storage.to_path(data.root)).name
+    if data.name in ("paired_folder", STRIPS):
+        protocol["direction"] = data.direction
+    if data.name == "portraits":
+        protocol["domains"] = data.domains
+    return protocol

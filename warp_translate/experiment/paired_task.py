@@ -1,0 +1,137 @@
+"""Paired training with its data and its measures."""
+
+from collections.abc import Mapping
+
+import ml_collections
+
+from warp_translate.data import pipeline
+from warp_translate.data.records import Skipped, Skipping
+from warp_translate.evaluation import distribution_metrics
+from warp_translate.evaluation.evaluator import COLUMNS, PairedEvaluation, PairedResult
+from warp_translate.experiment import build, eval_setup, multihost, recognition
+from warp_translate.experiment.task import Report, Sheet, Task
+from warp_translate.progress import Headway
+from warp_translate.training.branch_collapse import BranchWatch
+from warp_translate.types import PyTree
+
+_TABLE = ("output", "pretranslated", "warped", "identity")
+
+
+def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
+    """Builds the task of a configuration, which opens its data set.
+
+    Args:
+      config: with ``method.training`` "paired".
+      factor: how many times smaller the trunk's image is; the configuration's by default.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: a mistake in the configuration or the data.
+    """
+    training = build.generator_training(config, factor=factor)
+    extractor, perceptual = eval_setup.extractor(config), eval_setup.perceptual(config)
+    recogniser = recognition.recogniser(config)
+    train_set, test_set = build.pairs(config, "train", eval_setup.SPLIT)
+    eval_setup.check_counts(config, [len(test_set)])
+    skipped = Skipped()
+    crop = build.eval_crop(config)
+    spread = multihost.spread(config.evaluation.batch_size)
+    evaluations = {
+        each: PairedEvaluation(
+            build.generator_training(config, factor=each).translate,
+            spread,
+            bound=config.generator.max_displacement * each,
+            extractor=extractor,
+            perceptual=perceptual,
+            recogniser=recogniser,
+        )
+        for each in eval_setup.factors(config, training.factor)
+    }
+
+    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, headway: Headway) -> Report:
+        results = {
+            each: evaluation(
+                params["generator"],
+                headway.through(
+                    pipeline.eval_batches(test_set, crop, **eval_setup.reading(spread))
+                ),
+                sheet_rows=sheet_rows if each == training.factor else 0,
+                count=len(test_set),
+            )
+            for each, evaluation in evaluations.items()
+        }
+        result = results[training.factor]
+        sheet = Sheet(
+            rows=result.examples,
+            columns=COLUMNS,
+            wheel_magnitude=result.wheel_magnitude,
+            title=f"{config.data.name}, {config.data.size} px, factor {training.factor}: unseen "
+            "test pairs",
+            footer=_footer(result),
+        )
+        by_factor = {each: found.scalars for each, found in results.items()}
+        return Report(
+            eval_setup.joined(by_factor, training.factor),
+            _table(result),
+            {"sheet": sheet},
+        )
+
+    return Task(
+        training=training,
+        data=f"{len(train_set)} pairs to train on, {len(test_set)} to test on",
+        shown=("generator/l1_output", "discriminator/probability_gap", "mask/mean"),
+        batches=lambda start_step: pipeline.train_batches(
+            Skipping(train_set, skipped),
+            build.joint_augment(config),
+            **build.reading(config, start_step),
+        ),
+        protocol=eval_setup.data_protocol(config)
+        | {"count": len(test_set), "mask_weights": training.mask_weights}
+        | evaluations[training.factor].judges.protocol()
+        | ({"perceptual": perceptual.protocol()} if perceptual else {}),
+        scores=eval_setup.names(
+            {each: evaluation.names() for each, evaluation in evaluations.items()}, training.factor
+        ),
+        tested=len(evaluations) * len(test_set),
+        evaluate=evaluate,
+        skipped=skipped,
+        watch=BranchWatch(training.mask_weights),
+    )
+
+
+def _table(result: PairedResult) -> str:
+    scalars = result.scalars
+    lines = [f"{result.count} pairs {'L1':>10} {'PSNR dB':>9} {'SSIM':>8}   L1 / identity"]
+    for name in _TABLE:
+        values = [scalars[f"{name}/{metric}"] for metric in ("l1", "psnr", "ssim")]
+        ratio = values[0] / max(scalars["identity/l1"], 1e-12)
+        lines.append(
+            f"{name:<14}{values[0]:>6.4f} {values[1]:>9.2f} {values[2]:>8.4f}   {ratio:.3f}"
+        )
+    return "\n".join([*lines, _maps(result), *distribution_metrics.in_words(scalars)])
+
+
+def _footer(result: PairedResult) -> str:
+    """The same in sentences, since columns do not line up in the sheet's font."""
+    scalars = result.scalars
+    return "\n".join(
+        [
+            f"{result.count} pairs. Output: L1 {scalars['output/l1']:.4f}, "
+            f"{scalars['output/l1_ratio']:.2f} of the original's; PSNR "
+            f"{scalars['output/psnr']:.2f} dB, {scalars['output/psnr_gain']:+.2f} dB; SSIM "
+            f"{scalars['output/ssim']:.3f}, the original's {scalars['identity/ssim']:.3f}.",
+            _maps(result),
+        ]
+    )
+
+
+def _maps(result: PairedResult) -> str:
+    scalars = result.scalars
+    return (
+        f"mask: mean {scalars['mask/mean']:.3f}, saturated {scalars['mask/saturated']:.3f}; "
+        f"displacement: mean {scalars['displacement/mean_px']:.2f} px; sharpness against the "
+        f"truth: output {scalars['output/sharpness']:.2f}, pretranslated "
+        f"{scalars['pretranslated/sharpness']:.2f}"
+    )

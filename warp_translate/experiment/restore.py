@@ -1,0 +1,139 @@
+"""Opens runs and restores trained parameters."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import jax
+import ml_collections
+
+from warp_translate.errors import UserError
+from warp_translate.evaluation.runs import CONFIG_FILE
+from warp_translate.experiment import best_checkpoint, build, multihost, run_config
+from warp_translate.experiment.task import Training, abstract_params
+from warp_translate.training.checkpoint import Checkpointer, Score, WhichStep
+from warp_translate.types import PyTree
+
+Kind = TypeVar("Kind", bound=Training)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(Generic[Kind]):
+    """The results as a run left them.
+
+    Attributes:
+      config: the run's configuration.
+      training: the networks; the factor of generators is the one asked for.
+      params: moving averages of their parameters by name, arrays of one device.
+      step: steps done.
+      figures: what was measured at that step.
+    """
+
+    config: ml_collections.ConfigDict
+    training: Kind
+    params: dict[str, PyTree]
+    step: int
+    figures: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that was trained, or is being trained, opened to be read.
+
+    Attributes:
+      config: the run's configuration.
+      training: the networks; the factor of generators is the one asked for.
+      checkpoints: what there is of it.
+      best_by: name of the metric that decides which step is the best, as training has it.
+      score: what follows from it for the metrics of a step.
+      chosen: ``best_by`` is another than the run's own, or named once more.
+    """
+
+    config: ml_collections.ConfigDict
+    training: Training
+    checkpoints: Checkpointer
+    best_by: str
+    score: Score
+    chosen: bool = False
+
+    def steps(self) -> list[int]:
+        """The steps that are there now, in ascending order."""
+        return multihost.from_first(self.checkpoints.steps)
+
+    def step(self, which: WhichStep, *, whole: bool = True) -> int:
+        """The number of the step that is meant.
+
+        Args:
+          which: a step, "latest", or "best", which is the latest where nothing was evaluated.
+          whole: whether of the latest and the best those are passed over that are damaged.
+
+        Raises:
+          UserError: there is no such step, or ``--best_by`` was measured at none.
+        """
+        return multihost.from_first(lambda: self._step(which, whole))
+
+    def restore(self, step: int) -> Trained[Training]:
+        """Reads what was trained in so many steps.
+
+        Raises:
+          UserError: it does not fit the configuration.
+          CheckpointVanished: it was deleted before it was read.
+        """
+        part, figures = multihost.from_first(lambda: self._read(step))
+        params = {name: jax.device_put(state["ema"]) for name, state in part.items()}
+        return Trained(self.config, self.training, params, step, figures)
+
+    def _step(self, which: WhichStep, whole: bool) -> int:
+        if which == "best" and self.chosen and self.checkpoints.best_step() is None:
+            steps = self.checkpoints.steps()
+            known = best_checkpoint.judging(
+                {name for step in steps for name in self.checkpoints.metrics(step)}
+            )
+            raise UserError(
+                f"--best_by={self.best_by} was measured at none of the steps that are there; "
+                + (f"there are: {known}" if known else "none of them was evaluated")
+            )
+        return self.checkpoints.resolve(which, whole=whole)
+
+    def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, float]]:
+        # Whatever the factor is that is asked for: parameters do not depend on it.
+        wanted = abstract_params(build.training(self.config), self.config.data.size)
+        part = self.checkpoints.restore_part(
+            step, {name: {"ema": ema} for name, ema in wanted.items()}
+        )
+        return part, self.checkpoints.metrics(step)
+
+
+@contextlib.contextmanager
+def open_run_in(
+    workdir: str, *, factor: int | None = None, best_by: str | None = None
+) -> Iterator[Run]:
+    """Opens a run, whatever the flags say.
+
+    Args:
+      workdir: its folder.
+      factor: how many times smaller the trunk's image is; the run's by default.
+      best_by: the metric that decides which step is the best; the run's by default.
+
+    Yields:
+      The run.
+
+    Raises:
+      UserError: there is no such run, or it has no such metric or factor.
+    """
+    config = run_config.load(workdir)
+    if factor is not None and config.method.training == "classifier":
+        raise UserError(f"--factor={factor} is for generators, not for a classifier")
+    asked, where = best_by, "--best_by"
+    if asked is None:
+        asked = config.evaluation.best_metric
+        where = f"{Path(workdir) / CONFIG_FILE}: evaluation.best_metric"
+    score = best_checkpoint.score(asked, where)
+    training = build.training(config, factor=factor)
+    checkpoints = Checkpointer(workdir, score=score, read_only=True)
+    try:
+        yield Run(config, training, checkpoints, asked, score, chosen=best_by is not None)
+    finally:
+        checkpoints.close()

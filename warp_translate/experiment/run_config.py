@@ -1,0 +1,201 @@
+"""``config.json``: the configuration of a run, and what it means when it is started with another.
+
+Three kinds of fields are told apart. Some change nothing that is trained, and a run goes on with
+their new values. Most change what the steps do from here on, which is the user's to say. And of
+some follow the shapes of what was trained, which do not change any more.
+
+Where the data lie is written as absolute paths, so that a run can be read from any folder. Where
+they are no longer there, the same way from the work directory as before is tried: a run and its
+data may be moved together.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from warp_translate import sealed, storage
+from warp_translate.errors import UserError
+from warp_translate.evaluation.runs import CONFIG_FILE, flat
+from warp_translate.experiment import fields, run_record
+
+Changes = dict[str, tuple[Any, Any]]
+"""Values before and now by the name of the field; `MISSING` where there is none."""
+
+MISSING = "missing"
+
+_HARMLESS = (
+    *("data.dir", "evaluation.", "training.log_every", "training.evaluate_every"),
+    *("training.save_every", "training.keep_", "generator.remat", "method.threshold"),
+)
+_PLACES = ("root", "dir")
+"""Fields of ``data`` that are folders."""
+
+_SHAPES = (
+    *("method.training", "method.pool_size", "classifier.domains", "classifier.width"),
+    *("classifier.stages", "classifier.param_dtype", "generator.width", "generator.blocks"),
+    *("generator.head", "generator.head_width", "generator.head_kernel", "generator.param_dtype"),
+    *("discriminator.width", "discriminator.layers", "discriminator.scales"),
+    *("discriminator.spectral_norm", "discriminator.param_dtype"),
+)
+
+
+def load(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """Reads the configuration of a run.
+
+    Raises:
+      UserError: there is no run in the folder, or a field of its configuration makes no sense.
+    """
+    content = _located(_read(workdir), workdir)
+    try:
+        config = ml_collections.ConfigDict(content)
+    except ValueError as error:  # Of a name with a dot, such as those of a bundle's files.
+        raise _no_run(workdir, "is no configuration") from error
+    fields.check(config, f"{storage.to_path(workdir) / CONFIG_FILE}: ")
+    return config
+
+
+def _read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        content = json.loads((storage.to_path(workdir) / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no JSON"
+        raise _no_run(workdir, f"cannot be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise _no_run(workdir, "is no configuration")
+    try:
+        return sealed.unseal(content)
+    except ValueError as error:
+        raise UserError(
+            f"{storage.to_path(workdir) / CONFIG_FILE} is not what was written ({error}); else put "
+            "a copy of it there, or remove it and repeat the command that trained, which writes it"
+        ) from error
+
+
+def _no_run(workdir: str | os.PathLike[str], state: str) -> UserError:
+    return UserError(
+        f"{workdir} holds no run ({CONFIG_FILE} {state}): give the --workdir of warp-translate "
+        "train"
+    )
+
+
+def record(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    step: int,
+    accept: bool = False,
+    write: bool = True,
+) -> Changes:
+    """Writes the configuration into the work directory of a run.
+
+    Args:
+      config: the configuration.
+      workdir: folder of the run.
+      step: steps that are done there.
+      accept: whether the steps to come may do something else than those that are done.
+      write: whether this process does; the others only compare with what is there.
+
+    Returns:
+      What has changed since the run was started; empty where nothing was trained yet.
+
+    Raises:
+      UserError: the run was started with another configuration, which was not accepted or does
+        not fit what was trained, or the folder cannot be written.
+    """
+    path = storage.to_path(workdir) / CONFIG_FILE
+    now = _anchored(json.loads(config.to_json()))
+    before = _read(workdir) if step and path.exists() else None
+    changes: Changes = {}
+    if before is not None:
+        changes = _compare(_located(before, workdir), now)
+        _check(changes, workdir, step, accept)
+    if write and before != now:
+        try:
+            storage.write_whole(path, json.dumps(sealed.seal(now), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"the work directory {workdir} cannot be written ({error.strerror}): choose "
+                "another --workdir"
+            ) from error
+    return changes
+
+
+def in_words(changes: Changes) -> str:
+    """The changes in one line, each with what it means."""
+    return "; ".join(
+        f"config.{name} {_was(before)} and {_is(now)} ({_meaning(name)})"
+        for name, (before, now) in changes.items()
+    )
+
+
+def _anchored(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with absolute paths for where the data lie."""
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return dict(content)
+    places = {
+        name: os.path.abspath(os.path.expanduser(data[name]))
+        for name in _PLACES
+        if isinstance(data.get(name), str) and storage.scheme(data[name]) is None
+    }
+    return {**content, "data": data | places}
+
+
+def _located(content: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of a run, with the places of the data as they are now."""
+    found = _anchored(content)
+    then = run_record.workdir_at_start(workdir)
+    if then is None or storage.scheme(workdir) or not isinstance(found.get("data"), dict):
+        return found
+    for name in _PLACES:
+        place = found["data"].get(name)
+        if isinstance(place, str) and storage.scheme(place) is None and not os.path.exists(place):
+            moved = os.path.abspath(os.path.join(workdir, os.path.relpath(place, then)))
+            if os.path.exists(moved):
+                found["data"][name] = moved
+    return found
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    was, has = flat(before), flat(now)
+    pairs = {name: (was.get(name, MISSING), has.get(name, MISSING)) for name in {**was, **has}}
+    return {name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]}
+
+
+def _check(changes: Changes, workdir: str | os.PathLike[str], step: int, accept: bool) -> None:
+    unfit = [name for name in changes if name in _SHAPES]
+    telling = {name: pair for name, pair in changes.items() if not name.startswith(_HARMLESS)}
+    if unfit or (telling and not accept):
+        remedy = (
+            "repeat it as it was, or choose another --workdir, where --config.finetune.source="
+            f"{workdir} begins with what was trained here"
+            if unfit
+            else "repeat it as it was, choose another --workdir, or go on so with --accept_changes"
+        )
+        raise UserError(
+            f"the run in {workdir} has done {step} steps with another configuration: "
+            f"{in_words(telling)}; {remedy}"
+        )
+
+
+def _meaning(name: str) -> str:
+    if name in _SHAPES:
+        return "does not fit what was trained"
+    if name.startswith(_HARMLESS):
+        return "changes nothing that is trained"
+    if name.startswith("data.") or name in ("seed", "training.global_batch"):
+        return "other examples from here on"
+    if name in ("training.total_steps", "optim.schedule", "optim.warmup_steps"):
+        return "another course of the learning rate from here on"
+    return "trained otherwise from here on"
+
+
+def _was(value: Any) -> str:
+    return "was not there" if value is MISSING else f"was {value!r}"
+
+
+def _is(value: Any) -> str:
+    return "is gone" if value is MISSING else f"is now {value!r}"

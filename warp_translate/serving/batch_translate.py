@@ -1,0 +1,277 @@
+"""Translates many files with a generator: read ahead, and in batches of one size."""
+
+import collections
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from warp_translate import image_io, visualize
+from warp_translate.errors import UserError, shown
+from warp_translate.image_io import DecodedImage, ImageFormat, Kept
+from warp_translate.serving.engine import Translated
+
+
+class Translator(Protocol):
+    """A generator that is ready: an `engine.Engine`, or a run's."""
+
+    def translate(
+        self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
+    ) -> Translated:
+        """Translates images of one size; see `engine.Engine.translate`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image and where its translation goes.
+
+    Attributes:
+      source: the image; None for standard input.
+      target: where the translation goes; None for standard output.
+    """
+
+    source: Path | None
+    target: Path | None
+
+    @property
+    def name(self) -> str:
+        """What messages call the image."""
+        return "standard input" if self.source is None else shown(self.source)
+
+    def files(self, maps: Iterable[str]) -> list[Path]:
+        """What is written: the translation, and the pictures of these maps of it."""
+        if self.target is None:
+            return []
+        return [self.target, *(map_path(self.target, name) for name in maps)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file when it was read.
+
+    Attributes:
+      size: bytes.
+      modified: when its content changed, in ns.
+      changed: when its content, name or rights changed, in ns.
+      inode: its number in its file system.
+      sha256: the checksum of its content.
+    """
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+    sha256: str
+
+    @classmethod
+    def of(cls, stat: os.stat_result, sha256: str) -> "Source":
+        """From what the file system says of it."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a job has ended.
+
+    Attributes:
+      job: the job.
+      failure: None, or what went wrong.
+      source: what was read; None where it failed, or is no file.
+    """
+
+    job: Job
+    failure: str | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How translations are written.
+
+    Attributes:
+      maps: names of the maps whose pictures are written beside each translation.
+      form: the format on standard output; the names of files tell it.
+      quality: of JPEG and WebP, see `image_files.encode_image`.
+      metadata: how much of the image's metadata is written.
+    """
+
+    maps: Sequence[str] = ()
+    form: ImageFormat = "png"
+    quality: int | None = None
+    metadata: Kept = "safe"
+
+
+# Together at most; for more the translation itself would take too much memory.
+_MOST_PIXELS = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An image that was read: what it is, and what the generator takes of it."""
+
+    job: Job
+    decoded: DecodedImage
+    original: np.ndarray
+    source: Source | None
+
+
+def translate_files(
+    generator: Translator,
+    jobs: Sequence[Job],
+    *,
+    factor: int | None = None,
+    batch: int = 4,
+    workers: int = 4,
+    style: Style = Style(),
+    done: Callable[[Job, Source], None] | None = None,
+) -> Iterator[Finished]:
+    """Translates files; one that fails leaves the others alone.
+
+    Images are read and written beside the translation, a few ahead. Those of one size among them
+    are translated together. A translation appears whole or not at all, and after its maps.
+
+    Args:
+      generator: what translates.
+      jobs: images and where their translations go.
+      factor: one that the generator serves; None for its own.
+      batch: most images at once.
+      workers: threads that read and write.
+      style: how they are written.
+      done: told of each translation of a file as soon as it is written, in any thread.
+
+    Yields:
+      How every job has ended, in no order.
+    """
+    with ThreadPoolExecutor(workers) as pool, closing(_ahead(pool, jobs, 2 * batch, style)) as read:
+        writing: collections.deque[Future[Finished]] = collections.deque()
+        waiting: list[_Read] = []
+        for result in read:
+            if isinstance(result, Finished):
+                yield result
+            elif result is not None:
+                waiting.append(result)
+            while waiting and (result is None or len(waiting) >= 2 * batch):
+                together = _of_one_size(waiting, batch)
+                originals = np.stack([each.original for each in together])
+                try:
+                    made = generator.translate(originals, factor, with_maps=bool(style.maps))
+                except MemoryError:
+                    yield from (_too_large(each) for each in together)
+                    continue
+                for place, each in enumerate(together):
+                    maps = {name: found[place] for name, found in (made.maps or {}).items()}
+                    writing.append(pool.submit(_write, each, made.output[place], maps, style, done))
+                # As many images are held while they are written as while they are read.
+                while len(writing) > 2 * batch:
+                    yield writing.popleft().result()
+        for written in writing:
+            yield written.result()
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, jobs: Iterable[Job], most: int, style: Style
+) -> Generator[_Read | Finished | None]:
+    """Reads the images in their order, some ahead; None says that there are no more."""
+    reading: collections.deque[Future[_Read | Finished]] = collections.deque()
+    try:
+        for job in jobs:
+            reading.append(pool.submit(_read, job, style))
+            if len(reading) >= most:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+        yield None
+    finally:
+        for future in reading:
+            future.cancel()
+
+
+def _read(job: Job, style: Style) -> _Read | Finished:
+    try:
+        data, source = _load(job.source)
+        decoded = image_io.decode_image(data, job.name, kept=style.metadata)
+        return _Read(job, decoded, image_io.flatten(decoded), source)
+    except UserError as error:
+        return Finished(job, str(error))
+    except MemoryError:
+        return Finished(job, f"{job.name} does not fit into memory; scale it down")
+
+
+def _load(path: Path | None) -> tuple[bytes, Source | None]:
+    """What a file holds, or standard input for None, and how the file is told again."""
+    if path is None:
+        return sys.stdin.buffer.read(), None
+    try:
+        # Before it is read: if it is changed meanwhile, it is not the file that was read.
+        stat = path.stat() if path.is_file() else None
+    except OSError:
+        stat = None
+    data = image_io.read_file(path)
+    return data, stat and Source.of(stat, hashlib.sha256(data).hexdigest())
+
+
+def _of_one_size(waiting: list[_Read], most: int) -> list[_Read]:
+    """Takes the image that has waited longest and others of its size."""
+    shape = waiting[0].original.shape
+    most = min(most, max(1, _MOST_PIXELS // (shape[0] * shape[1])))
+    together = [read for read in waiting if read.original.shape == shape][:most]
+    for read in together:
+        waiting.remove(read)
+    return together
+
+
+def _too_large(read: _Read) -> Finished:
+    height, width = read.original.shape[:2]
+    return Finished(
+        read.job,
+        f"{read.job.name}: {width} x {height} pixels do not fit into memory; scale it down",
+    )
+
+
+def _write(
+    read: _Read,
+    output: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    style: Style,
+    done: Callable[[Job, Source], None] | None,
+) -> Finished:
+    """Writes a translation, after the pictures of its maps."""
+    job, alpha = read.job, read.decoded.alpha
+    pictures = visualize.draw(maps, style.maps, visualize.full_color(read.original.shape))
+    kept: dict[str, Any] = {"quality": style.quality, "metadata": read.decoded.metadata}
+    try:
+        if alpha is not None:
+            output = image_io.unflatten(output, alpha)
+        if job.target is None:
+            _print(image_io.encode_image(output, alpha, style.form, job.name, **kept))
+            return Finished(job)
+        for name, picture in pictures.items():
+            image_io.write_image(map_path(job.target, name), picture)
+        image_io.write_image(job.target, output, alpha, **kept)
+        if done is not None and read.source is not None:
+            done(job, read.source)
+    except UserError as error:
+        return Finished(job, str(error))
+    return Finished(job, source=read.source)
+
+
+def _print(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise  # Whoever reads has had enough.
+    except OSError as error:
+        raise UserError(f"standard output cannot be written ({error.strerror})") from error
+
+
+def map_path(target: Path, name: str) -> Path:
+    """Where the picture of a map lies beside a translation."""
+    return target.with_name(f"{target.stem}.{name}.png")

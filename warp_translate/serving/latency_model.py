@@ -1,0 +1,364 @@
+"""How fast this device is, and which factor keeps a translation within a latency budget.
+
+Claim 8 of the patent: the reduction follows from what the device can compute. Before anything was
+timed, an estimate from the CPU's cores and frequency serves. Then the bundle is timed at every
+factor and some sizes, and what was found is kept for this device and this build.
+
+The model of a translation of P pixels at factor s: ``a + P * (b + c / s**2)`` milliseconds: a call,
+what is done at the original's size, and what is done at the reduced one.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import platform
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from warp_translate import sealed, storage
+from warp_translate.cpu_count import allowed_cores
+from warp_translate.serving.architecture import Architecture
+from warp_translate.serving.bundle import Bundle
+from warp_translate.serving.engine import Engine, JaxEngine
+
+SIZES = ((128, 128), (256, 256), (512, 512), (768, 1024), (1080, 1920))
+"""Heights and widths at which a bundle is timed."""
+
+_MOST_BYTES = 1 << 20  # Of what is kept.
+_PERCENTILE = 90
+_LEAST_CALLS, _MOST_CALLS = 5, 30
+_SECONDS_PER_CASE = 1.0
+# Of a core and cycle in single precision, as ONNX Runtime reached on AVX2 machines; an estimate.
+_MACS_PER_CYCLE = 6.0
+# What a pixel of the original costs beside its multiplications: reading, warping, writing.
+_NANOSECONDS_PER_PIXEL = 150.0
+_MISSES_TO_RISE = 3
+_EASE_TO_FALL = 30
+_EASY_SHARE = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What was found of the machine.
+
+    Attributes:
+      cpu: what the CPU calls itself.
+      cores: how many this process may use.
+      megahertz: nominal or current frequency; None where the system does not tell.
+    """
+
+    cpu: str
+    cores: int
+    megahertz: float | None
+
+    @property
+    def key(self) -> str:
+        """Tells devices apart in names of files."""
+        text = f"{self.cpu}/{self.cores}/{platform.machine()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def find_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Device:
+    """Looks at the machine, and at what this process may use of it.
+
+    Args:
+      proc: where Linux tells of the CPU.
+      cgroup: where it tells of the container's share.
+    """
+    try:
+        text = (proc / "cpuinfo").read_text()
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    rate = re.search(r"^cpu MHz\s*:\s*([\d.]+)$", text, re.M)
+    return Device(
+        cpu=name.group(1).strip() if name else platform.processor() or platform.machine(),
+        cores=allowed_cores(cgroup),
+        megahertz=float(rate.group(1)) if rate else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyModel:
+    """The 90th percentile of a translation's time, ``a + P * (b + c / s**2)`` ms.
+
+    Attributes:
+      call: ``a``, ms.
+      pixel: ``b``, ms for each pixel of the original.
+      reduced_pixel: ``c``, ms for each pixel of the reduced image.
+      measured: what it was fitted to: height, width, factor, median and 90th percentile in ms;
+        empty where it is an estimate.
+    """
+
+    call: float
+    pixel: float
+    reduced_pixel: float
+    measured: tuple[tuple[int, int, int, float, float], ...] = ()
+
+    def milliseconds(self, height: int, width: int, factor: int) -> float:
+        """What a translation takes in nine of ten cases, or is estimated to."""
+        per_pixel = self.pixel + self.reduced_pixel / factor**2
+        return self.call + height * width * per_pixel
+
+
+def estimate(device: Device, architecture: Architecture) -> LatencyModel:
+    """The model before anything was timed, from the CPU's cores and frequency."""
+    reduced, full = macs_per_pixel(architecture)
+    per_millisecond = device.cores * 1e3 * (device.megahertz or 2000.0) * _MACS_PER_CYCLE
+    return LatencyModel(
+        call=1.0,
+        pixel=full / per_millisecond + 1e-6 * _NANOSECONDS_PER_PIXEL / device.cores,
+        reduced_pixel=reduced / per_millisecond,
+    )
+
+
+def macs_per_pixel(architecture: Architecture) -> tuple[float, float]:
+    """Multiplications for a pixel of the reduced image and for one of the original."""
+    width = architecture.width
+    wide = 9 * (4 * width) ** 2
+    trunk = (
+        49 * 3 * width
+        + 9 * width * 2 * width / 4
+        + 9 * 2 * width * 4 * width / 16
+        + architecture.blocks * 2 * wide / 16
+        + 9 * 4 * width * 2 * width / 4
+        + 9 * 2 * width * width
+    )
+    taps = architecture.head_kernel**2
+    if architecture.head == "literal":
+        return trunk, taps * width * 6
+    head = architecture.head_width
+    return trunk + width * head, taps * (head + 3) * head + head * 6
+
+
+def calibrate(
+    engine: Engine,
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    clock: Callable[[], float] = time.perf_counter,
+    note: Callable[[str], None] = lambda line: None,
+) -> LatencyModel:
+    """Times a bundle at its factors and some sizes, and fits the model.
+
+    Args:
+      engine: what is timed; nothing else should run.
+      sizes: heights and widths.
+      clock: seconds from any origin.
+      note: told what is being timed.
+    """
+    measured: list[tuple[int, int, int, float, float]] = []
+    cases = list(itertools.product(sizes, sorted(engine.bundle.factors, reverse=True)))
+    guess = estimate(find_device(), engine.bundle.architecture)
+    once = 0.0  # Seconds that the first calls took longer than the others.
+    for number, ((height, width), factor) in enumerate(cases, start=1):
+        case = f"{number}/{len(cases)}  {height} x {width}, factor {factor}"
+        if isinstance(engine, JaxEngine):
+            note(f"{case}: compiling")
+        chance = np.random.default_rng(0)
+        image = chance.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        start = clock()
+        engine.translate(image, factor)  # Whatever is done once.
+        first = clock() - start
+        seconds: list[float] = []
+        while len(seconds) < _LEAST_CALLS or (
+            sum(seconds) < _SECONDS_PER_CASE and len(seconds) < _MOST_CALLS
+        ):
+            start = clock()
+            engine.translate(image, factor)
+            seconds.append(clock() - start)
+        times = 1000 * np.asarray(seconds)
+        median, high = float(np.median(times)), float(np.percentile(times, _PERCENTILE))
+        measured.append((height, width, factor, median, high))
+        once += max(first - median / 1000, 0.0)
+        left = once / number * (len(cases) - number) + _seconds(cases[number:], measured, guess)
+        note(f"{case}: median {median:.1f} ms, 90 % within {high:.1f} ms  {left:.0f} s left")
+    return fit(measured)
+
+
+def _seconds(
+    ahead: Iterable[tuple[tuple[int, int], int]],
+    measured: Sequence[tuple[int, int, int, float, float]],
+    guess: LatencyModel,
+) -> float:
+    """What timing the cases ahead will take: as guessed, scaled by the last size's true times."""
+    height, width = measured[-1][:2]
+    last = [row for row in measured if row[:2] == (height, width)]
+    true = sum(median for *_, median, _ in last)
+    scale = true / sum(guess.milliseconds(height, width, factor) for _, _, factor, *_ in last)
+    total = 0.0
+    for (height, width), factor in ahead:
+        each = scale * guess.milliseconds(height, width, factor) / 1000
+        calls = min(max(_LEAST_CALLS, math.ceil(_SECONDS_PER_CASE / each)), _MOST_CALLS)
+        total += (1 + calls) * each
+    return total
+
+
+def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
+    """Fits the model to 90th percentiles, every case with the same weight for its relative error.
+
+    Then it is scaled up until nine of ten cases are within it.
+
+    Args:
+      measured: height, width, factor, median and 90th percentile in ms.
+    """
+    rows = np.array([[1.0, h * w, h * w / s**2] for h, w, s, _, _ in measured])
+    times = np.array([high for *_, high in measured])
+    rows = rows / times[:, None]
+    # Nothing takes negative time: the best fit among those without some of the terms.
+    best, least = np.zeros(3), np.inf
+    for count in (1, 2, 3):
+        for chosen in itertools.combinations(range(3), count):
+            scale = np.linalg.norm(rows[:, chosen], axis=0)
+            found = np.linalg.lstsq(rows[:, chosen] / scale, np.ones(len(rows)))[0] / scale
+            error = float(np.sum((rows[:, chosen] @ found - 1) ** 2))
+            if (found >= 0).all() and error < least:
+                best, least = np.zeros(3), error
+                best[list(chosen)] = found
+    # The budget is to hold for the cases that are slower than the fit, too.
+    best = best * max(1.0, float(np.percentile(1 / (rows @ best), _PERCENTILE, method="higher")))
+    call, pixel, reduced_pixel = map(float, best)
+    return LatencyModel(call, pixel, reduced_pixel, tuple(measured))
+
+
+def cache_path(device: Device, bundle: Bundle, backend: str) -> Path:
+    """Where the calibration of a build on a device is kept."""
+    return storage.cache() / f"{device.key}-{bundle.build}-{backend}.json"
+
+
+def load(path: Path) -> LatencyModel | None:
+    """Reads a calibration; None where there is none, or none that can be used, which is said."""
+    try:
+        with sealed.open_regular(path, _MOST_BYTES) as file:
+            found = sealed.loads(file.read())
+        if not sealed.is_intact(found):
+            raise ValueError("it is damaged, or of an earlier version")
+        terms = {name: float(found[name]) for name in ("call", "pixel", "reduced_pixel")}
+        if min(terms.values()) < 0 or not any(terms.values()):
+            raise ValueError("they cannot be")
+        measured = tuple(
+            (int(h), int(w), int(s), float(median), float(high))
+            for h, w, s, median, high in found["measured"]
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        logging.warning(
+            "the times in %s are not used (%s): warp-translate device measures them anew",
+            path,
+            reason,
+        )
+        return None
+    return LatencyModel(**terms, measured=measured)
+
+
+def save(path: Path, model: LatencyModel) -> bool:
+    """Keeps a calibration; says whether that was possible, since it is of use without."""
+    try:
+        storage.write_whole(path, sealed.dumps(dataclasses.asdict(model)))
+    except OSError:
+        return False
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The factor that was chosen.
+
+    Attributes:
+      factor: how many times smaller the trunk's image is.
+      milliseconds: what the translation should take in nine of ten cases.
+      meets: whether that is within the budget; if not, no factor is, and this is the largest.
+    """
+
+    factor: int
+    milliseconds: float
+    meets: bool
+
+
+class FactorChooser:
+    """Chooses the smallest factor that meets a budget, and learns from how long it took.
+
+    After three misses in a row the next larger factor is chosen for images of that size, and the
+    smaller one again when thirty in a row were so fast that it would have met the budget with a
+    fifth to spare. Sizes are told apart by powers of two of their pixels.
+    """
+
+    def __init__(
+        self, model: LatencyModel, factors: Iterable[int], budget_milliseconds: float
+    ) -> None:
+        """Starts without any misses.
+
+        Args:
+          model: how long translations take.
+          factors: those that there are.
+          budget_milliseconds: more than 0.
+        """
+        if not budget_milliseconds > 0:
+            raise ValueError(f"the budget must be more than 0 ms, got {budget_milliseconds}")
+        self._model = model
+        self._factors = sorted(factors)
+        self._budget = budget_milliseconds
+        self._lock = threading.Lock()
+        self._steps: dict[int, int] = {}
+        self._misses: dict[int, int] = {}
+        self._ease: dict[int, int] = {}
+
+    def choose(self, height: int, width: int) -> Choice:
+        """Chooses for an image of a size."""
+        with self._lock:
+            place = min(
+                self._first(height, width) + self._steps.get(_class(height, width), 0),
+                len(self._factors) - 1,
+            )
+        factor = self._factors[place]
+        expected = self._model.milliseconds(height, width, factor)
+        return Choice(factor, expected, expected <= self._budget)
+
+    def milliseconds(self, height: int, width: int, factor: int) -> float:
+        """What a translation should take with a factor in nine of ten cases."""
+        return self._model.milliseconds(height, width, factor)
+
+    def observe(self, height: int, width: int, factor: int, milliseconds: float) -> None:
+        """Tells how long a translation took with the factor that was chosen."""
+        size = _class(height, width)
+        with self._lock:
+            first, steps = self._first(height, width), self._steps.get(size, 0)
+            place = min(first + steps, len(self._factors) - 1)
+            if factor != self._factors[place]:
+                return  # Chosen before the last change, or by somebody else.
+            if milliseconds > self._budget:
+                self._ease[size] = 0
+                self._misses[size] = self._misses.get(size, 0) + 1
+                if self._misses[size] >= _MISSES_TO_RISE and place < len(self._factors) - 1:
+                    self._steps[size], self._misses[size] = steps + 1, 0
+                return
+            self._misses[size] = 0
+            if not steps:
+                return
+            lower = self._factors[place - 1]
+            # How much slower than expected it is now holds for the smaller factor, too.
+            slowdown = milliseconds / self._model.milliseconds(height, width, factor)
+            would_take = slowdown * self._model.milliseconds(height, width, lower)
+            easy = would_take <= _EASY_SHARE * self._budget
+            self._ease[size] = self._ease.get(size, 0) + 1 if easy else 0
+            if self._ease[size] >= _EASE_TO_FALL:
+                self._steps[size], self._ease[size] = steps - 1, 0
+
+    def _first(self, height: int, width: int) -> int:
+        """Place of the smallest factor that should meet the budget, or of the largest."""
+        for place, factor in enumerate(self._factors):
+            if self._model.milliseconds(height, width, factor) <= self._budget:
+                return place
+        return len(self._factors) - 1
+
+
+def _class(height: int, width: int) -> int:
+    return (height * width).bit_length()

@@ -1,0 +1,278 @@
+"""A discriminator in training: its own update, and what it tells a generator."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from warp_translate.losses.adversarial import (
+    Adversarial,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+)
+from warp_translate.models import Discriminator, DiscriminatorOutput
+from warp_translate.ops.augment import NO_AUGMENTATION, Augmentation, augment
+from warp_translate.training.accumulation import mean_over_microbatches
+from warp_translate.training.parallel import device_index, mean_over_devices
+from warp_translate.training.regularization import Metrics
+from warp_translate.training.rng import stream_key
+from warp_translate.training.state import DiscriminatorState
+from warp_translate.types import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """How a discriminator is trained.
+
+    Attributes:
+      discriminator: the module.
+      optimizer: transforms its gradients.
+      loss: the kind of adversarial loss.
+      r1: weight of the gradient penalty on real images.
+      r2: weight of the gradient penalty on translated images.
+      penalty_every: steps from one gradient penalty to the next, which is scaled up accordingly.
+      augmentation: what the images pass through before they are judged.
+      microbatches: parts of a device's batch whose gradients are taken one after the other.
+    """
+
+    discriminator: Discriminator
+    optimizer: optax.GradientTransformation
+    loss: Adversarial = "least_squares"
+    r1: float = 0.0
+    r2: float = 0.0
+    penalty_every: int = 1
+    augmentation: Augmentation = NO_AUGMENTATION
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(Adversarial):
+            raise ValueError(
+                f"adversary.loss must be one of {get_args(Adversarial)}, got {self.loss!r}"
+            )
+        if self.penalty_every < 1:
+            raise ValueError(f"adversary.penalty_every {self.penalty_every} must be at least 1")
+
+    def init(self, key: Array, images: Array, condition: Array | None = None) -> DiscriminatorState:
+        """Draws the initial state.
+
+        Args:
+          key: random key.
+          images: ``[1, H, W, 3]``, only its shape matters.
+          condition: the same for the condition, or None if there is none.
+
+        Returns:
+          The state at step 0.
+        """
+        variables = self.discriminator.init(key, images, condition)
+        return DiscriminatorState(
+            params=variables["params"],
+            spectral=variables.get("spectral", {}),
+            opt_state=self.optimizer.init(variables["params"]),
+        )
+
+    def update(
+        self,
+        state: DiscriminatorState,
+        real: Array,
+        fake: Array,
+        condition: Array | None = None,
+        *,
+        keys: Array,
+        step: Array,
+        axis_name: str | None,
+    ) -> tuple[DiscriminatorState, Metrics]:
+        """One step of the discriminator.
+
+        Args:
+          state: the discriminator.
+          real: ``[B, H, W, 3]`` in [-1, 1].
+          fake: the same for translated images, treated as constants.
+          condition: the originals of both, or None.
+          keys: ``[B]`` random keys, one for each example.
+          step: number of steps done, for the lazy penalty.
+          axis_name: the mapped axis of the devices, over which gradients are averaged, or None.
+
+        Returns:
+          The next state, and reports of this device.
+        """
+        gradient, spectral, reports = mean_over_microbatches(
+            lambda part: self._gradient(state, *part, step=step),
+            (real, lax.stop_gradient(fake), condition, keys),
+            self.microbatches,
+        )
+        gradient = mean_over_devices(gradient, axis_name)
+        reports["gradient_norm"] = optax.tree.norm(gradient)
+        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+        next_state = DiscriminatorState(
+            params=optax.apply_updates(state.params, updates),
+            spectral=spectral,
+            opt_state=opt_state,
+        )
+        return next_state, reports
+
+    def _gradient(
+        self,
+        state: DiscriminatorState,
+        real: Array,
+        fake: Array,
+        condition: Array | None,
+        keys: Array,
+        *,
+        step: Array,
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Gradient, the next statistics of the spectral norms, and reports."""
+        real_keys, fake_keys = example_streams(keys, 2)
+        real, real_condition = self._augmented(real_keys, real, condition)
+        fake, fake_condition = self._augmented(fake_keys, fake, condition)
+        images = jnp.concatenate([real, fake])
+        conditions = None
+        if real_condition is not None and fake_condition is not None:
+            conditions = jnp.concatenate([real_condition, fake_condition])
+
+        def objective(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+            variables = {"params": params, "spectral": state.spectral}
+            judged, changed = self.discriminator.apply(
+                variables, images, conditions, update_stats=True, mutable=["spectral"]
+            )
+            pairs = [jnp.split(logits, 2) for logits in judged.logits]
+            loss = _mean_over_scales(discriminator_loss(self.loss, *pair) for pair in pairs)
+            real_probability, fake_probability = jnp.split(judged.probability, 2)
+            reports = {
+                "loss": loss,
+                "probability_real": real_probability.mean(),
+                "probability_fake": fake_probability.mean(),
+                "probability_gap": (real_probability - fake_probability).mean(),
+            }
+            if self.r1 or self.r2:
+                loss += lax.cond(
+                    step % self.penalty_every == 0,
+                    lambda: self._penalty(variables, real, real_condition, fake, fake_condition),
+                    lambda: jnp.zeros((), jnp.float32),
+                )
+            return loss, (changed.get("spectral", {}), reports)
+
+        gradient, (spectral, reports) = jax.grad(objective, has_aux=True)(state.params)
+        return gradient, spectral, reports
+
+    def judge(
+        self,
+        state: DiscriminatorState,
+        images: Array,
+        condition: Array | None = None,
+        *,
+        keys: Array,
+    ) -> DiscriminatorOutput:
+        """Judges augmented images with the spectral statistics as they are.
+
+        Args:
+          state: the discriminator.
+          images: ``[B, H, W, 3]`` in [-1, 1].
+          condition: their originals, or None.
+          keys: ``[B]`` random keys, one for each example.
+
+        Returns:
+          Logits and features.
+        """
+        images, condition = self._augmented(keys, images, condition)
+        variables = {"params": state.params, "spectral": state.spectral}
+        judged: Any = self.discriminator.apply(variables, images, condition)
+        return judged
+
+    def generator_loss(
+        self, fake: DiscriminatorOutput, real: DiscriminatorOutput | None = None
+    ) -> Array:
+        """What a generator minimises, float32 scalar.
+
+        Args:
+          fake: the verdict on translated images.
+          real: the verdict on real ones, which only the relativistic loss looks at.
+        """
+        return _mean_over_scales(
+            generator_loss(self.loss, *logits)
+            for logits in zip((real or fake).logits, fake.logits, strict=True)
+        )
+
+    @property
+    def compares(self) -> bool:
+        """Whether the generator's loss needs the verdict on real images."""
+        return self.loss == "relativistic"
+
+    def _augmented(
+        self, keys: Array, images: Array, condition: Array | None
+    ) -> tuple[Array, Array | None]:
+        images = augment(keys, images, self.augmentation)
+        if condition is not None:  # By the same keys, or the two would no longer match.
+            condition = augment(keys, condition, self.augmentation)
+        return images, condition
+
+    def _penalty(
+        self,
+        variables: PyTree,
+        real: Array,
+        real_condition: Array | None,
+        fake: Array,
+        fake_condition: Array | None,
+    ) -> Array:
+        def penalty(discriminator: Discriminator, variables: PyTree, *inputs: Any) -> Array:
+            total = jnp.zeros((), jnp.float32)
+            for weight, images, condition in zip(
+                (self.r1, self.r2), inputs[:2], inputs[2:], strict=True
+            ):
+                if not weight:
+                    continue
+
+                def score(images: Array, condition: Array | None = condition) -> Array:
+                    # From the same statistics the same norms follow as in the loss, since they do
+                    # not depend on the images.
+                    judged: Any = discriminator.apply(variables, images, condition)
+                    return jnp.stack([each.mean((1, 2, 3)) for each in judged.logits]).sum(0)
+
+                total += weight * gradient_penalty(score, images).mean()
+            return total * self.penalty_every
+
+        # It is differentiated twice, which XLA's convolutions take eight times as long for on CPUs.
+        return lax.platform_dependent(
+            variables,
+            real,
+            fake,
+            real_condition,
+            fake_condition,
+            cpu=functools.partial(penalty, self.discriminator.clone(by_patches=True)),
+            default=functools.partial(penalty, self.discriminator),
+        )
+
+
+def example_keys(root: Array, name: str, step: Array, batch: int, axis_name: str | None) -> Array:
+    """A random key for each example of this device's part of the batch.
+
+    They follow from the example's place in the global batch, so that it does not matter over how
+    many devices that is spread.
+
+    Args:
+      root: the run's root key.
+      name: name of the stream.
+      step: number of steps done.
+      batch: examples on this device.
+      axis_name: the mapped axis of the devices, or None on a single one.
+
+    Returns:
+      ``[batch]`` keys.
+    """
+    index = device_index(axis_name) * batch + jnp.arange(batch)
+    return jax.vmap(lambda i: stream_key(root, name, step, i))(index)
+
+
+def example_streams(keys: Array, count: int) -> Array:
+    """Splits every example's key: ``[B]`` keys to ``[count, B]``."""
+    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys)
+
+
+def _mean_over_scales(losses: Iterable[Array]) -> Array:
+    """Mean over patches, then over scales, so that a fine scale has no more say."""
+    return jnp.stack([loss.mean() for loss in losses]).mean()
