@@ -60,7 +60,7 @@ def staged(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluate_command.tasks, "open_task", open_task)
     cost = {"macs": 1.0, "share": 1.0, "size": [1, 1], "factor": 1}
-    monkeypatch.setattr(evaluate_command.measuring, "cost", lambda training, size: cost)
+    monkeypatch.setattr(evaluate_command.eval_setup, "cost", lambda training, size: cost)
     run.evaluation = run.workdir / "evaluation"
     return run
 
@@ -101,7 +101,7 @@ def test_what_was_measured_otherwise_is_measured_again_and_kept(call, staged, mo
     call("evaluate", workdir=str(staged.workdir), step="all")
     before = records(staged)
     other = {"macs": 0.5, "share": 0.5, "size": [1, 1], "factor": 2}
-    monkeypatch.setattr(evaluate_command.measuring, "cost", lambda training, size: other)
+    monkeypatch.setattr(evaluate_command.eval_setup, "cost", lambda training, size: other)
     call("evaluate", workdir=str(staged.workdir), step="all")
     assert staged.measured == [2, 2]
     assert [each["cost"]["factor"] for each in records(staged)] == [1, 2]

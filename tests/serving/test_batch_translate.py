@@ -106,14 +106,14 @@ def test_maps_are_there_before_the_translation_is(pictures, tmp_path):
 
 def test_only_so_much_is_read_ahead(pictures, tmp_path, monkeypatch):
     read, lock = [], threading.Lock()
-    original = batch_translate.image_files.read_file
+    original = batch_translate.image_io.read_file
 
     def counted(path):
         with lock:
             read.append(path)
         return original(path)
 
-    monkeypatch.setattr(batch_translate.image_files, "read_file", counted)
+    monkeypatch.setattr(batch_translate.image_io, "read_file", counted)
     results = batch_translate.translate_files(
         Negative(), jobs(pictures, tmp_path / "out"), batch=1, workers=2
     )
