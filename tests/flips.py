@@ -128,7 +128,7 @@ def resumed(run: Path) -> list[Any]:
     from warp_translate.experiment import build
 
     build.step_flops = lambda config, state: None
-    train.loop.run = lambda state, **_: state  # From an older step it would go on with steps.
+    train.loop.run = lambda state, *_, **__: state  # From an older step it would go on with steps.
     return jax.tree.leaves(jax.device_get(train.train(settings(run.parent), str(run))))
 
 

@@ -1,30 +1,44 @@
-"""What the commands answer with a line and an exit status of its own."""
+"""Errors that commands report in one line, and helpers for their messages."""
 
+import difflib
 import os
+from collections.abc import Iterable
 
 
 def shown(text: str | os.PathLike[str]) -> str:
-    """A path or other text as messages show it: on one line, escaped where not printable.
+    """A path or other text on one line, with non-printable characters escaped.
 
     File names hold any bytes; those that are not UTF-8 are lone surrogates in Python.
     """
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(text))
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the closest known name, such as "; did you mean NAME?"; "" if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def reason(error: BaseException) -> str:
+    """The reason of an error on one line of at most 200 characters."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
 class UserError(Exception):
-    """A mistake in the input, the configuration or the files that the user can mend.
+    """A mistake in the input, the configuration or the files that the user can fix.
 
     The message is one line that names the value, the place and the remedy. Commands print it as
-    ``error: ...`` and leave with status 2; they never show a traceback for it.
+    ``error: ...`` without a traceback and exit with status 2.
     """
 
 
 class Preempted(Exception):
-    """The job was asked to leave; the step is saved.
+    """The job was asked to stop; the step is saved.
 
     Attributes:
       step: steps done.
-      by_user: whether it was Ctrl-C that asked, and no cluster.
+      by_user: True after Ctrl-C, False after a signal from the cluster.
     """
 
     def __init__(self, step: int) -> None:

@@ -33,10 +33,10 @@ from absl import app, flags
 from experiments import base, quickstart
 from experiments.benchmarks import measure
 from warp_translate.experiment import build, tasks
+from warp_translate.progress import Progress
 from warp_translate.training import distributed, loop
 from warp_translate.training.logging import JsonLinesLogger
 from warp_translate.training.parallel import MappingKind, Replicas, mean_over_devices
-from warp_translate.training.progress import Progress
 from warp_translate.training.throughput import StepClock
 from warp_translate.types import Array, PyTree
 
@@ -222,19 +222,17 @@ def _loop() -> list[dict[str, Any]]:
         with open(os.devnull, "w") as nowhere, tempfile.TemporaryDirectory() as folder:
             holder[0] = loop.run(
                 holder[0],
-                start_step=0,
-                schedule=loop.Schedule(
-                    _STEPS.value, config.training.log_every, _STEPS.value, _STEPS.value
+                0,
+                loop.Schedule(_STEPS.value, config.training.log_every, _STEPS.value, _STEPS.value),
+                loop.Work(
+                    step, source, lambda state: loop.Evaluation({}, {}), replicas.disagreements
                 ),
-                step=step,
-                batches=source,
-                evaluate=lambda state: loop.Evaluation({}, {}),
-                save=lambda *_: None,
-                kept=lambda: None,
-                logger=JsonLinesLogger(Path(folder) / "metrics.jsonl"),
-                progress=Progress(_STEPS.value, batch_size=1, stream=nowhere),
-                clock=StepClock(config.training.global_batch),
-                disagreements=replicas.disagreements,
+                loop.Checkpoints(save=lambda *_: None, newest=lambda: None),
+                loop.Output(
+                    JsonLinesLogger(Path(folder) / "metrics.jsonl"),
+                    Progress(_STEPS.value, batch_size=1, stream=nowhere),
+                    StepClock(config.training.global_batch),
+                ),
             )
             jax.block_until_ready(holder[0])
         return (time.perf_counter() - begin) / _STEPS.value

@@ -16,7 +16,7 @@ from warp_translate.errors import UserError
 from warp_translate.evaluation.evaluator import COLUMNS
 from warp_translate.experiment import build, eval_setup, multihost, tasks
 from warp_translate.experiment.task import abstract_params
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.training.checkpoint import Checkpointer
 
 
@@ -150,9 +150,11 @@ def test_the_same_parameters_are_measured_at_further_factors(workdir, tiny_confi
     assert task.tested == 2 * 103
     params = restored(workdir, config)
     said = []
-    headway = Headway(task.tested, said.append, clock=itertools.count(step=20.0).__next__)
-    scalars = task.evaluate(params, 0, headway).scalars
-    assert f"measured {task.tested} of {task.tested} images" in said[-1]
+    progress = Progress(
+        task.tested, stream=said.append, verb="measured", clock=itertools.count(step=20.0).__next__
+    )
+    scalars = task.evaluate(params, 0, progress).scalars
+    assert f"measured {task.tested}/{task.tested} (100.0%)" in said[-1]
     main = {name for name in scalars if not name.startswith("factor_")}
     # What the run is measured at by itself is the further factor here.
     figures = json.loads((evaluated[0] / "metrics.json").read_text())["scalars"]

@@ -49,7 +49,7 @@ def staged(tmp_path, monkeypatch):
     run.config.training.update(total_steps=6, log_every=2, evaluate_every=2, save_every=2)
     run.measured = []
 
-    def evaluate(params, rows, headway):
+    def evaluate(params, rows, progress):
         step = int(np.asarray(jax.tree.leaves(params)[0]).flat[0])
         run.measured.append(step)
         return Report({"output/l1": abs(step - 4) / 10, "output/ssim": step / 10}, "", {})

@@ -52,7 +52,7 @@ def numbers(monkeypatch):
     """What is trained, and measured, instead of networks; the data are those of the run."""
     trained, open_task = Numbers(), tasks.open_task
 
-    def evaluate(params, rows, headway):
+    def evaluate(params, rows, progress):
         np.testing.assert_array_equal(params["generator"], np.ones(2))  # The average.
         return Report({"output/l1": 0.5, "output/psnr": 1.0, "mask/mean": 0.5}, "", {})
 

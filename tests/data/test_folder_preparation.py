@@ -411,7 +411,7 @@ def test_progress_counts_what_is_there_but_not_for_the_rate(
     root, tmp_path, small_shards, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress, "_QUIET", 0.0)
-    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    monkeypatch.setitem(progress.Progress.__init__.__kwdefaults__, "min_interval", 0.0)
     image = (root / "trainA/30.png").read_bytes()
     (root / "trainA/30.png").write_bytes(b"")
     with pytest.raises(UserError):
@@ -422,5 +422,5 @@ def test_progress_counts_what_is_there_but_not_for_the_rate(
     assert 0 < kept < 46
     open_domains("unpaired_folder", tmp_path / "data", root=root)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepared")]
-    assert lines[0].startswith(f"prepared {kept + 1} of 46 images, ")
-    assert lines[-1].startswith("prepared 46 of 46 images, ") and lines[-1].endswith("0:00:00 left")
+    assert lines[0].startswith(f"prepared {kept}/46 (") and "rate not known yet" in lines[0]
+    assert lines[-1].startswith("prepared 46/46 (100.0%)  ") and lines[-1].endswith("0:00:00 left")

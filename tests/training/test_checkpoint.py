@@ -1,3 +1,4 @@
+import pickle
 import random
 import shutil
 import time
@@ -11,7 +12,7 @@ import pytest
 from tests.damage import flip_bit
 from warp_translate.errors import UserError
 from warp_translate.models import Generator
-from warp_translate.training import distributed, step_checksums
+from warp_translate.training import checkpoint_integrity, distributed
 from warp_translate.training.checkpoint import (
     Checkpointer,
     CheckpointVanished,
@@ -20,6 +21,7 @@ from warp_translate.training.checkpoint import (
     newest_step,
     not_finite,
 )
+from warp_translate.training.checkpoint_integrity import damaged
 from warp_translate.training.parallel import Replicas
 
 
@@ -174,16 +176,9 @@ def test_a_writer_moves_damaged_steps_aside_and_goes_on_before_them(tmp_path):
     assert newest_step(tmp_path) == 2
 
 
-def test_steps_of_earlier_versions_are_restored_and_said_not_to_be_verified(tmp_path):
-    saved(tmp_path, {1: 0.5, 2: 0.2}).close()
-    for step in (1, 2):
-        (tmp_path / f"checkpoints/{step}" / step_checksums.FILE).unlink()
-    for read_only in (True, False):
-        said = []
-        reader = Checkpointer(tmp_path, score=smallest, read_only=read_only, say=said.append)
-        for step in (1, reader.resolve("latest")):
-            jax.tree.map(np.testing.assert_array_equal, reader.restore_part(step, PART), PART)
-        assert len(said) == 1 and "has no checksums, as those of earlier versions" in said[0]
+def test_errors_can_be_sent_to_other_processes(tmp_path):
+    for error in (CheckpointVanished(tmp_path, 3), damaged(tmp_path, 3, "it is short")):
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_save_that_ends_before_its_checksums_is_none(tmp_path, monkeypatch):
@@ -194,14 +189,14 @@ def test_a_save_that_ends_before_its_checksums_is_none(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(step_checksums, "write", die)
+        patch.setattr(checkpoint_integrity, "write", die)
         with pytest.raises(SaveFailed, match=r"step 2 cannot be saved .*No space left on device"):
             checkpointer.save(2, SMALL)
             checkpointer.wait()
     assert newest_step(tmp_path) == 1
     checkpointer.save(2, SMALL)
     checkpointer.close()
-    assert Checkpointer(tmp_path, score=smallest, say=pytest.fail).verify(2)
+    Checkpointer(tmp_path, score=smallest, say=pytest.fail).verify(2)
 
 
 def test_what_is_not_finite_is_not_restored(tmp_path):

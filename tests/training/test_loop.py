@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from warp_translate.errors import Preempted, UserError
+from warp_translate.progress import Progress
 from warp_translate.training import loop
 from warp_translate.training.logging import NullLogger
-from warp_translate.training.progress import Progress
 from warp_translate.training.throughput import StepClock
 
 
 class Recorder:
-    """Callables for the loop that write down what was called with what."""
+    """Callables for the loop that record their calls."""
 
     def __init__(self, metrics=None):
         self.events = []
@@ -35,24 +35,34 @@ class Recorder:
     def save(self, step, state, scalars):
         self.events.append(("save", step, scalars))
 
-    def kept(self):
-        steps = [event[1] for event in self.events if event[0] == "save"]
-        return steps[-1] if steps else None
+    def saves(self):
+        return [event for event in self.events if event[0] == "save"]
 
-    def run(self, schedule, start=0, **callables):
+    def kept(self):
+        return self.saves()[-1][1] if self.saves() else None
+
+    def run(
+        self,
+        schedule,
+        start=0,
+        *,
+        disagreements=lambda state: [],
+        preempted=lambda calls: False,
+        **output,
+    ):
+        defaults = {
+            "logger": NullLogger(),
+            "progress": Progress(schedule.total_steps, start, stream=None),
+            "clock": StepClock(1),
+        }
         return loop.run(
             start,
-            start_step=start,
-            schedule=schedule,
-            step=self.step,
-            batches=self.batches(start),
-            evaluate=self.evaluate,
-            save=self.save,
-            kept=self.kept,
-            logger=NullLogger(),
-            progress=Progress(schedule.total_steps, start, batch_size=1, stream=None),
-            clock=StepClock(1),
-            **callables,
+            start,
+            schedule,
+            loop.Work(self.step, self.batches(start), self.evaluate, disagreements),
+            loop.Checkpoints(self.save, self.kept),
+            loop.Output(**(defaults | output)),
+            preempted=preempted,
         )
 
 
@@ -73,7 +83,7 @@ def test_evaluates_then_saves_then_fetches_then_steps():
     ]
 
 
-def test_a_resumed_run_does_only_what_was_left():
+def test_resumed_run_does_the_remaining_steps():
     whole, rest = Recorder(), Recorder()
     whole.run(loop.Schedule(4, 1, 2, 2))
     rest.run(loop.Schedule(4, 1, 2, 2), start=2)
@@ -81,28 +91,32 @@ def test_a_resumed_run_does_only_what_was_left():
     assert rest.events[0] == ("fetch", 2)
 
 
-def test_a_finished_run_does_nothing():
+def test_finished_run_does_nothing():
     recorder = Recorder()
     assert recorder.run(loop.Schedule(4, 1, 2, 2), start=4) == 4
     assert recorder.events == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_metric_that_is_not_finite_stops_before_the_state_is_saved(value):
+def test_non_finite_metric_raises_before_a_save(value):
     recorder = Recorder(lambda step: {"loss": value if step == 4 else 1.0, "fine": 0.0})
     with pytest.raises(
         loop.TrainingDiverged, match=r"by step 4: loss is .*last checkpoint is step 2"
     ):
         recorder.run(loop.Schedule(10, 100, 100, 2))
-    assert [event for event in recorder.events if event[0] == "save"] == [("save", 2, None)]
+    assert recorder.saves() == [("save", 2, None)]
 
 
-def test_intervals_below_one_are_refused():
+def test_invalid_intervals_are_rejected():
     with pytest.raises(UserError, match=r"config.training.save_every is 0"):
         loop.Schedule(10, 1, 1, 0)
+    with pytest.raises(UserError, match=r"config.training.steps_per_call is 0"):
+        loop.Schedule(10, 2, 2, 5, steps_per_call=0)
+    with pytest.raises(UserError, match=r"save_every 5 must be a multiple of .*steps_per_call 2"):
+        loop.Schedule(10, 2, 2, 5, steps_per_call=2)
 
 
-def test_several_steps_of_a_call_take_as_many_batches_at_once():
+def test_steps_per_call_fetches_as_many_batches():
     recorder = Recorder()
     assert recorder.run(loop.Schedule(4, 2, 4, 4, steps_per_call=2)) == 4
     assert recorder.events == [
@@ -112,147 +126,117 @@ def test_several_steps_of_a_call_take_as_many_batches_at_once():
     ]
 
 
-def test_intervals_that_a_call_does_not_divide_are_refused():
-    with pytest.raises(UserError, match=r"save_every 5 must be a multiple of .*steps_per_call 2"):
-        loop.Schedule(10, 2, 2, 5, steps_per_call=2)
+def test_preemption_saves_this_step_without_an_evaluation():
+    recorder, calls = Recorder(), []
 
-
-def test_asked_to_leave_it_saves_that_very_step_without_an_evaluation():
-    recorder, asked = Recorder(), []
-
-    def leave(calls):
-        asked.append(calls)
-        return calls == 3
+    def preempted(call):
+        calls.append(call)
+        return call == 3
 
     with pytest.raises(Preempted) as caught:
-        recorder.run(loop.Schedule(10, 10, 3, 10), leave=leave)
-    assert caught.value.step == 3 and asked == [1, 2, 3]
+        recorder.run(loop.Schedule(10, 10, 3, 10), preempted=preempted)
+    assert caught.value.step == 3 and calls == [1, 2, 3]
     assert recorder.events[-2:] == [("step", 2), ("save", 3, None)]
     rest = Recorder()
     rest.run(loop.Schedule(10, 10, 3, 10), start=3)
     assert rest.events[0] == ("fetch", 3)
 
 
-def test_asked_to_leave_a_lost_state_is_not_saved():
+def test_preemption_does_not_save_a_diverged_state():
     recorder = Recorder(lambda step: {"loss": float("nan")})
     with pytest.raises(loop.TrainingDiverged, match="by step 1"):
-        recorder.run(loop.Schedule(10, 10, 10, 10), leave=lambda calls: True)
-    assert not [event for event in recorder.events if event[0] == "save"]
+        recorder.run(loop.Schedule(10, 10, 10, 10), preempted=lambda calls: True)
+    assert recorder.saves() == []
 
 
-def test_asked_to_leave_at_the_end_it_ends():
+def test_preemption_at_the_last_step_ends_the_run_as_usual():
     recorder = Recorder()
-    assert recorder.run(loop.Schedule(3, 1, 3, 3), leave=lambda calls: calls == 3) == 3
+    assert recorder.run(loop.Schedule(3, 1, 3, 3), preempted=lambda calls: calls == 3) == 3
     assert recorder.events[-1] == ("save", 3, {"l1": 3.0})
 
 
-def test_replicas_that_disagree_are_not_saved():
+def test_disagreeing_replicas_are_not_saved():
     recorder = Recorder()
     with pytest.raises(
-        loop.ReplicasDisagree, match=r"by step 4 .* 2 arrays .*w first \(the last .* step 2\)"
+        loop.ReplicasDisagree, match=r"by step 4 .* 2 shared arrays, w first \(the last .* step 2\)"
     ):
         recorder.run(
             loop.Schedule(8, 8, 8, 2),
             disagreements=lambda state: ["w", "b"] if state == 4 else [],
         )
-    assert [event for event in recorder.events if event[0] == "save"] == [("save", 2, None)]
+    assert recorder.saves() == [("save", 2, None)]
 
 
-def test_the_clock_stands_still_while_states_are_measured_and_saved():
-    """Only what belongs to a step is in its time."""
+class ScalarLog(NullLogger):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        self.lines = []
+
+    def write_scalars(self, step, scalars):
+        self.lines.append((step, scalars))
+
+
+def test_clock_excludes_evaluations_and_saves():
     now = 0.0
-    told = []
 
-    class Told(NullLogger):
-        def write_scalars(self, step, scalars):
-            if "time/step_ms" in scalars:
-                told.append((step, scalars["time/step_ms"], scalars["time/host_ms"]))
+    class Slow(Recorder):
+        def step(self, state, batches):
+            return self.after(2.0, state + 1), {"loss": np.float32(1.0)}
 
-    def passing(seconds, result):
-        nonlocal now
-        now += seconds
-        return result
+        def evaluate(self, state):
+            return self.after(100.0, loop.Evaluation({}, {}))
 
-    loop.run(
-        0,
-        start_step=0,
-        schedule=loop.Schedule(4, 2, 1, 1),
-        step=lambda state, batches: passing(2.0, (state + 1, {"loss": np.float32(1.0)})),
-        batches=itertools.repeat({}),
-        evaluate=lambda state: passing(100.0, loop.Evaluation({}, {})),
-        save=lambda *_: passing(1000.0, None),
-        kept=lambda: None,
-        logger=Told(),
-        progress=Progress(4, 0, batch_size=1, stream=None),
-        clock=StepClock(1, clock=lambda: now),
-    )
-    assert [step for step, *_ in told] == [1, 2, 3, 4]
-    assert all(step_ms == 2000.0 and host_ms == 0.0 for _, step_ms, host_ms in told)
+        def save(self, *_):
+            self.after(1000.0, None)
+
+        def after(self, seconds, result):
+            nonlocal now
+            now += seconds
+            return result
+
+    log = ScalarLog()
+    Slow().run(loop.Schedule(4, 2, 1, 1), logger=log, clock=StepClock(1, clock=lambda: now))
+    times = [scalars for _, scalars in log.lines if "time/step_ms" in scalars]
+    assert [each["time/step_ms"] for each in times] == [2000.0] * 4
+    assert [each["time/host_ms"] for each in times] == [0.0] * 4
 
 
-def test_what_cannot_be_measured_is_saved_without_a_score():
+def test_state_that_cannot_be_evaluated_is_saved_without_a_score():
     recorder = Recorder()
     recorder.evaluate = lambda state: None
     assert recorder.run(loop.Schedule(4, 4, 2, 2)) == 4
-    assert [event for event in recorder.events if event[0] == "save"] == [
-        ("save", 2, None),
-        ("save", 4, None),
+    assert recorder.saves() == [("save", 2, None), ("save", 4, None)]
+
+
+def test_counts_are_logged_with_the_metrics():
+    recorder, log = Recorder(), ScalarLog()
+    recorder.evaluate = lambda state: None
+    recorder.run(
+        loop.Schedule(2, 1, 9, 9), logger=log, counts=lambda: {"data/skipped": len(log.lines)}
+    )
+    assert [(step, line["data/skipped"], line["loss"]) for step, line in log.lines] == [
+        (1, 0.0, 1.0),
+        (2, 1.0, 1.0),
     ]
 
 
-def test_further_counts_are_logged_and_shown_with_the_metrics():
-    told = []
+def test_progress_counts_finished_steps_only(monkeypatch):
+    """The devices finish one step for two dispatched; reading metrics waits for the rest."""
+    dispatched, updates = [], []
 
-    class Told(NullLogger):
-        def write_scalars(self, step, scalars):
-            told.append((step, scalars.get("data/skipped"), scalars["loss"]))
-
-    recorder = Recorder()
-    loop.run(
-        0,
-        start_step=0,
-        schedule=loop.Schedule(2, 1, 9, 9),
-        step=recorder.step,
-        batches=recorder.batches(0),
-        evaluate=lambda state: None,
-        save=recorder.save,
-        kept=recorder.kept,
-        logger=Told(),
-        progress=Progress(2, 0, batch_size=1, stream=None),
-        clock=StepClock(1),
-        counts=lambda: {"data/skipped": float(len(told))},
-    )
-    assert told == [(1, 0.0, 1.0), (2, 1.0, 1.0)]
-
-
-def test_only_steps_that_the_devices_have_finished_count(monkeypatch):
-    """Here they finish one while two are handed to them; before metrics are read, all the rest."""
-    handed, told = [], []
-
-    class Told(Progress):
+    class Updates(Progress):
         def update(self, step, metrics=None):
-            told.append((len(handed), step))
+            updates.append((len(dispatched), step))
 
     def step(state, batches):
-        handed.append(state + 1)
+        dispatched.append(state + 1)
         return state + 1, {"number": np.float32(state + 1)}
 
-    def is_finished(metrics):
-        return metrics["number"] <= len(handed) / 2
-
-    monkeypatch.setattr(loop, "_is_finished", is_finished)
-    recorder = Recorder()
-    loop.run(
-        0,
-        start_step=0,
-        schedule=loop.Schedule(6, 6, 6, 6),
-        step=step,
-        batches=recorder.batches(0),
-        evaluate=recorder.evaluate,
-        save=recorder.save,
-        kept=recorder.kept,
-        logger=NullLogger(),
-        progress=Told(6, stream=None),
-        clock=StepClock(1),
+    monkeypatch.setattr(
+        loop, "_is_finished", lambda metrics: metrics["number"] <= len(dispatched) / 2
     )
-    assert told == [(2, 1), (4, 2), (6, 3), (6, 4), (6, 5), (6, 6)]
+    recorder = Recorder()
+    recorder.step = step
+    recorder.run(loop.Schedule(6, 6, 6, 6), progress=Updates(6, stream=None))
+    assert updates == [(2, 1), (4, 2), (6, 3), (6, 4), (6, 5), (6, 6)]

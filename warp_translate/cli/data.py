@@ -45,7 +45,7 @@ from warp_translate.errors import UserError, shown
 from warp_translate.evaluation.sheet import write_sheet
 from warp_translate.experiment import eval_setup, experiment_file
 from warp_translate.image_io import SUFFIXES, flatten, read_image
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.serving.bundle import check_name
 from warp_translate.serving.latency_model import find_device
 
@@ -135,6 +135,10 @@ def main(argv: Sequence[str]) -> None:
         inventory.close()
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def _look_at_prepared(root: str) -> None:
     """Reads and reports a set that was prepared with TFDS, which is read as it is."""
     for flag, value in (("output", program.OUTPUT.value), ("list", _LIST.value)):
@@ -145,8 +149,8 @@ def _look_at_prepared(root: str) -> None:
             )
     builder = tfds_folder.open_tfds_folder(root)
     total = sum(split.num_examples for split in builder.info.splits.values())
-    headway = Headway(total, lambda line: print(line, file=sys.stderr), verb="read", noun="records")
-    found = tfds_folder.look(builder, headway.advance, most_named=_MOST_PROBLEMS)
+    progress = Progress(total, stream=_tell, verb="read", noun="records")
+    found = tfds_folder.look(builder, progress.advance, most_named=_MOST_PROBLEMS)
     paired = tfds_folder.held_features(builder) == tfds_folder.PAIR
     print(f"{builder.info.full_name}, prepared with TFDS: {total} records")
     for split in found:
@@ -207,9 +211,9 @@ def _made(folder: Path) -> Path:
 
 def _look(inventory: Inventory, readers: int) -> None:
     ahead = inventory.ahead()
-    headway = Headway(ahead, lambda line: print(line, file=sys.stderr), verb="looked at")
+    progress = Progress(ahead, stream=_tell, verb="looked at", noun="images")
     # For a few images a process takes longer to start than to do them.
-    inventory.look(readers if ahead > 100 * readers else 0, headway.advance)
+    inventory.look(readers if ahead > 100 * readers else 0, progress.advance)
 
 
 def _with_further_obstacles(fit: Fit) -> Fit:

@@ -33,7 +33,7 @@ from warp_translate.experiment import best_checkpoint, eval_setup, multihost, ta
 from warp_translate.experiment.measured_steps import FILE, MeasuredSteps, Record, read_records
 from warp_translate.experiment.restore import Run, Trained
 from warp_translate.experiment.task import Report, Sheet, Task
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.training import distributed
 from warp_translate.training.checkpoint import CheckpointVanished, DamagedCheckpoint
 
@@ -193,8 +193,12 @@ def _measure(
     first: bool = True,
 ) -> tuple[Record, Report]:
     """Measures a step, and makes of what was found what is written of it."""
-    headway = Headway(task.tested, say, processes=jax.process_count(), compiles=first)
-    report = task.evaluate(found.params, _ROWS.value, headway)
+    if first:
+        say(f"compiling the evaluation; measuring {task.tested} images")
+    progress = Progress(
+        task.tested, stream=say, verb="measured", noun="images", processes=jax.process_count()
+    )
+    report = task.evaluate(found.params, _ROWS.value, progress)
     if lost := best_checkpoint.not_finite(report.scalars):
         raise UserError(
             f"step {found.step} of {program.WORKDIR.value} was not measured: {lost}; nothing was "

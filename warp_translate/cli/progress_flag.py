@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from warp_translate.training.progress import FORMATS
+from warp_translate.progress import FORMATS
 
 PROGRESS: flags.FlagHolder[Any] = flags.DEFINE_enum(
     "progress",

@@ -30,7 +30,7 @@ from warp_translate.experiment import (
     tasks,
 )
 from warp_translate.experiment.task import Task, result_params
-from warp_translate.progress import Headway
+from warp_translate.progress import Format, Progress
 from warp_translate.training import distributed, loop
 from warp_translate.training.checkpoint import (
     Checkpointer,
@@ -40,7 +40,6 @@ from warp_translate.training.checkpoint import (
 )
 from warp_translate.training.logging import open_logger
 from warp_translate.training.parallel import Replicas
-from warp_translate.training.progress import Format, Progress
 from warp_translate.training.throughput import StepClock, StepProfiler
 from warp_translate.types import PyTree
 
@@ -179,21 +178,26 @@ def _train(
         with leave.interrupts():
             state = loop.run(
                 state,
-                start_step=start_step,
-                schedule=schedule,
-                step=lambda state, batches: mapped(state, replicas.place_batches(batches), root),
-                batches=task.batches(start_step),
-                evaluate=session.evaluate,
-                save=session.save,
-                kept=session.kept,
-                logger=open_logger(workdir, enabled=writes, start_step=start_step, warn=say),
-                progress=progress,
-                clock=clock,
-                watch=session.watch,
-                counts=task.skipped.counts,
-                disagreements=replicas.disagreements,
-                leave=leave,
-                between=profiler,
+                start_step,
+                schedule,
+                loop.Work(
+                    step=lambda state, batches: mapped(
+                        state, replicas.place_batches(batches), root
+                    ),
+                    batches=task.batches(start_step),
+                    evaluate=session.evaluate,
+                    disagreements=replicas.disagreements,
+                ),
+                loop.Checkpoints(session.save, session.kept),
+                loop.Output(
+                    logger=open_logger(workdir, enabled=writes, start_step=start_step, warn=say),
+                    progress=progress,
+                    clock=clock,
+                    warnings=session.watch,
+                    counts=task.skipped.counts,
+                ),
+                preempted=leave,
+                before_step=profiler,
             )
             checkpointer.wait()
     except Preempted as notice:
@@ -247,15 +251,18 @@ class _Session:
     def evaluate(self, state: PyTree) -> loop.Evaluation | None:
         """Measures a state; None where a picture of the test set cannot be read."""
         params = self.replicas.first_replica(result_params(self.task.training, state))
-        headway = Headway(
-            self.task.tested,
-            self.say,
-            processes=jax.process_count(),
-            compiles=not self.compiled,
-        )
+        if not self.compiled:
+            self.say(f"compiling the evaluation; measuring {self.task.tested} images")
         self.compiled = True
+        progress = Progress(
+            self.task.tested,
+            stream=self.say,
+            verb="measured",
+            noun="images",
+            processes=jax.process_count(),
+        )
         try:
-            report = self.task.evaluate(params, self.config.evaluation.sheet_rows, headway)
+            report = self.task.evaluate(params, self.config.evaluation.sheet_rows, progress)
         except UnreadableRecord as error:
             if not self.alone:
                 raise

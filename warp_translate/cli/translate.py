@@ -24,11 +24,11 @@ from warp_translate.cli.path_flag import define_paths
 from warp_translate.cli.progress_flag import PROGRESS
 from warp_translate.errors import UserError, shown
 from warp_translate.image_io import FORMAT_OF, ImageFormat
+from warp_translate.progress import Format, Progress
 from warp_translate.serving import batch_translate
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Translated, out_of_memory
 from warp_translate.serving.output_record import OutputRecord, made_by
-from warp_translate.training.progress import Format, Progress
 from warp_translate.visualize import MAPS, to_uint8
 
 _INPUT = define_paths(

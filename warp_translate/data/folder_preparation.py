@@ -26,7 +26,7 @@ from warp_translate.data.preparation import (
 from warp_translate.data.shards import Shard, plan, template
 from warp_translate.data.unfinished import Unfinished
 from warp_translate.errors import UserError
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 
 _AHEAD = 4  # Examples per thread that are made or being made and not written.
 _NAMED = 5  # Of the files that cannot be used.
@@ -116,7 +116,7 @@ class _Preparation:
         self._items = builder.items()
         self._shards = plan(builder)
         self._total = sum(map(len, self._shards))
-        self._headway = Headway(self._total, _print, verb="prepared", noun=builder.noun)
+        self._progress = Progress(self._total, stream=_print, verb="prepared", noun=builder.noun)
         self._counted: set[str] = set()  # Shards that count as done, by name.
         self._begun: dict[str, Path] = {}  # Those of this process, spoilt ones as well.
         # Sizes of what others write, and since when they are so, by shard and owner.
@@ -190,7 +190,7 @@ class _Preparation:
             else:
                 missing.append(shard)
         # At once: what was there at the beginning is no measure of the speed.
-        self._headway.advance(new)
+        self._progress.advance(new)
         being_made = self._being_made(work, now) if missing else {}
         for shard in missing:
             if shard.name in being_made:
@@ -242,7 +242,7 @@ class _Preparation:
                     if not spoilt:
                         bytes_ += len(data)
                         yield number, data
-                self._headway.advance(1)
+                self._progress.advance(1)
 
         part = self._begun[shard.name]
         try:

@@ -10,7 +10,7 @@ from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation.classification import ClassificationResult, ClassifierEvaluation
 from warp_translate.experiment import build, eval_setup, multihost
 from warp_translate.experiment.task import Report, Sheet, Task
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.types import PyTree, to_float
 
@@ -44,11 +44,11 @@ def classifier_task(config: ml_collections.ConfigDict, *, factor: int | None = N
         threshold,
     )
 
-    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, headway: Headway) -> Report:
+    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, progress: Progress) -> Report:
         result = evaluation(
             params["classifier"],
             [
-                headway.through(pipeline.eval_images(each, crop, **eval_setup.reading(spread)))
+                progress.through(pipeline.eval_images(each, crop, **eval_setup.reading(spread)))
                 for each in data.test
             ],
             kept=sheet_rows,

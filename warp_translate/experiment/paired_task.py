@@ -10,7 +10,7 @@ from warp_translate.evaluation import distribution_metrics
 from warp_translate.evaluation.evaluator import COLUMNS, PairedEvaluation, PairedResult
 from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.training.branch_collapse import BranchWatch
 from warp_translate.types import PyTree
 
@@ -50,11 +50,11 @@ def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None)
         for each in eval_setup.factors(config, training.factor)
     }
 
-    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, headway: Headway) -> Report:
+    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, progress: Progress) -> Report:
         results = {
             each: evaluation(
                 params["generator"],
-                headway.through(
+                progress.through(
                     pipeline.eval_batches(test_set, crop, **eval_setup.reading(spread))
                 ),
                 sheet_rows=sheet_rows if each == training.factor else 0,

@@ -11,7 +11,7 @@ from warp_translate.constants import Fusion
 from warp_translate.data.records import Skipped
 from warp_translate.models import Generator, Translation
 from warp_translate.ops import MaskWeights
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.training.regularization import Metrics
 from warp_translate.types import Array, PyTree
 
@@ -131,7 +131,7 @@ class Task:
     protocol: dict[str, Any]
     scores: tuple[str, ...]
     tested: int
-    evaluate: Callable[[Mapping[str, PyTree], int, Headway], Report]
+    evaluate: Callable[[Mapping[str, PyTree], int, Progress], Report]
     skipped: Skipped = dataclasses.field(default_factory=Skipped)
     watch: Callable[[Mapping[str, float]], list[str]] = lambda scalars: []
 

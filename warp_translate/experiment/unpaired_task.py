@@ -13,7 +13,7 @@ from warp_translate.evaluation import distribution_metrics
 from warp_translate.evaluation.unpaired import DomainsEvaluation, DomainsResult
 from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
-from warp_translate.progress import Headway
+from warp_translate.progress import Progress
 from warp_translate.training.branch_collapse import BranchWatch
 from warp_translate.types import PyTree
 
@@ -68,14 +68,14 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
         embed = evaluations[training.factor].embed
         return embed(read(data.train_a)), embed(read(data.train_b))
 
-    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, headway: Headway) -> Report:
+    def evaluate(params: Mapping[str, PyTree], sheet_rows: int, progress: Progress) -> Report:
         further_a, further_b = training_features()
         results = {
             each: evaluation(
                 params["a_to_b"],
                 params.get("b_to_a"),
-                headway.through(read(data.test_a)),
-                headway.through(read(data.test_b)),
+                progress.through(read(data.test_a)),
+                progress.through(read(data.test_b)),
                 sheet_rows=sheet_rows if each == training.factor else 0,
                 counts=counts,
                 further_a=further_a,

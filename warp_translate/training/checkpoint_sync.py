@@ -1,6 +1,6 @@
-"""Checkpoints in buckets: which are complete, and copies of those that Orbax cannot read or write.
+"""Complete steps of a checkpoint folder, and local copies of steps in ``s3://`` buckets.
 
-Orbax reads and writes ``gs://`` by itself, but no ``s3://``; there it works on a folder on a disk.
+Orbax reads and writes ``gs://`` itself, but not ``s3://``; there it works on a local folder.
 """
 
 import shutil
@@ -11,10 +11,21 @@ from pathlib import Path
 from warp_translate import storage
 from warp_translate.errors import UserError
 
-# In the folder of a step as long as all the rest is there: Orbax writes the first at the end of a
-# save, and the second anywhere; here it goes into the bucket last.
+# Present in a bucket while the rest of the step is: Orbax writes the first one last; the second
+# one is uploaded last here.
 _MARKS = {"gs": "commit_success.txt", "s3": "_CHECKPOINT_METADATA"}
 _ARRAYS = "default/"
+
+
+def complete_steps(folder: Path) -> set[int]:
+    """The complete steps of a folder on a disk or in a bucket.
+
+    Raises:
+      UserError: the bucket cannot be listed.
+    """
+    if storage.scheme(folder):
+        return set(steps(folder))
+    return {int(path.name) for path in folder.glob("*") if path.name.isdigit()}
 
 
 def steps(folder: Path) -> dict[int, list[str]]:
@@ -35,73 +46,79 @@ def steps(folder: Path) -> dict[int, list[str]]:
 
 
 def remove(folder: Path, step: int | str) -> None:
-    """Deletes a step in a bucket, at once for all readers; nothing happens where it is missing.
+    """Deletes a step at once for all readers.
 
     Raises:
-      OSError: it cannot be deleted.
+      OSError: it cannot be deleted; on a disk also if it is missing.
     """
-    storage.remove(folder / str(step), first=(_MARKS[str(storage.scheme(folder))],))
+    if kind := storage.scheme(folder):
+        storage.remove(folder / str(step), first=(_MARKS[kind],))
+        return
+    # Orbax clears away a folder of such a name if this process dies here.
+    gone = folder / f"{step}.removed.orbax-checkpoint-tmp"
+    (folder / str(step)).rename(gone)
+    shutil.rmtree(gone)
 
 
 class StepMirror:
-    """The steps of a folder in a bucket, and a folder on the disk that is like it.
+    """A local folder that mirrors the steps of a folder in a bucket.
 
     Attributes:
-      local: the folder on the disk.
+      local: the local folder.
     """
 
     local: Path
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder on the disk.
+        """Creates the local folder.
 
         Args:
-          folder: in the bucket, with a folder for each step, called by its number.
+          folder: in the bucket, with a folder for each step, named by its number.
         """
         self.local = storage.scratch()
         self._folder = folder
         self._background = ThreadPoolExecutor(1)
 
     def fetch_steps(self) -> None:
-        """Brings the steps of the disk to those of the bucket, without their arrays.
+        """Makes the local steps those of the bucket, without their arrays.
 
         Raises:
           UserError: the bucket cannot be read.
         """
-        there = steps(self._folder)
-        for step in self._local_steps() - there.keys():
+        there, here = steps(self._folder), complete_steps(self.local)
+        for step in here - there.keys():
             shutil.rmtree(self.local / str(step))
-        for step in there.keys() - self._local_steps():
+        for step in there.keys() - here:
             self._fetch(step, [name for name in there[step] if not name.startswith(_ARRAYS)])
 
     def fetch_arrays(self, step: int) -> None:
-        """Brings what `fetch_steps` left out of a step.
+        """Fetches the rest of a step.
 
         Raises:
-          UserError: the step is no longer there, or cannot be read.
+          UserError: the step cannot be read.
         """
         here = storage.files_below(self.local / str(step))
         self._fetch(step, [name for name in steps(self._folder).get(step, []) if name not in here])
 
     def put_steps(self, after: Callable[[], None]) -> Future[None]:
-        """Brings the steps of the bucket to those of the disk in the background.
+        """Makes the steps of the bucket the local ones, in the background.
 
-        A step is there when all of it is; one that is deleted is gone at once.
+        A step appears when it is whole and disappears at once.
 
         Args:
-          after: returns when all steps of the disk are complete.
+          after: returns when all local steps are complete.
 
         Returns:
-          What ends when that is done, with an OSError where the bucket refuses.
+          A future, which raises an OSError if the bucket refuses.
         """
         return self._background.submit(self._put, after)
 
     def _put(self, after: Callable[[], None]) -> None:
         after()
-        there, here = steps(self._folder), self._local_steps()
+        there, here = steps(self._folder), complete_steps(self.local)
         for step in sorted(here - there.keys()):
             name = str(step)
-            # One that somebody deleted in the bucket may be here without its arrays.
+            # A step that someone else deleted in the bucket may be here without its arrays.
             if (self.local / name / _ARRAYS).is_dir():
                 storage.put(self.local / name, self._folder / name, last=(_MARKS["s3"],))
         for name in {path.partition("/")[0] for path in storage.files_below(self._folder)}:
@@ -115,6 +132,3 @@ class StepMirror:
             raise UserError(
                 f"step {step} in {self._folder} cannot be read ({error.strerror}): try again"
             ) from error
-
-    def _local_steps(self) -> set[int]:
-        return {int(path.name) for path in self.local.iterdir() if path.name.isdigit()}

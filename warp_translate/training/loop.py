@@ -1,4 +1,4 @@
-"""The training loop: evaluate, save, fetch, step. It is handed callables and knows no model."""
+"""The training loop: evaluate, save, fetch, step. It knows callables only, no model."""
 
 import collections
 import dataclasses
@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from warp_translate.errors import Preempted, UserError
+from warp_translate.progress import Progress
 from warp_translate.training.logging import Logger
-from warp_translate.training.progress import Progress
 from warp_translate.training.throughput import StepClock, peak_memory
 from warp_translate.types import PyTree
 
@@ -19,20 +19,20 @@ Scalars = dict[str, float]
 
 
 class TrainingDiverged(UserError):
-    """A metric became NaN or infinite, so the parameters are lost from that step on."""
+    """A metric is NaN or infinite; the parameters are lost from that step on."""
 
 
 class ReplicasDisagree(UserError):
-    """Devices hold different values of what they share, so none of them can be trusted."""
+    """Devices hold different values of shared arrays, so none can be trusted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
       scalars: metrics by name.
-      images: uint8 ``[H, W, 3]`` pictures by name.
+      images: uint8 ``[H, W, 3]`` by name.
     """
 
     scalars: Scalars
@@ -41,14 +41,14 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps done.
+    """Intervals, in steps.
 
     Attributes:
-      total_steps: where the run ends.
+      total_steps: length of the run.
       log_every: steps between fetches of the metrics, which wait for the device.
       evaluate_every: steps between evaluations; the last step is always evaluated.
       save_every: steps between checkpoints; the last step is always saved.
-      steps_per_call: steps that the devices do before the host looks again; divides all of these.
+      steps_per_call: steps per call of the mapped step; divides all of the above.
     """
 
     total_steps: int
@@ -58,152 +58,186 @@ class Schedule:
     steps_per_call: int = 1
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
+        intervals = dict(vars(self))
+        for name, steps in intervals.items():
+            if steps < 1:
+                raise UserError(f"config.training.{name} is {steps}; it must be at least 1")
+        for name, steps in intervals.items():
+            if name != "steps_per_call" and steps % self.steps_per_call:
                 raise UserError(
-                    f"config.training.{field.name} is {getattr(self, field.name)}; it must be at "
-                    "least 1"
-                )
-        for name in ("total_steps", "log_every", "evaluate_every", "save_every"):
-            if getattr(self, name) % self.steps_per_call:
-                raise UserError(
-                    f"config.training.{name} {getattr(self, name)} must be a multiple of "
+                    f"config.training.{name} {steps} must be a multiple of "
                     f"config.training.steps_per_call {self.steps_per_call}"
                 )
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something that is done every so often is due when ``step`` steps are done."""
+        """True every ``every`` steps and after the last one."""
         return step % every == 0 or step == self.total_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The training itself.
+
+    Attributes:
+      step: maps a state and ``Schedule.steps_per_call`` batches to the next state and scalar
+        metrics; it may donate the state.
+      batches: batches from the first step of this run on.
+      evaluate: evaluates a state; returns None if it cannot.
+      disagreements: names shared arrays that differ between devices.
+    """
+
+    step: Callable[[PyTree, list[Mapping[str, Any]]], tuple[PyTree, PyTree]]
+    batches: Iterator[Mapping[str, Any]]
+    evaluate: Callable[[PyTree], Evaluation | None]
+    disagreements: Callable[[PyTree], list[str]] = lambda state: []
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Where states are kept.
+
+    Attributes:
+      save: saves the state of a step, with its evaluation if there is one.
+      newest: the newest complete step, for error messages.
+    """
+
+    save: Callable[[int, PyTree, Scalars | None], None]
+    newest: Callable[[], int | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where metrics go.
+
+    Attributes:
+      logger: log of scalars and images.
+      progress: output for the user.
+      clock: times everything but evaluations and saves.
+      warnings: warnings for the user about the metrics of a step.
+      counts: further scalars to log with the metrics.
+    """
+
+    logger: Logger
+    progress: Progress
+    clock: StepClock
+    warnings: Callable[[Scalars], Iterable[str]] = lambda scalars: ()
+    counts: Callable[[], Scalars] = dict
 
 
 def run(
     state: PyTree,
-    *,
     start_step: int,
     schedule: Schedule,
-    step: Callable[[PyTree, list[Mapping[str, Any]]], tuple[PyTree, PyTree]],
-    batches: Iterator[Mapping[str, Any]],
-    evaluate: Callable[[PyTree], Evaluation | None],
-    save: Callable[[int, PyTree, Scalars | None], None],
-    kept: Callable[[], int | None],
-    logger: Logger,
-    progress: Progress,
-    clock: StepClock,
-    watch: Callable[[Scalars], Iterable[str]] = lambda scalars: (),
-    counts: Callable[[], Scalars] = dict,
-    disagreements: Callable[[PyTree], list[str]] = lambda state: [],
-    leave: Callable[[int], bool] = lambda step: False,
-    between: Callable[[int], str | None] = lambda step: None,
+    work: Work,
+    checkpoints: Checkpoints,
+    output: Output,
+    *,
+    preempted: Callable[[int], bool] = lambda calls: False,
+    before_step: Callable[[int], str | None] = lambda step: None,
 ) -> PyTree:
     """Trains from ``start_step`` to the end of the schedule.
 
     Args:
-      state: the state after ``start_step`` steps; it may be donated to ``step``.
-      start_step: steps done already. What was due at this step was done by the run that made it.
-      schedule: when things happen.
-      step: maps state and as many batches as ``schedule.steps_per_call`` to the next state and
-        metrics, scalars.
-      batches: from the batch of step ``start_step`` on.
-      evaluate: measures a state; None where that cannot be done.
-      save: keeps a state, with its evaluation if there was one at this step.
-      kept: the newest step that is safe, for errors.
-      logger: where scalars and pictures go.
-      progress: what tells the user how far it is.
-      clock: takes the time of everything between evaluations and saves.
-      watch: looks at the metrics of a step and returns warnings, which the user is told.
-      counts: further numbers that are logged with the metrics.
-      disagreements: names what the devices should share and do not; asked whenever metrics are
-        looked at.
-      leave: whether to save and leave; asked after every call of ``step``, with the calls done.
-      between: told the steps done before every call of ``step``; what it returns is told the user.
+      state: the state after ``start_step`` steps.
+      start_step: steps done already; the run that did them did what was due at this step.
+      schedule: intervals.
+      work: the training.
+      checkpoints: where states are kept.
+      output: where metrics go.
+      preempted: called after every call of the step with the number of calls; True saves and
+        raises `Preempted`.
+      before_step: called before every call of the step with the steps done; may return a line for
+        the user.
 
     Returns:
       The state after the last step.
 
     Raises:
       TrainingDiverged: a metric is not finite. The state is not saved.
-      ReplicasDisagree: see ``disagreements``. The state is not saved.
-      Preempted: ``leave`` said so. The state is saved.
+      ReplicasDisagree: see ``Work.disagreements``. The state is not saved.
+      Preempted: see ``preempted``. The state is saved.
     """
-    asked_to_leave = False
-    # Devices are handed steps long before they finish them; only those that are finished count.
-    ahead: collections.deque[tuple[int, PyTree]] = collections.deque()
+    logger, progress, clock = output.logger, output.progress, output.clock
+    leave = False
+    # Steps are dispatched long before devices finish them; progress counts finished ones only.
+    pending: collections.deque[tuple[int, PyTree]] = collections.deque()
     for done in range(start_step, schedule.total_steps + 1, schedule.steps_per_call):
         if done > start_step:
             clock.pause()
             evaluation = None
-            if schedule.due(done, schedule.evaluate_every) and not asked_to_leave:
-                evaluation = evaluate(state)
+            if schedule.due(done, schedule.evaluate_every) and not leave:
+                evaluation = work.evaluate(state)
             if evaluation:
                 logger.write_scalars(done, evaluation.scalars)
                 logger.write_images(done, evaluation.images)
-            if schedule.due(done, schedule.save_every) or asked_to_leave:
-                save(done, state, evaluation.scalars if evaluation else None)
-                logger.flush()  # What goes on from here finds the log of the steps before.
-            if asked_to_leave:
+            if schedule.due(done, schedule.save_every) or leave:
+                checkpoints.save(done, state, evaluation.scalars if evaluation else None)
+                logger.flush()  # A run resumed from here finds the log of the steps before.
+            if leave:
                 progress.close()
                 raise Preempted(done)
         if done == schedule.total_steps:
             break
-        if line := between(done):
+        if line := before_step(done):
             progress.say(line)
         with clock.measure("data"):
-            fetched = [next(batches) for _ in range(schedule.steps_per_call)]
+            batches = [next(work.batches) for _ in range(schedule.steps_per_call)]
         with clock.measure("dispatch"):
-            state, device_metrics = step(state, fetched)
+            state, device_metrics = work.step(state, batches)
         clock.count(schedule.steps_per_call)
         now = done + schedule.steps_per_call
-        ahead.append((now, device_metrics))
-        # At the end there is nothing left to leave.
-        asked_to_leave = leave(now // schedule.steps_per_call) and now < schedule.total_steps
-        # Before a save the metrics are looked at in any case: a lost state must not be kept.
-        if asked_to_leave or any(
+        pending.append((now, device_metrics))
+        # After the last step the run ends here anyway.
+        leave = preempted(now // schedule.steps_per_call) and now < schedule.total_steps
+        # Always checked before a save, so that a diverged state is never kept.
+        if leave or any(
             schedule.due(now, every)
             for every in (schedule.log_every, schedule.save_every, schedule.evaluate_every)
         ):
             with clock.measure("wait"):
-                while len(ahead) > 1:
-                    jax.block_until_ready(ahead[0][1])
-                    progress.update(ahead.popleft()[0])
-                host_metrics = jax.device_get(ahead.popleft()[1])
-            reports = {name: float(value) for name, value in host_metrics.items()}
-            _check_finite(reports, now, kept)
-            _check_agreement(disagreements(state), now, kept)
-            reports |= clock.report() | peak_memory() | counts()
-            logger.write_scalars(now, reports)
-            for warning in watch(reports):
+                while len(pending) > 1:
+                    jax.block_until_ready(pending[0][1])
+                    progress.update(pending.popleft()[0])
+                host_metrics = jax.device_get(pending.popleft()[1])
+            scalars = {name: float(value) for name, value in host_metrics.items()}
+            _check_finite(scalars, now, checkpoints)
+            _check_agreement(work.disagreements(state), now, checkpoints)
+            scalars |= clock.report() | peak_memory() | output.counts()
+            logger.write_scalars(now, scalars)
+            for warning in output.warnings(scalars):
                 progress.say(f"warning at step {now}: {warning}")
-            progress.update(now, reports)
-        while ahead and _is_finished(ahead[0][1]):
-            progress.update(ahead.popleft()[0])
+            progress.update(now, scalars)
+        while pending and _is_finished(pending[0][1]):
+            progress.update(pending.popleft()[0])
     progress.close()
     return state
 
 
 def _is_finished(metrics: PyTree) -> bool:
-    """Whether the devices have done the step that these metrics are of; waits for nothing."""
+    """True if the devices have computed these metrics; does not wait."""
     leaves = jax.tree.leaves(metrics)
-    # Those of tests may be numpy's.
+    # Tests pass NumPy scalars.
     return all(leaf.is_ready() for leaf in leaves if hasattr(leaf, "is_ready"))
 
 
-def _check_finite(reports: Scalars, step: int, kept: Callable[[], int | None]) -> None:
-    lost = [f"{name} is {value}" for name, value in reports.items() if not math.isfinite(value)]
+def _check_finite(scalars: Scalars, step: int, checkpoints: Checkpoints) -> None:
+    lost = [f"{name} is {value}" for name, value in scalars.items() if not math.isfinite(value)]
     if lost:
         raise TrainingDiverged(
-            f"training diverged by step {step}: {', '.join(lost[:3])} ({_safe(kept())}); lower "
-            "config.optim.lr or the weight of the loss that grew, see metrics.jsonl"
+            f"training diverged by step {step}: {', '.join(lost[:3])} ({_newest(checkpoints)}); "
+            "lower config.optim.lr or the weight of the loss that grew, see metrics.jsonl"
         )
 
 
-def _check_agreement(differing: list[str], step: int, kept: Callable[[], int | None]) -> None:
+def _check_agreement(differing: list[str], step: int, checkpoints: Checkpoints) -> None:
     if differing:
         raise ReplicasDisagree(
-            f"by step {step} the devices disagree in {len(differing)} arrays that they share, "
-            f"{differing[0]} first ({_safe(kept())}): start again to go on from there; if it comes "
-            "back, a device or the network between them is faulty"
+            f"by step {step} the devices disagree in {len(differing)} shared arrays, "
+            f"{differing[0]} first ({_newest(checkpoints)}): rerun to resume from there; if it "
+            "happens again, a device or the network between them is faulty"
         )
 
 
-def _safe(step: int | None) -> str:
+def _newest(checkpoints: Checkpoints) -> str:
+    step = checkpoints.newest()
     return "nothing was saved before" if step is None else f"the last checkpoint is step {step}"
