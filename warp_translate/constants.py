@@ -1,4 +1,4 @@
-"""What the code that serves, without jax, has in common with the models."""
+"""Constants shared by the models and by the serving code, which runs without jax."""
 
 from typing import Literal
 
@@ -6,34 +6,34 @@ PIXEL_SCALE = 127.5
 """Half of the uint8 range: ``float = uint8 / PIXEL_SCALE - 1``."""
 
 STRIDE = 4
-"""What must divide the sides of the reduced image, in pixels."""
+"""Divides the sides of the reduced image, in pixels."""
 
 LEAST_REDUCED = 2 * STRIDE
-"""Least side of the reduced image in pixels, so that the deepest layers have what to reflect."""
+"""Least side of the reduced image in pixels; the deepest layers pad by reflection."""
 
 Fusion = Literal["full", "pretranslated", "warped", "unwarped"]
-"""How the output is put together: "full" is the method; the others are what it is compared with.
+"""How the output is composed: "full" is the method, the others are ablations.
 
-"pretranslated" and "warped" are that image alone. "unwarped" blends by the mask as "full" does, but
-with the original as it is: the displacement is zero.
+"pretranslated" and "warped" are that image alone. "unwarped" blends like "full", but with zero
+displacement.
 """
 
 Border = Literal["reflect", "repeat", "zero"]
-"""What the trunk's convolutions see beyond the border of their image."""
+"""Padding of the trunk's convolutions."""
 
 DisplacementSize = Literal["original", "reduced"]
-"""Where the displacement is read off, see ``models.Generator``."""
+"""Size at which the displacement is predicted, see ``models.Generator``."""
 
 
 def padded_side(side: int, factor: int) -> int:
-    """The side, in pixels, to which an image is padded for the trunk by repeating its border.
+    """The side, in pixels, to which an image is padded for the trunk.
 
     Args:
       side: height or width, at least 1.
-      factor: how many times smaller the trunk's image is, at least 1.
+      factor: reduction factor, at least 1.
 
     Returns:
-      The least multiple of ``factor * STRIDE`` that is not below ``side`` nor below
+      The least multiple of ``factor * STRIDE`` that is at least ``side`` and
       ``factor * LEAST_REDUCED``.
     """
     multiple = factor * STRIDE

@@ -1,18 +1,18 @@
-"""How many cores a process may use."""
+"""Number of CPU cores available to this process."""
 
 import os
 from pathlib import Path
 
 
 def allowed_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: at least one, and no more than its container's share.
+    """Cores that this process may use, at least one, within its affinity and container quota.
 
     Args:
-      cgroup: where Linux tells of the container's share.
+      cgroup: where Linux publishes the quota.
     """
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux alone has it.
+    except AttributeError:  # Linux only.
         cores = os.cpu_count() or 1
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()

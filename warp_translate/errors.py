@@ -13,12 +13,6 @@ def shown(text: str | os.PathLike[str]) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(text))
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the closest known name, such as "; did you mean NAME?"; "" if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def reason(error: BaseException) -> str:
     """The reason of an error on one line of at most 200 characters."""
     text = getattr(error, "strerror", None) or str(error)
@@ -45,3 +39,18 @@ class Preempted(Exception):
         super().__init__(f"preempted after step {step}")
         self.step = step
         self.by_user = False
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The hint ``did you mean NAME?`` with the known name closest to a wrong one.
+
+    Args:
+      name: the wrong name.
+      known: the valid names.
+      cutoff: least similarity, 0 to 1; see ``difflib.get_close_matches``.
+
+    Returns:
+      The hint, or an empty string if no known name is close enough.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]}?" if close else ""

@@ -7,7 +7,6 @@ Whatever is wrong with a file ends in a ``UserError`` of one line that names it.
 
 import io
 import os
-import secrets
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 from absl import logging
 from PIL import ExifTags, Image, PngImagePlugin
 
-from warp_translate import image_color, image_kinds, png_chunks
+from warp_translate import image_color, image_kinds, png_chunks, storage
 from warp_translate.errors import UserError, shown
 from warp_translate.file_tree import walk
 from warp_translate.image_color import ProfileError
@@ -359,14 +358,10 @@ def write_image(
     data = encode_image(
         rgb, alpha, FORMAT_OF[suffix], shown(path), quality=quality, metadata=metadata
     )
-    # In the same folder, because os.replace is atomic only within one file system. Not mkstemp,
-    # which would leave the image readable by its owner alone.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with storage.written_whole(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"{shown(path)} cannot be written ({_one_line(error)}); check its folder and the free "
             "space"

@@ -1,7 +1,7 @@
-"""Ctrl-C, heard also where Python cannot answer it: while a library compiles for minutes.
+"""Ctrl-C that works even while a library compiles for minutes.
 
-Python calls a handler of a signal between two of its own instructions, so never while the main
-thread is in the compiler. A thread beside it ends the process then, some seconds after Ctrl-C.
+Python runs signal handlers between bytecode instructions of the main thread, so never during a
+long native call. A watchdog thread ends the process in that case, some seconds after Ctrl-C.
 """
 
 import contextlib
@@ -18,30 +18,30 @@ Handler = Callable[[int, FrameType | None], Any]
 
 _SECONDS = 6.0
 
-_limits: dict[Any, int] = {}  # By handler, as the system has it.
+_limits: dict[Any, int] = {}  # By installed handler.
 
 
-class _Watch:
-    """What `watch` has begun.
+class _Watchdog:
+    """Counts the Ctrl-C that no handler has answered.
 
-    Python writes the number of every signal into the pipe before it calls a handler, which empties
-    it: what is still there after some seconds was not answered.
+    Python writes the number of every signal to the pipe before it calls the handler, which empties
+    the pipe: whatever is left after some seconds was not answered.
     """
 
     def __init__(self, leave: Callable[[], None]) -> None:
         self.leave = leave
         self._unanswered = 0
-        self._hear, tell = os.pipe()
-        os.set_blocking(self._hear, False)
-        os.set_blocking(tell, False)
-        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        self._reader, writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def answered(self) -> None:
         self._read()
         self._unanswered = 0
 
     def listen(self) -> None:
-        while select.select([self._hear], [], []):
+        while select.select([self._reader], [], []):
             time.sleep(_SECONDS)
             self._unanswered += self._read().count(signal.SIGINT)
             if 0 < _limits.get(signal.getsignal(signal.SIGINT), 0) <= self._unanswered:
@@ -49,37 +49,37 @@ class _Watch:
 
     def _read(self) -> bytes:
         with contextlib.suppress(BlockingIOError):
-            return os.read(self._hear, 1 << 16)
+            return os.read(self._reader, 1 << 16)
         return b""
 
 
-_watch: _Watch | None = None
+_watchdog: _Watchdog | None = None
 
 
 def watch(leave: Callable[[], None]) -> None:
-    """Sees to it, as long as the process lives, that it ends where Ctrl-C asks it to.
+    """Starts the watchdog for the lifetime of the process.
 
     Args:
-      leave: ends the process; called in another thread than the main one.
+      leave: ends the process; called in the watchdog's thread.
     """
-    global _watch
-    _watch = _Watch(leave)
-    # A forked process has no such thread, and what it hears is not meant for this one.
+    global _watchdog
+    _watchdog = _Watchdog(leave)
+    # A forked process has no such thread and must not write to this one's pipe.
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-    threading.Thread(target=_watch.listen, daemon=True).start()
+    threading.Thread(target=_watchdog.listen, daemon=True).start()
 
 
 @contextlib.contextmanager
 def handled_by(number: signal.Signals, handler: Handler, *, limit: int = 0) -> Iterator[None]:
-    """Handles a signal; what handled it before does so again afterwards.
+    """Handles a signal within the block, then restores the previous handler.
 
-    Outside the main thread, in which alone Python hears of signals, it does nothing.
+    Does nothing outside the main thread, where Python allows no handlers.
 
     Args:
       number: the signal.
-      handler: is called with it.
-      limit: of Ctrl-C: how many of them ask the process to end without saving anything, which
-        `watch` then sees to; 0 where no number does.
+      handler: called with the signal.
+      limit: for Ctrl-C, how many of them end the process without saving, which the watchdog
+        enforces; 0 for no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,10 +89,10 @@ def handled_by(number: signal.Signals, handler: Handler, *, limit: int = 0) -> I
     def answer(number: int, frame: FrameType | None) -> None:
         nonlocal calls
         calls += 1
-        if _watch is not None:
-            _watch.answered()
+        if _watchdog is not None:
+            _watchdog.answered()
             if calls == limit:
-                timer = threading.Timer(_SECONDS, _watch.leave)
+                timer = threading.Timer(_SECONDS, _watchdog.leave)
                 timer.daemon = True
                 timer.start()
         handler(number, frame)

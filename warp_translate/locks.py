@@ -1,4 +1,4 @@
-"""Locks on open files that end with the process that holds them, whatever ends it."""
+"""File locks that end with the process that holds them."""
 
 import contextlib
 import errno
@@ -15,20 +15,20 @@ try:
 except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
-_FAR = 1 << 30  # Where Windows locks a byte: what is locked there cannot be read by others.
+_FAR = 1 << 30  # The byte to lock on Windows, where others cannot read locked bytes.
 _UNKNOWN = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 _SECONDS_TO_DIE = 5.0
 _SECONDS_BETWEEN_TRIES = 0.1
 
 
 def try_lock(file: int) -> None:
-    """Locks an open file for this process and those that inherit it, without waiting.
+    """Locks an open file for this process and its children, without waiting.
 
     Args:
-      file: its descriptor; closing it ends the lock.
+      file: its descriptor; closing it releases the lock.
 
     Raises:
-      BlockingIOError: another process has locked it.
+      BlockingIOError: another process holds the lock.
       OSError: the file system has no locks.
     """
     if fcntl is not None:
@@ -48,18 +48,18 @@ def try_lock(file: int) -> None:
 
 @contextlib.contextmanager
 def held(path: Path, what: str, patience: float = _SECONDS_TO_DIE) -> Iterator[str | None]:
-    """Holds a lock as long as the block lasts, or this process.
+    """Holds a lock for the duration of the block, or of this process.
 
     Args:
-      path: the file, which is made and stays there; its folder is made, too.
-      what: is done by who holds the lock, for the message.
-      patience: seconds in which a process that was killed may end.
+      path: the lock file, which is created, with its folder, and stays.
+      what: activity of the holder for the message, such as "trains".
+      patience: seconds to wait for a killed process to end.
 
     Yields:
-      A line for the user where the file system has no locks; else None.
+      A warning if the file system has no locks, else None.
 
     Raises:
-      UserError: another process holds it.
+      UserError: another process holds the lock.
       OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def held(path: Path, what: str, patience: float = _SECONDS_TO_DIE) -> Iterator[s
     release = [file]
 
     def close() -> None:
-        # A forked child must not keep the lock when this process is gone.
+        # A forked child must not keep the lock after this process.
         while release:
             os.close(release.pop())
 
@@ -81,8 +81,8 @@ def held(path: Path, what: str, patience: float = _SECONDS_TO_DIE) -> Iterator[s
             if error.errno not in _UNKNOWN:
                 raise
             notice = (
-                f"{path.parent} is on a file system without locks ({error.strerror}): see to it "
-                f"that nobody else {what} there"
+                f"{path.parent} is on a file system without locks ({error.strerror}): make sure "
+                f"that nothing else {what} there"
             )
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -100,7 +100,7 @@ def _wait(file: int, path: Path, what: str, patience: float) -> None:
             if time.monotonic() - begin > patience:
                 holder = " ".join(path.read_text(encoding="utf-8", errors="replace").split())
                 raise UserError(
-                    f"another command {what} in {path.parent} ({holder or 'it does not say who'}): "
+                    f"another command {what} in {path.parent} ({holder or 'unknown process'}): "
                     "wait until it ends, stop it, or choose another folder"
                 ) from error
         time.sleep(_SECONDS_BETWEEN_TRIES)

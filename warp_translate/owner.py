@@ -1,4 +1,4 @@
-"""Which process works on something: a file that is locked as long as that process lives."""
+"""Marks of living processes: files that stay locked as long as their process lives."""
 
 import contextlib
 import secrets
@@ -10,14 +10,14 @@ from warp_translate import locks
 
 @contextlib.contextmanager
 def held(folder: Path, prefix: str = "") -> Iterator[Path]:
-    """Makes a file ``PREFIX*.owner`` of a new name, by which others see that this process lives.
+    """Creates a locked file ``PREFIX*.owner`` with a random name.
 
     Args:
-      folder: where it goes.
-      prefix: what its name begins with.
+      folder: where to create it.
+      prefix: of its name.
 
     Yields:
-      The file, which is removed in the end.
+      The file, which is removed after the block.
 
     Raises:
       OSError: the folder cannot be written.
@@ -28,9 +28,9 @@ def held(folder: Path, prefix: str = "") -> Iterator[Path]:
             with open(path, "x") as file:
                 try:
                     locks.try_lock(file.fileno())
-                except BlockingIOError:  # Somebody looks whether it is locked already.
+                except BlockingIOError:  # Another process is testing the lock in `is_alive`.
                     continue
-                except OSError:  # A file system without locks, on which nobody is taken for dead.
+                except OSError:  # Without locks, every process counts as alive.
                     pass
                 if path.exists():
                     yield path
@@ -40,12 +40,12 @@ def held(folder: Path, prefix: str = "") -> Iterator[Path]:
 
 
 def is_alive(path: Path) -> bool:
-    """Whether the process of a file of `held` lives, for all that is known."""
+    """True unless the process of a file of `held` is known to have ended."""
     try:
         with open(path, "r+") as file:
             locks.try_lock(file.fileno())
     except FileNotFoundError:
         return False
-    except OSError:  # Locked, or it cannot be known.
+    except OSError:  # Locked, or there are no locks.
         return True
     return False

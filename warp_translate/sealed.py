@@ -1,7 +1,7 @@
-"""Reads what may be damaged or hostile: regular files of a bounded size, and JSON with a checksum.
+"""Safe reading of untrusted files: regular files of bounded size, and JSON with a checksum.
 
-A sealed JSON object holds the SHA-256 of all its other content, so that a file that describes
-others, and is covered by none of them, shows by itself that it is as it was written.
+A sealed JSON object holds a SHA-256 of its other content, so that damage is detected without
+another file.
 """
 
 import errno
@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 KEY = "checksum"
-"""Where an object holds its own checksum."""
+"""The key of the checksum."""
 
-_MOST_DIGITS = 20  # Of a whole number; those of 64 bits have no more.
+_MOST_DIGITS = 20  # Of an integer; 64 bits need no more.
 
 
 def open_regular(path: Path, most_bytes: int) -> io.BufferedReader:
-    """Opens a file to read it. Links are followed.
+    """Opens a regular file for reading; follows links.
 
     Args:
       path: the file.
-      most_bytes: what it may have.
+      most_bytes: largest size.
 
     Raises:
       OSError: it cannot be opened, is no regular file, or is larger.
     """
-    # A pipe would wait here for a writer, and a device has no end.
+    # Opening a pipe would block, and a device has no end.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     number = os.open(path, flags)
     try:
@@ -48,16 +48,14 @@ def open_regular(path: Path, most_bytes: int) -> io.BufferedReader:
 
 
 def loads(data: bytes) -> Any:
-    """Parses JSON that may be anything.
-
-    ``NaN`` and ``Infinity``, which are no JSON, become text: no number of a caller is one.
+    """Parses untrusted JSON. The invalid ``NaN`` and ``Infinity`` become strings.
 
     Args:
       data: UTF-8.
 
     Raises:
-      ValueError: it is no JSON, names a key twice, is nested too deeply, or holds a number that is
-        too large. The message is one line.
+      ValueError: it is no JSON, repeats a key, is nested too deeply, or holds too large a number.
+        The message is one line.
     """
     try:
         return json.loads(
@@ -72,21 +70,17 @@ def loads(data: bytes) -> Any:
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """An object with the checksum of everything else in it.
-
-    Args:
-      content: what JSON can hold.
-    """
+    """Adds the checksum to an object that JSON can hold."""
     return {**content, KEY: _digest(content)}
 
 
 def dumps(content: Mapping[str, Any]) -> str:
-    """Writes an object of finite numbers as JSON, sealed."""
+    """The sealed object as JSON; its numbers must be finite."""
     return json.dumps(seal(content), indent=2, allow_nan=False) + "\n"
 
 
 def is_intact(content: Mapping[str, Any]) -> bool:
-    """Whether an object is sealed, and as it was written."""
+    """True if an object is sealed and its checksum matches."""
     rest = {name: value for name, value in content.items() if name != KEY}
     try:
         return content.get(KEY) == _digest(rest)
@@ -95,29 +89,29 @@ def is_intact(content: Mapping[str, Any]) -> bool:
 
 
 def unseal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """An object without its checksum; one that never had one as it is.
+    """Checks and removes the checksum, if there is one.
 
     Raises:
-      ValueError: it is not what was sealed.
+      ValueError: the checksum does not match.
     """
     if KEY in content and not is_intact(content):
         raise ValueError(
-            f"its {KEY} does not fit: the file is damaged, or was changed by hand; if you changed "
-            f'it, remove "{KEY}" from it'
+            f"its {KEY} does not match: the file is damaged, or was changed by hand; if you "
+            f'changed it, remove "{KEY}" from it'
         )
     return {name: value for name, value in content.items() if name != KEY}
 
 
 def short(value: Any) -> str:
-    """A value for a message, in one line whatever it is."""
+    """Any value on one short line, for messages."""
     return reprlib.repr(value)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    # Through JSON once, which makes strings of keys and lists of tuples.
+    # A round trip turns keys into strings and tuples into lists.
     plain = json.loads(json.dumps(content))
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    # 64 bits are enough against damage; no number of them would keep anybody from editing a file.
+    # 64 bits detect damage; no number of bits would prevent deliberate changes.
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

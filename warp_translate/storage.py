@@ -1,8 +1,8 @@
-"""Folders on disks and in buckets, ``gs://`` and ``s3://``: opened, listed and written here.
+"""Files and folders on disks and in buckets, ``gs://`` and ``s3://``.
 
-What is in a bucket is read and written by fsspec, behind paths of etils that have the methods of
-pathlib's. A bucket has no folders, only names with slashes; nothing in it can be appended to or
-renamed, but a file that is written is there whole or not at all.
+Buckets are accessed by fsspec, through etils paths, which have pathlib's methods. A bucket has no
+folders, only names with slashes; nothing in it can be appended to or renamed, but writing a file is
+atomic.
 """
 
 import atexit
@@ -14,28 +14,29 @@ import importlib.util
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, reason
 
-_EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # By scheme: our extra, its package.
+_EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # Scheme: our extra, its package.
 _SEPARATOR = "://"
 
-# Before etils makes its first path: what works must not depend on whether TensorFlow is there.
+# Before etils makes its first path: results must not depend on whether TensorFlow is installed.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 _reached: set[str] = set()  # Buckets that answered this process.
 
-# Of a path: no pattern of glob, no control character, no blank at an end.
+# Paths without glob patterns, control characters and blanks at an end.
 _PLAIN = re.compile(r"(?!\s)[^*?\[\]\\\x00-\x1f\x7f]+(?<!\s)")
 
 
 def scheme(path: str | os.PathLike[str]) -> str | None:
-    """The part before ``://`` of a path in a bucket; None of a path on a disk."""
+    """The part before ``://`` of a path in a bucket; None for a path on a disk."""
     found, separator, _ = os.fspath(path).partition(_SEPARATOR)
     return found if separator else None
 
@@ -47,11 +48,11 @@ def to_path(path: str | os.PathLike[str]) -> Path:
       path: a path, or ``gs://BUCKET/NAME`` or ``s3://BUCKET/NAME``.
 
     Returns:
-      For a bucket a path of etils, which has those methods of pathlib's that read, write and list;
-      it cannot be resolved and is no instance of ``pathlib.Path``.
+      For a bucket an etils path, which reads, writes and lists like pathlib's, cannot be resolved
+      and is no instance of ``pathlib.Path``.
 
     Raises:
-      UserError: the package for such buckets is missing, or the bucket is not there or refuses.
+      UserError: the package for such buckets is missing, or the bucket is missing or refuses.
     """
     kind = scheme(path)
     if kind is None:
@@ -59,7 +60,7 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     name = os.fspath(path)
     if kind not in _EXTRAS:
         known = " and ".join(f"{each}{_SEPARATOR}" for each in _EXTRAS)
-        raise UserError(f"{name} is in no bucket that is known: there are {known}")
+        raise UserError(f"{name}: unknown kind of bucket; use {known}")
     extra, package = _EXTRAS[kind]
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{kind}{_SEPARATOR} needs the extra {extra}: pip install -e '.[{extra}]'")
@@ -77,15 +78,15 @@ def disk_path(path: str | os.PathLike[str], flag: str) -> Path:
       UserError: it is in a bucket; the message names the flag.
     """
     if scheme(path) is not None:
-        raise UserError(f"{flag}={path} must be on a disk, not in a bucket: copy what is needed")
+        raise UserError(f"{flag}={path} must be on a disk: copy the files there from the bucket")
     return Path(os.path.expanduser(path))
 
 
 def check_folder(folder: str, flag: str) -> None:
-    """Checks that a folder can be written, or made, before there is something to write.
+    """Checks early that a folder can be written or created.
 
     Args:
-      folder: there or not; of one in a bucket it is only checked that the bucket answers.
+      folder: may not exist; for one in a bucket, only access to the bucket is checked.
       flag: the flag that names it, for messages.
 
     Raises:
@@ -98,19 +99,20 @@ def check_folder(folder: str, flag: str) -> None:
     there = next(each for each in (path, *path.parents) if each.exists())
     if not there.is_dir():
         raise UserError(f"{flag}={folder} cannot be made: {there} is a file; choose another folder")
-    if reason := _why_not_writable(there):
-        raise UserError(
-            f"{flag}={folder} cannot be written: {there} {reason}; choose another folder"
-        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        why = "does not let you write (see its owner and mode)"
+        if hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY:
+            why = "is on a disk that is mounted read-only"
+        raise UserError(f"{flag}={folder} cannot be written: {there} {why}; choose another folder")
 
 
 def absolute(path: Path) -> Path:
-    """A path that does not depend on the current folder, with links followed."""
+    """An absolute path with links resolved."""
     return path if scheme(path) else path.resolve()
 
 
 def files_below(folder: Path) -> frozenset[str]:
-    """All files in a folder and its folders, by their paths from there; none where it is missing.
+    """The relative paths of all files below a folder; empty if it is missing.
 
     Raises:
       OSError: it cannot be listed.
@@ -122,7 +124,7 @@ def files_below(folder: Path) -> frozenset[str]:
 
 
 def bytes_below(folder: Path) -> int:
-    """What all files in a folder and its folders take.
+    """Total size in bytes of all files below a folder.
 
     Raises:
       OSError: it cannot be listed.
@@ -133,14 +135,14 @@ def bytes_below(folder: Path) -> int:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file that is there whole or not at all, whenever the process dies.
+    """Writes a file atomically, whenever the process dies.
 
     Args:
-      path: the file; its folder is made, and one that is there is replaced.
-      content: all of it; text becomes UTF-8.
+      path: the file; its folder is created, an existing file is replaced.
+      content: text is encoded as UTF-8.
 
     Raises:
-      OSError: it cannot be written; what was there before still is.
+      OSError: it cannot be written; an existing file stays.
     """
     data = content.encode() if isinstance(content, str) else content
     if scheme(path):
@@ -148,10 +150,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
             path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, for a file can be moved at once only within a file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(path) as partial:
         partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file that replaces a file on a disk once the block has written it.
+
+    Args:
+      path: the file; its folder must exist.
+
+    Yields:
+      The temporary file, which is removed if the block fails.
+
+    Raises:
+      OSError: it cannot be moved; an existing file stays.
+    """
+    # In the same folder, since a rename is atomic only within a file system; and not by mkstemp,
+    # which leaves the file readable by its owner alone.
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -168,15 +188,15 @@ def sha256(path: Path) -> str:
 
 
 def fetch(source: Path, target: Path, names: Iterable[str] | None = None) -> None:
-    """Copies files out of a bucket.
+    """Downloads files from a bucket.
 
     Args:
       source: a folder in a bucket.
-      target: a folder on a disk; it is made.
-      names: of files, from the folder; all of them by default.
+      target: a folder on a disk; it is created.
+      names: relative paths of the files; all of them by default.
 
     Raises:
-      OSError: one is missing, or cannot be read or written.
+      OSError: a file is missing, or cannot be read or written.
     """
     wanted = sorted(files_below(source) if names is None else names)
     target.mkdir(parents=True, exist_ok=True)
@@ -188,15 +208,15 @@ def fetch(source: Path, target: Path, names: Iterable[str] | None = None) -> Non
 
 
 def put(source: Path, target: Path, *, last: Collection[str] = ()) -> None:
-    """Copies all files of a folder into a bucket.
+    """Uploads all files of a folder into a bucket.
 
     Args:
       source: a folder on a disk.
-      target: a folder in a bucket; what else is there stays.
-      last: names of files that come when all the others are there, to tell that they are.
+      target: a folder in a bucket; other files in it stay.
+      last: files to upload after all others, as marks of completeness.
 
     Raises:
-      OSError: one cannot be read or written.
+      OSError: a file cannot be read or written.
     """
     for names in _parted(files_below(source), last):
         with _as_os_error(target):
@@ -206,14 +226,14 @@ def put(source: Path, target: Path, *, last: Collection[str] = ()) -> None:
 
 
 def remove(folder: Path, *, first: Collection[str] = ()) -> None:
-    """Removes all files of a folder in a bucket.
+    """Deletes all files of a folder in a bucket.
 
     Args:
-      folder: the folder; nothing happens where it is missing.
-      first: names of files that go before all the others.
+      folder: the folder; may be missing.
+      first: files to delete before all others.
 
     Raises:
-      OSError: one cannot be removed.
+      OSError: a file cannot be deleted.
     """
     for names in reversed(_parted(files_below(folder), first)):
         with _as_os_error(folder):
@@ -221,14 +241,13 @@ def remove(folder: Path, *, first: Collection[str] = ()) -> None:
 
 
 def plain_alias(folder: Path) -> Path:
-    """A path to a folder for packages that take a path with some characters for something else.
+    """A path to a folder for packages that interpret special characters of paths.
 
     Args:
       folder: in a bucket, or an absolute path.
 
     Returns:
-      The folder itself, or a link to it in a folder that is removed with the process where its
-      path holds characters of patterns or controls.
+      The folder, or a temporary link to it if its path holds glob patterns or control characters.
 
     Raises:
       OSError: no link can be made.
@@ -241,17 +260,17 @@ def plain_alias(folder: Path) -> Path:
 
 
 def scratch() -> Path:
-    """A new folder on the disk that is removed when the process ends in an orderly way."""
+    """A new folder on the disk, deleted at exit."""
     folder = Path(tempfile.mkdtemp(prefix="warp_translate_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def local_copy(folder: str | os.PathLike[str]) -> Path:
-    """A folder for what reads only from disks: itself, or a copy of one in a bucket.
+    """The folder itself, or a temporary copy on the disk of one in a bucket.
 
     Raises:
-      UserError: as `to_path`, or it cannot be copied.
+      UserError: see `to_path`, or it cannot be copied.
     """
     path = to_path(folder)
     if scheme(path) is None:
@@ -265,12 +284,13 @@ def local_copy(folder: str | os.PathLike[str]) -> Path:
 
 
 def mirrored(folder: str | os.PathLike[str]) -> Path:
-    """A folder for what reads only from disks: itself, or one that is kept like one in a bucket.
+    """The folder itself, or a lasting local mirror of one in a bucket, updated by this call.
 
-    Its files have the times of those in the bucket, and are copied when sizes or times differ.
+    Its files have the modification times of those in the bucket, and are fetched again if sizes or
+    times differ.
 
     Raises:
-      UserError: as `to_path`, or it is not there or cannot be copied.
+      UserError: see `to_path`, or it is missing or cannot be copied.
     """
     path = to_path(folder)
     if scheme(path) is None:
@@ -302,18 +322,18 @@ def mirrored(folder: str | os.PathLike[str]) -> Path:
 def written_locally(
     folder: str | os.PathLike[str], *, last: Collection[str] = ()
 ) -> Iterator[Path]:
-    """A folder for what writes only to disks: itself, or one that is put into a bucket at the end.
+    """The folder itself, or a local one that is uploaded to a bucket after the block.
 
     Args:
-      folder: where the files are to go.
-      last: as in `put`.
+      folder: destination of the files.
+      last: see `put`.
 
     Yields:
-      The folder to write to; it need not be there.
+      The folder to write to, which may not exist.
 
     Raises:
-      UserError: as `to_path`.
-      OSError: the files cannot be put there. Nothing is put there when the block fails.
+      UserError: see `to_path`.
+      OSError: the upload failed. Nothing is uploaded if the block fails.
     """
     path = to_path(folder)
     if scheme(path) is None:
@@ -325,32 +345,23 @@ def written_locally(
 
 
 def cache() -> Path:
-    """The folder of what can be made or fetched again, ``~/.cache/warp_translate`` as a rule."""
+    """The cache folder, by default ``~/.cache/warp_translate``."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(root) / "warp_translate"
 
 
 def cached(folder: str | os.PathLike[str]) -> Path:
-    """The folder on the disk that stands for one in a bucket from one command to the next."""
+    """The cache folder of a folder in a bucket."""
     return cache() / os.fspath(folder).replace(_SEPARATOR, "/", 1)
 
 
-def _why_not_writable(folder: Path) -> str | None:
-    """Why nothing can be made in a folder on a disk; None where it can."""
-    if os.access(folder, os.W_OK | os.X_OK):
-        return None
-    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY:
-        return "is on a disk that is mounted read-only"
-    return "does not let you write (see its owner and mode)"
-
-
 def _reach(bucket: str, name: str) -> None:
-    """Looks into a bucket for the first time, so that it is refused in one line and at once."""
+    """Accesses a bucket for the first time, so that refusal is reported early and in one line."""
     if bucket in _reached:
         return
     import fsspec
 
-    for package in ("aiobotocore", "botocore"):  # They tell where they found what.
+    for package in ("aiobotocore", "botocore"):  # They log where they found credentials.
         logging.getLogger(package).setLevel(logging.WARNING)
     # Other processes write there, too.
     for protocol in ("gs", "gcs", "s3"):
@@ -360,24 +371,24 @@ def _reach(bucket: str, name: str) -> None:
         try:
             files.ls(name, detail=False)
         except FileNotFoundError:
-            # Nothing has this name yet, or there is no such bucket.
+            # Either the name or the bucket is missing.
             with contextlib.suppress(PermissionError):
                 files.ls(bucket, detail=False)
     except FileNotFoundError as error:
         raise UserError(
-            f"{name}: there is no bucket {bucket}, or it is hidden from you; make it, or give "
+            f"{name}: bucket {bucket} does not exist or is hidden from you; create it, or give "
             "another path"
         ) from error
-    except Exception as error:  # What lies beneath fsspec has no common base.
+    except Exception as error:  # The errors below fsspec have no common base.
         raise UserError(
-            f"{name}: {bucket} refuses or cannot be reached ({_words(error)}); look at your "
+            f"{name}: {bucket} refuses or cannot be reached ({reason(error)}); check your "
             "credentials and the network, or give another path"
         ) from error
     _reached.add(bucket)
 
 
 def _parted(names: Iterable[str], special: Collection[str]) -> list[list[str]]:
-    """Names in order, the special ones as a group of their own behind the others."""
+    """Sorted names, the special ones in a second group."""
     groups: list[list[str]] = [[], []]
     for name in sorted(names):
         groups[name in special].append(name)
@@ -385,19 +396,19 @@ def _parted(names: Iterable[str], special: Collection[str]) -> list[list[str]]:
 
 
 def _listing(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a bucket tells of the files below a folder, by their paths from there."""
+    """What fsspec reports of the files below a folder in a bucket, by relative path."""
     root = str(folder).partition(_SEPARATOR)[2] + "/"
     with _as_os_error(folder):
         try:
             found = _files(folder).find(root, detail=True)
         except FileNotFoundError:
             return {}
-    # A name that ends with a slash is what some tools make to show a folder.
+    # Some tools create a name with a slash at its end to represent a folder.
     return {name.removeprefix(root): found[name] for name in found if not name.endswith("/")}
 
 
 def _state(info: Mapping[str, Any]) -> tuple[int, int]:
-    """Size and time of change of a file in a bucket, in bytes and seconds since 1970."""
+    """Size in bytes and modification time in seconds since 1970 of a file in a bucket."""
     changed = info.get("LastModified") or info.get("mtime") or info["updated"]
     if isinstance(changed, str):
         changed = datetime.datetime.fromisoformat(changed)
@@ -413,25 +424,19 @@ def _files(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _as_os_error(place: Path) -> Iterator[None]:
-    """Makes an OSError with a place and a reason of what the stores raise, which is anything."""
+    """Turns the stores' errors of any type into an OSError with place and reason."""
     try:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from error
     except Exception as error:
-        raise OSError(errno.EIO, _words(error), str(place)) from error
-
-
-def _words(error: Exception) -> str:
-    """An error in one line that is not too long."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise OSError(errno.EIO, reason(error), str(place)) from error
 
 
 def split_folders(words: Iterable[str]) -> list[str]:
-    """The folders of a list that was parted at its commas.
+    """Joins the parts of a comma-separated list of folders where a folder's name has commas.
 
-    Some have commas in their own names, as those of earlier sweeps: where parts that follow each
-    other name a folder together, they are one.
+    Consecutive parts are joined if together they name an existing folder.
     """
     rest, found = [word.strip() for word in words if word.strip()], []
     while rest:

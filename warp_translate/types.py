@@ -1,7 +1,7 @@
-"""Array aliases, value ranges and units, stated once for the whole package.
+"""Array types and value ranges of the package.
 
-Images are NHWC. They are uint8 in files, in the data pipeline and at the serving edge, and
-floating point in [-1, 1] everywhere inside. A displacement is ``(dx, dy)`` in pixels of the
+Images are NHWC, uint8 in files, in the data pipeline and in the service's requests and responses,
+and floating point in [-1, 1] everywhere else. A displacement is ``(dx, dy)`` in pixels of the
 original, float32.
 """
 

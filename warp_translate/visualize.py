@@ -1,4 +1,4 @@
-"""The maps as pictures for people: displacements as colours, masks as greys; NumPy alone."""
+"""Renders displacements in color and masks in gray, with NumPy alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,50 +12,46 @@ Picture = npt.NDArray[np.uint8]
 """uint8 RGB ``[H, W, 3]``."""
 
 MAPS = ("reduced", "pretranslated", "mask", "displacement", "warped")
-"""The names of what a translation has beside its output."""
+"""Names of the intermediate results of a translation."""
 
-# Where no legend says how long a colour is, this share of the longer side is shown in full.
+# Without a legend, a displacement of this share of the longer side has full saturation.
 _FULL_COLOR_SHARE = 0.05
 
-# Steps from each hue to the next: red, yellow, green, cyan, blue, magenta and back to red.
+# Steps from each hue to the next: red, yellow, green, cyan, blue, magenta, red.
 _WHEEL_STEPS = (15, 6, 4, 11, 13, 6)
 _WHEEL_CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1))
 
 
 def draw(maps: Mapping[str, Any], names: Sequence[str], magnitude: float) -> dict[str, Picture]:
-    """Draws maps of one example.
+    """Renders maps of one example.
 
     Args:
-      maps: ``[H, W, C]`` by name, floats: "mask" in [0, 1], "displacement" in pixels, and images in
+      maps: float ``[H, W, C]`` by name: "mask" in [0, 1], "displacement" in pixels, images in
         [-1, 1].
-      names: which of them.
-      magnitude: displacement in pixels to show in full colour.
+      names: the maps to render.
+      magnitude: displacement in pixels with full saturation.
 
     Returns:
       uint8 ``[H, W, 3]`` by name.
     """
-    pictures = {}
+    images = {}
     for name in names:
         if name == "mask":
-            pictures[name] = mask_to_gray(maps[name])
+            images[name] = mask_to_gray(maps[name])
         elif name == "displacement":
-            pictures[name] = displacement_to_color(maps[name], magnitude)
+            images[name] = displacement_to_color(maps[name], magnitude)
         else:
-            pictures[name] = to_uint8(np.asarray(maps[name]))
-    return pictures
+            images[name] = to_uint8(np.asarray(maps[name]))
+    return images
 
 
 def full_color(shape: Sequence[int]) -> float:
-    """The displacement in pixels to show in full colour where no legend says it.
-
-    Args:
-      shape: ``[H, W, ...]`` of the image.
-    """
+    """The displacement in pixels with full saturation, for an image ``[H, W, ...]``."""
     return max(1.0, _FULL_COLOR_SHARE * max(shape[:2]))
 
 
 def to_uint8(images: npt.NDArray[np.float32]) -> Picture:
-    """Maps float32 in [-1, 1] to uint8 as ``types.to_uint8`` does, without jax."""
+    """``types.to_uint8`` without jax."""
     scaled = (images + np.float32(1)) * np.float32(PIXEL_SCALE)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
@@ -63,18 +59,17 @@ def to_uint8(images: npt.NDArray[np.float32]) -> Picture:
 def displacement_to_color(
     displacement: npt.ArrayLike, max_magnitude: float | None = None
 ) -> Picture:
-    """Paints a displacement on the colour wheel of the Middlebury optical-flow benchmark.
+    """Renders a displacement with the color wheel of the Middlebury optical-flow benchmark.
 
-    Hue is the direction and saturation the magnitude over ``max_magnitude``; zero is white. To the
-    right is red, and clockwise on the screen follow yellow (down), cyan and blue (left) and magenta
-    (up): the 55 hues of Baker et al., "A Database and Evaluation Methodology for Optical Flow",
-    IJCV 2011, after their ``colorcode.cpp``. As there, a vector longer than the maximum is dimmed
-    by a quarter and an unknown (non-finite) one is black; unlike there, the wheel closes smoothly.
+    Hue is the direction and saturation the magnitude over ``max_magnitude``; zero is white. Right is
+    red, then clockwise on the screen yellow (down), cyan and blue (left) and magenta (up): the 55
+    hues of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011, after
+    their ``colorcode.cpp``. As there, a vector longer than the maximum is dimmed by a quarter and a
+    non-finite one is black; unlike there, the wheel closes smoothly.
 
     Args:
       displacement: real ``[H, W, 2]``, (dx, dy) in pixels, y downwards.
-      max_magnitude: length in pixels that is painted in full colour; the longest finite vector's
-        when None.
+      max_magnitude: length in pixels with full saturation; None takes the longest finite vector.
 
     Returns:
       uint8 ``[H, W, 3]``.
@@ -100,20 +95,20 @@ def displacement_to_color(
     fraction = np.asarray(place - below)[..., None]
     hue = (1 - fraction) * wheel[below % len(wheel)] + fraction * wheel[(below + 1) % len(wheel)]
 
-    # Where the maximum is 0, every vector that is not zero is too long; the saturation is not used.
+    # If the maximum is 0, every other vector is too long; its saturation is not used.
     saturation = length / max_magnitude if max_magnitude > 0 else np.zeros_like(length)
     color = 1.0 - saturation[..., None] * (1.0 - hue)
-    # A maximum that the caller took in float32 may fall short of the vector it came from.
+    # A maximum computed in float32 may be slightly less than its own vector.
     too_long = length > max_magnitude * (1 + 1e-6)
     color = np.where(too_long[..., None], 0.75 * hue, np.maximum(color, 0.0))
     return np.where(known, np.rint(255 * color), 0).astype(np.uint8)
 
 
 def mask_to_gray(mask: npt.ArrayLike) -> Picture:
-    """Paints a mask in grey: 0 is black, 1 is white.
+    """Renders a mask in gray: 0 is black, 1 is white.
 
     Args:
-      mask: real ``[H, W, 1]`` in [0, 1]; values outside are clipped, a NaN is black.
+      mask: real ``[H, W, 1]`` in [0, 1]; values outside are clipped, NaN is black.
 
     Returns:
       uint8 ``[H, W, 3]``.
@@ -129,7 +124,7 @@ def mask_to_gray(mask: npt.ArrayLike) -> Picture:
 
 
 def _color_wheel() -> npt.NDArray[np.float64]:
-    """The 55 hues in [0, 1], each corner of the RGB cube's rim led linearly to the next."""
+    """The 55 hues in [0, 1], interpolated between the corners of the RGB cube."""
     hues = []
     for i, steps in enumerate(_WHEEL_STEPS):
         start, end = np.array(_WHEEL_CORNERS[i]), np.array(_WHEEL_CORNERS[(i + 1) % 6])

@@ -183,4 +183,4 @@ def test_a_bucket_for_runs_is_asked(bucket, monkeypatch):
     assert found.state == "ok" and f"runs go to {bucket}/runs" in found.text
     monkeypatch.setattr(doctor.program, "WORKDIR", SimpleNamespace(value=f"{bucket}-none/runs"))
     found = doctor.check_folders()
-    assert found.state == "wrong" and f"there is no bucket {bucket}-none" in found.text
+    assert found.state == "wrong" and f"bucket {bucket}-none does not exist" in found.text

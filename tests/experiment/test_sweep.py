@@ -96,8 +96,8 @@ def test_flags_are_those_of_train():
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
-        ([{"optim.lrr": 1.0}], "overrides 'optim.lrr', no field; the nearest: optim.lr"),
-        ([{"sed": 1}], "overrides 'sed', no field; the nearest: seed"),
+        ([{"optim.lrr": 1.0}], "overrides 'optim.lrr', no field; did you mean optim.lr?"),
+        ([{"sed": 1}], "overrides 'sed', no field; did you mean seed?"),
         ([{"optim": 1}], "overrides 'optim', no field"),
         ([{"seed": 1.0}], "overrides 'seed' by 1.0; it must be int"),
         ([{"seed": True}], "overrides 'seed' by True; it must be int"),
@@ -105,7 +105,7 @@ def test_flags_are_those_of_train():
         ([{"data.name": 1}], "overrides 'data.name' by 1; it must be str"),
         ([{"data.root": None}], "overrides 'data.root' by None; it must be str"),
         ([{"data.name": "a\nb"}], "no line breaks"),
-        ({"a": {"optim.lrr": 1.0}}, "overrides 'optim.lrr', no field; the nearest: optim.lr"),
+        ({"a": {"optim.lrr": 1.0}}, "overrides 'optim.lrr', no field; did you mean optim.lr?"),
         ([{"seed": 1}, {"seed": 1}], "both be the run 'seed=1'"),
         ([{"data.name": "a b"}, {"data.name": "a/b"}], "both be the run 'data.name=a_b'"),
         ({"a b": {}, "a/b": {}}, "'a b' and 'a/b' would both be the run 'a_b'"),

@@ -21,7 +21,6 @@ that TFDS has prepared, whose records are read.
 What training would refuse before its first step is an error here, found by the same functions.
 """
 
-import difflib
 import json
 import re
 import shlex
@@ -41,7 +40,7 @@ from warp_translate.data import lists, names, tfds_folder
 from warp_translate.data.fitting import Fit, checked, fits, remedy
 from warp_translate.data.inventory import Alike, Inventory
 from warp_translate.data.listing import Shares, write_list
-from warp_translate.errors import UserError, shown
+from warp_translate.errors import UserError, did_you_mean, shown
 from warp_translate.evaluation.sheet import write_sheet
 from warp_translate.experiment import eval_setup, experiment_file
 from warp_translate.image_io import SUFFIXES, flatten, read_image
@@ -94,8 +93,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--list={_LIST.value} must be the name of a .csv file")
     sets = (*names.PAIRED, *names.UNPAIRED, names.LABELLED)
     if _DATA_NAME.value is not None and _DATA_NAME.value not in sets:
-        close = difflib.get_close_matches(_DATA_NAME.value, sets, n=1, cutoff=0.0)[0]
-        raise UserError(f"--data_name={_DATA_NAME.value} is no data set; did you mean {close}?")
+        hint = did_you_mean(_DATA_NAME.value, sets, cutoff=0.0)
+        raise UserError(f"--data_name={_DATA_NAME.value} is no data set; {hint}")
     if _SMALLEST.value is not None and _SMALLEST.value < 1:
         raise UserError(f"--smallest={_SMALLEST.value} must be 1 or more")
     if _LIST.value is None:

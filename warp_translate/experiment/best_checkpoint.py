@@ -1,10 +1,9 @@
 """Which step of a run is the best, by a metric whose better values the catalogue knows."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, did_you_mean
 from warp_translate.evaluation import catalogue
 from warp_translate.evaluation.runs import TEST
 from warp_translate.training.checkpoint import Score
@@ -53,9 +52,8 @@ def check(metric: str, where: str, scores: Iterable[str]) -> None:
     """
     known = [TEST + name for name in scores]
     if metric not in known:
-        close = difflib.get_close_matches(metric, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"{where}={metric} is not measured here; {hint}there are: {judging(known)}")
+        hint = f"{did_you_mean(metric, known)} there are: {judging(known)}".lstrip()
+        raise UserError(f"{where}={metric} is not measured here; {hint}")
 
 
 def not_finite(scalars: Mapping[str, float]) -> str | None:

@@ -6,7 +6,6 @@ its overrides. Every variant may be run with several seeds.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from types import ModuleType
 import ml_collections
 
 from warp_translate import storage
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, did_you_mean
 from warp_translate.experiment import experiment_file
 
 Value = bool | int | float | str | tuple[int | float, ...]
@@ -183,8 +182,8 @@ def _label(overrides: Overrides) -> str:
 def _check(known: Mapping[str, type], field: str, value: Value, path: str) -> None:
     """Refuses what ``--config.name=value`` would not mean the same in the run."""
     if field not in known:
-        nearest = difflib.get_close_matches(str(field), known, n=1, cutoff=0)[0]
-        raise UserError(f"{path}: get_sweep overrides {field!r}, no field; the nearest: {nearest}")
+        hint = did_you_mean(str(field), known, cutoff=0.0)
+        raise UserError(f"{path}: get_sweep overrides {field!r}, no field; {hint}")
     kind = known[field]
     # Of the exact type, since Python's True is an int; but an int will do for a float.
     if type(value) is not kind and not (kind is float and type(value) is int):

@@ -41,14 +41,14 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Intervals, in steps.
+    """When things happen, in steps done.
 
     Attributes:
-      total_steps: length of the run.
+      total_steps: where the run ends.
       log_every: steps between fetches of the metrics, which wait for the device.
       evaluate_every: steps between evaluations; the last step is always evaluated.
       save_every: steps between checkpoints; the last step is always saved.
-      steps_per_call: steps per call of the mapped step; divides all of the above.
+      steps_per_call: steps that the devices do before the host looks again; divides all of these.
     """
 
     total_steps: int
@@ -58,19 +58,21 @@ class Schedule:
     steps_per_call: int = 1
 
     def __post_init__(self) -> None:
-        intervals = dict(vars(self))
-        for name, steps in intervals.items():
-            if steps < 1:
-                raise UserError(f"config.training.{name} is {steps}; it must be at least 1")
-        for name, steps in intervals.items():
-            if name != "steps_per_call" and steps % self.steps_per_call:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
                 raise UserError(
-                    f"config.training.{name} {steps} must be a multiple of "
+                    f"config.training.{field.name} is {getattr(self, field.name)}; it must be at "
+                    "least 1"
+                )
+        for name in ("total_steps", "log_every", "evaluate_every", "save_every"):
+            if getattr(self, name) % self.steps_per_call:
+                raise UserError(
+                    f"config.training.{name} {getattr(self, name)} must be a multiple of "
                     f"config.training.steps_per_call {self.steps_per_call}"
                 )
 
     def due(self, step: int, every: int) -> bool:
-        """True every ``every`` steps and after the last one."""
+        """Whether something that is done every so often is due when ``step`` steps are done."""
         return step % every == 0 or step == self.total_steps
 
 
