@@ -61,11 +61,11 @@ def displacement_to_color(
 ) -> Picture:
     """Renders a displacement with the color wheel of the Middlebury optical-flow benchmark.
 
-    Hue is the direction and saturation the magnitude over ``max_magnitude``; zero is white. Right is
-    red, then clockwise on the screen yellow (down), cyan and blue (left) and magenta (up): the 55
-    hues of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011, after
-    their ``colorcode.cpp``. As there, a vector longer than the maximum is dimmed by a quarter and a
-    non-finite one is black; unlike there, the wheel closes smoothly.
+    Hue is the direction and saturation the magnitude over ``max_magnitude``; zero is white. Right
+    is red, then clockwise on the screen yellow (down), cyan and blue (left) and magenta (up): the
+    55 hues of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011,
+    after their ``colorcode.cpp``. As there, a vector longer than the maximum is dimmed by a quarter
+    and a non-finite one is black; unlike there, the wheel closes smoothly.
 
     Args:
       displacement: real ``[H, W, 2]``, (dx, dy) in pixels, y downwards.

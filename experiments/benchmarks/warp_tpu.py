@@ -8,7 +8,7 @@ r"""The forms that a warp can have on a TPU, by what its compiler counts; no TPU
 Needs the package ``libtpu`` (the extra ``plan``). Each form is compiled by itself:
 
 * read: the four neighbours of every pixel and their blend.
-* add: the adjoint, four shares of every pixel added to its neighbours.
+* add: the gradient of the image, four shares of every pixel added to its neighbours.
 * warp, displacement, image: `bilinear_warp` as XLA compiles it, and its gradients; and the kernels
   of `warp_kernels` for the same, for each bound.
 
@@ -92,7 +92,7 @@ class _Loops:
       register: to place a register and to blend.
       portion: of 128 columns, besides its offsets.
       offsets: four of them.
-      share_register: adjoint, to place a register and keep its shares.
+      share_register: gradient of the image, to place a register and keep its shares.
       share_row: a row of it.
       share_group: sixteen of its offsets.
       share_product: of which each chunk that it touches takes one.
@@ -189,7 +189,7 @@ def _uncounted_cycles(
     if what == "image":
         plan = warp_grad_image.make_plan(shape, bound)
         assert plan is not None
-        return _adjoint_cycles(loops, plan, bound, offsets, rough)
+        return _grad_image_cycles(loops, plan, bound, offsets, rough)
     plan = warp_window.make_plan(shape, bound, with_cotangent=what == "displacement")
     assert plan is not None
     # Of a window's rows only those that the tile reads are shifted.
@@ -203,7 +203,7 @@ def _uncounted_cycles(
     )
 
 
-def _adjoint_cycles(loops: _Loops, plan: Plan, bound: int, offsets: int, rough: bool) -> float:
+def _grad_image_cycles(loops: _Loops, plan: Plan, bound: int, offsets: int, rough: bool) -> float:
     window = plan.window_rows // ROWS * plan.window_chunks
     if rough:
         added, chunks = window, min(plan.tile_chunks, math.ceil((LANES + 2 * bound + 1) / LANES))
@@ -305,7 +305,7 @@ _FORMS: list[tuple[str, str, Callable[[Array, Array], Array]]] = [
     ("read", "planes, four gathers", functools.partial(_read_by, _four_gathers_of_planes)),
     ("read", "map_coordinates", _map_coordinates),
     ("read", "planes, one gather (TPU)", functools.partial(_read_by, warp_planes.read)),
-    ("add", "pixels, four scatters (default)", warp_pixels.adjoint_gpu),
+    ("add", "pixels, four scatters (default)", warp_pixels.grad_image_gpu),
     ("add", "planes, four scatters", functools.partial(_add_by, _four_scatters_of_planes)),
     (
         "add",
@@ -329,15 +329,15 @@ def _forms(
     for bound in bounds:
         kernels = {
             "warp": functools.partial(warp_kernels.warp, bound=bound),
-            "displacement": functools.partial(_kernel_slopes, bound=bound),
-            "image": functools.partial(warp_kernels.adjoint, bound=bound),
+            "displacement": functools.partial(_kernel_grad_displacement, bound=bound),
+            "image": functools.partial(warp_kernels.grad_image, bound=bound),
         }
         forms += [(what, "kernel", bound, kernel) for what, kernel in kernels.items()]
     return forms
 
 
-def _kernel_slopes(image: Array, field: Array, bound: int) -> Array:
-    return warp_kernels.slopes(image, field, image, bound)
+def _kernel_grad_displacement(image: Array, field: Array, bound: int) -> Array:
+    return warp_kernels.grad_displacement(image, field, image, bound)
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ def test_each_large_gather_is_compiled_alone_and_small_ones_are_left_out():
 
     def jaxpr(size):
         shapes = [jax.ShapeDtypeStruct((1, size, size, n), jnp.float32) for n in (3, 2)]
-        return jax.jit(warp_pixels.adjoint_gpu).trace(*shapes).jaxpr
+        return jax.jit(warp_pixels.grad_image_gpu).trace(*shapes).jaxpr
 
     found = gathers.moved_by_gathers(jaxpr(size), device, told.append)
     # The first is added to zeros, the others to what the first made.

@@ -5,42 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
+from tests.ops.reference import noise, numpy_warp, off_the_grid, scipy_warp
 from warp_translate.ops import bilinear_warp
-
-
-def scipy_warp(image, displacement):
-    """``map_coordinates`` on every channel, in float64; independent of the package."""
-    image = np.asarray(image, np.float64)
-    dx, dy = np.moveaxis(np.asarray(displacement, np.float64), -1, 0)
-    ys, xs = np.mgrid[: image.shape[1], : image.shape[2]]
-    return np.stack(
-        [
-            np.stack(
-                [
-                    ndimage.map_coordinates(channel, [ys + y, xs + x], order=1, mode="nearest")
-                    for channel in np.moveaxis(example, -1, 0)
-                ],
-                axis=-1,
-            )
-            for example, x, y in zip(image, dx, dy, strict=True)
-        ]
-    )
-
-
-def numpy_warp(image, displacement):
-    """The definition, written out in float64 for finite differences."""
-    batch, height, width, _ = image.shape
-    b, ys, xs = np.mgrid[:batch, :height, :width]
-    x = np.clip(xs + displacement[..., 0], 0, width - 1)
-    y = np.clip(ys + displacement[..., 1], 0, height - 1)
-    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
-    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
-    u, v = (x - x0)[..., None], (y - y0)[..., None]
-    top = (1 - u) * image[b, y0, x0] + u * image[b, y0, x1]
-    bottom = (1 - u) * image[b, y1, x0] + u * image[b, y1, x1]
-    return (1 - v) * top + v * bottom
 
 
 def torch_warp(image, displacement):
@@ -64,23 +31,13 @@ def torch_warp(image, displacement):
     return sampled.permute(0, 2, 3, 1)
 
 
-def noise(rng, *shape):
-    return rng.uniform(-1, 1, shape).astype(np.float32)
-
-
 def smooth_and_noisy(rng, batch, height, width, amplitude):
-    """A few waves and noise over them; reaches far beyond the border of a small image."""
+    """Waves with noise, reaching far beyond the border of a small image."""
     ys, xs = np.mgrid[:height, :width]
     phases = rng.uniform(0, 2 * np.pi, (batch, 1, 1, 2))
     waves = np.sin(xs[None, :, :, None] / 17 + ys[None, :, :, None] / 29 + phases)
     field = 0.8 * amplitude * waves + rng.uniform(-0.2, 0.2, waves.shape) * amplitude
     return field.astype(np.float32)
-
-
-def off_the_grid(rng, batch, height, width, reach):
-    """Displacements whose fraction keeps away from the kinks of the bilinear surface."""
-    whole = rng.integers(-reach, reach + 1, (batch, height, width, 2))
-    return (whole + rng.uniform(0.1, 0.9, whole.shape)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +53,7 @@ def off_the_grid(rng, batch, height, width, reach):
         ((2, 1, 1, 3), 6.0),
     ],
 )
-def test_equals_map_coordinates_at_any_size_batch_and_channel_count(rng, shape, amplitude):
+def test_equals_map_coordinates(rng, shape, amplitude):
     image, displacement = noise(rng, *shape), smooth_and_noisy(rng, *shape[:3], amplitude)
     warped = bilinear_warp(image, displacement)
     assert warped.shape == shape
@@ -115,7 +72,7 @@ def test_equals_map_coordinates_and_grid_sample_at_1024_px(rng):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_images_are_rounded_once_after_a_blend_in_float32(rng, dtype):
+def test_half_precision_is_rounded_once_after_a_float32_blend(rng, dtype):
     image = jnp.asarray(noise(rng, 1, 40, 40, 3), dtype)
     displacement = smooth_and_noisy(rng, 1, 40, 40, 7.0)
     warped = bilinear_warp(image, displacement)
@@ -126,7 +83,7 @@ def test_half_precision_images_are_rounded_once_after_a_blend_in_float32(rng, dt
     assert (error <= half_a_unit * np.abs(reference) + 1e-6).all()
 
 
-def test_the_displacement_is_kept_in_float32_for_a_bfloat16_image():
+def test_displacement_is_float32_for_a_bfloat16_image():
     image = jnp.asarray(np.arange(400)[None, None, :, None] % 2, jnp.bfloat16)
     displacement = np.zeros((1, 1, 400, 2), np.float32)
     displacement[..., 0] = 100.3  # would be 100.5 in bfloat16
@@ -134,7 +91,7 @@ def test_the_displacement_is_kept_in_float32_for_a_bfloat16_image():
     np.testing.assert_allclose(warped, np.where(np.arange(299) % 2, 0.7, 0.3), rtol=2.0**-8)
 
 
-def test_uint8_is_rounded_to_the_nearest_level(rng):
+def test_uint8_is_rounded_to_nearest(rng):
     image = rng.integers(0, 256, (2, 60, 50, 3), dtype=np.uint8)
     displacement = smooth_and_noisy(rng, 2, 60, 50, 8.0)
     warped = bilinear_warp(image, displacement)
@@ -146,7 +103,7 @@ def test_uint8_is_rounded_to_the_nearest_level(rng):
     assert np.abs(np.asarray(warped, np.float64) - reference).max() < 0.5 + 1e-4
 
 
-def test_sampling_pulls_so_a_positive_dx_moves_the_content_left_and_a_positive_dy_up(rng):
+def test_positive_dx_moves_content_left_and_positive_dy_up(rng):
     image = noise(rng, 1, 5, 6, 3)
     right = np.zeros((1, 5, 6, 2), np.float32)
     right[..., 0] = 1
@@ -159,7 +116,7 @@ def test_sampling_pulls_so_a_positive_dx_moves_the_content_left_and_a_positive_d
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_zero_displacement_returns_the_very_image(rng, dtype, zero):
+def test_zero_displacement_returns_the_image(rng, dtype, zero):
     image = jnp.asarray(rng.uniform(0, 255, (2, 7, 5, 3)), dtype)
     warped = bilinear_warp(image, jnp.full((2, 7, 5, 2), zero))
     np.testing.assert_array_equal(warped, image)
@@ -169,7 +126,7 @@ def test_zero_displacement_returns_the_very_image(rng, dtype, zero):
 @pytest.mark.parametrize(
     ("value", "border"), [(1e30, -1), (np.inf, -1), (-1e30, 0), (-np.inf, 0), (3e9, -1)]
 )
-def test_a_huge_or_infinite_displacement_reads_the_clamped_border(rng, axis, value, border):
+def test_huge_or_infinite_displacement_reads_the_border(rng, axis, value, border):
     image = noise(rng, 1, 6, 7, 2)
     displacement = off_the_grid(rng, 1, 6, 7, 2)
     displacement[..., axis] = value
@@ -181,12 +138,11 @@ def test_a_huge_or_infinite_displacement_reads_the_clamped_border(rng, axis, val
     np.testing.assert_allclose(warped, expected, rtol=0, atol=1e-6)
 
 
-def test_a_nan_displacement_reads_a_border_pixel_of_its_axis(rng):
+def test_nan_displacement_reads_a_border_pixel_of_its_axis(rng):
     image = noise(rng, 1, 6, 7, 1)
     displacement = np.zeros((1, 6, 7, 2), np.float32)
     displacement[..., 0] = np.nan
     warped = np.asarray(bilinear_warp(image, displacement))
-    np.testing.assert_array_equal(np.isin(warped, image[:, :, [0, -1]]), True)
     for row in range(6):
         assert set(warped[0, row, :, 0]) <= {image[0, row, 0, 0], image[0, row, -1, 0]}
     upright = displacement[..., ::-1]
@@ -200,24 +156,24 @@ def scalar(weights):
 
 
 @jax.jit
-def slopes_of(image, displacement, weights):
+def gradients_of(image, displacement, weights):
     return jax.grad(scalar(weights), (0, 1))(image, displacement)
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30, np.inf, -np.inf, np.nan])
-def test_displacements_off_the_image_have_finite_gradients_and_no_slope(rng, value):
+def test_displacements_off_the_image_have_zero_gradient(rng, value):
     image, weights = noise(rng, 1, 6, 7, 2), noise(rng, 1, 6, 7, 2)
     displacement = off_the_grid(rng, 1, 6, 7, 0)
     displacement[0, 2, 3, 0] = value
     displacement[0, 4, 4, :] = value
-    image_slope, slope = slopes_of(image, displacement, weights)
-    assert np.isfinite(image_slope).all()
+    image_gradient, slope = gradients_of(image, displacement, weights)
+    assert np.isfinite(image_gradient).all()
     assert np.isfinite(slope).all()
     assert slope[0, 2, 3, 0] == 0
     assert slope[0, 2, 3, 1] != 0
     np.testing.assert_array_equal(slope[0, 4, 4], 0)
     # The four shares of a pixel sum to one, wherever it reads.
-    np.testing.assert_allclose(image_slope.sum((0, 1, 2)), weights.sum((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(image_gradient.sum((0, 1, 2)), weights.sum((0, 1, 2)), atol=1e-5)
 
 
 def central_differences(function, array, epsilon=1e-4):
@@ -230,13 +186,13 @@ def central_differences(function, array, epsilon=1e-4):
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5, 3), (1, 1, 6, 2), (1, 5, 1, 2)])
-def test_gradients_equal_finite_differences_of_the_definition_in_float64(rng, shape):
+def test_gradients_match_finite_differences(rng, shape):
     image, weights = noise(rng, *shape), noise(rng, *shape)
     displacement = off_the_grid(rng, *shape[:3], 2)  # also beyond the border
-    image_slope, slope = slopes_of(image, displacement, weights)
+    image_gradient, slope = gradients_of(image, displacement, weights)
     exact, field = image.astype(np.float64), displacement.astype(np.float64)
     np.testing.assert_allclose(
-        image_slope,
+        image_gradient,
         central_differences(lambda x: (numpy_warp(x, field) * weights).sum(), exact),
         atol=1e-5,
     )
@@ -247,19 +203,7 @@ def test_gradients_equal_finite_differences_of_the_definition_in_float64(rng, sh
     )
 
 
-def test_gradients_equal_those_of_torch(rng):
-    image, weights = noise(rng, 2, 33, 47, 3), noise(rng, 2, 33, 47, 3)
-    displacement = off_the_grid(rng, 2, 33, 47, 9)
-    image_slope, slope = slopes_of(image, displacement, weights)
-    leaves = [
-        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (image, displacement)
-    ]
-    (torch_warp(*leaves) * torch.tensor(weights)).sum().backward()
-    np.testing.assert_allclose(image_slope, leaves[0].grad, atol=1e-5)
-    np.testing.assert_allclose(slope, leaves[1].grad, atol=1e-5)
-
-
-def test_a_zero_field_has_the_slope_towards_the_next_pixel_so_that_it_can_learn(rng):
+def test_zero_displacement_has_the_slope_towards_the_next_pixel(rng):
     image = noise(rng, 1, 5, 6, 1)
     slopes = jax.jit(jax.grad(lambda d: bilinear_warp(image, d).sum()))
     slope = slopes(np.zeros((1, 5, 6, 2), np.float32))
@@ -269,7 +213,7 @@ def test_a_zero_field_has_the_slope_towards_the_next_pixel_so_that_it_can_learn(
     np.testing.assert_allclose(slope, expected, atol=1e-6)
 
 
-def test_second_derivatives_equal_those_of_the_bilinear_surface(rng):
+def test_second_derivatives_match_finite_differences(rng):
     image, weights = noise(rng, 1, 4, 5, 2), noise(rng, 1, 4, 5, 2)
     displacement, direction = off_the_grid(rng, 1, 4, 5, 1), noise(rng, 1, 4, 5, 2)
 
@@ -295,19 +239,19 @@ def test_second_derivatives_equal_those_of_the_bilinear_surface(rng):
     assert np.abs(second).max() > 0.1
 
 
-def test_gradients_have_the_types_of_what_they_belong_to(rng):
+def test_gradients_have_the_dtypes_of_their_arguments(rng):
     image = jnp.asarray(noise(rng, 1, 4, 5, 3), jnp.bfloat16)
     displacement = jnp.asarray(off_the_grid(rng, 1, 4, 5, 1))
-    image_slope, slope = jax.eval_shape(
+    image_gradient, slope = jax.eval_shape(
         jax.grad(lambda x, d: bilinear_warp(x, d).astype(jnp.float32).sum(), (0, 1)),
         image,
         displacement,
     )
-    assert image_slope.dtype == jnp.bfloat16
+    assert image_gradient.dtype == jnp.bfloat16
     assert slope.dtype == jnp.float32
 
 
-def test_values_and_gradients_are_the_same_under_vmap(rng):
+def test_vmap_keeps_values_and_gradients(rng):
     images, fields = noise(rng, 3, 2, 6, 5, 3), off_the_grid(rng, 6, 6, 5, 3).reshape(3, 2, 6, 5, 2)
     weights = noise(rng, 2, 6, 5, 3)
 
@@ -316,13 +260,13 @@ def test_values_and_gradients_are_the_same_under_vmap(rng):
     def mapped(image, field):
         return bilinear_warp(image, field), jax.grad(scalar(weights), (0, 1))(image, field)
 
-    warped, (image_slopes, slopes) = mapped(images, fields)
+    warped, (image_gradients, slopes) = mapped(images, fields)
     for index in range(3):
         np.testing.assert_allclose(
             warped[index], numpy_warp(images[index], fields[index]), rtol=0, atol=1e-6
         )
-        image_slope, slope = slopes_of(images[index], fields[index], weights)
-        np.testing.assert_allclose(image_slopes[index], image_slope, atol=1e-6)
+        image_gradient, slope = gradients_of(images[index], fields[index], weights)
+        np.testing.assert_allclose(image_gradients[index], image_gradient, atol=1e-6)
         np.testing.assert_allclose(slopes[index], slope, atol=1e-6)
 
 
@@ -339,7 +283,7 @@ def test_values_and_gradients_are_the_same_under_vmap(rng):
         ((1, 4, 5, 0), (1, 4, 5, 2)),
     ],
 )
-def test_shapes_that_do_not_fit_raise_an_error_that_shows_them(image_shape, displacement_shape):
+def test_error_names_wrong_shapes(image_shape, displacement_shape):
     with pytest.raises(ValueError, match=re.escape(str(image_shape))) as raised:
         bilinear_warp(jnp.zeros(image_shape), jnp.zeros(displacement_shape))
     if 0 not in image_shape:
@@ -350,14 +294,14 @@ def test_shapes_that_do_not_fit_raise_an_error_that_shows_them(image_shape, disp
     ("image_type", "displacement_type", "wrong"),
     [("float32", "int32", "int32"), ("int32", "float32", "int32"), ("bool", "float32", "bool")],
 )
-def test_types_that_cannot_be_blended_raise_an_error(image_type, displacement_type, wrong):
+def test_error_names_wrong_dtypes(image_type, displacement_type, wrong):
     with pytest.raises(ValueError, match=wrong):
         bilinear_warp(
             jnp.zeros((1, 4, 5, 3), image_type), jnp.zeros((1, 4, 5, 2), displacement_type)
         )
 
 
-def test_more_pixels_than_int32_can_index_raise_an_error_before_anything_runs():
+def test_error_for_more_pixels_than_int32_can_index():
     image = jax.ShapeDtypeStruct((1, 2**16, 2**15, 1), jnp.uint8)
     displacement = jax.ShapeDtypeStruct((1, 2**16, 2**15, 2), jnp.float32)
     with pytest.raises(ValueError, match="int32"):

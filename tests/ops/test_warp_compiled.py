@@ -1,6 +1,6 @@
-"""What XLA:CPU makes of the warp: each test is a trap that costs two to ten times the time.
+"""Properties of the warp's compiled CPU program; losing one costs a factor of two to ten.
 
-Measured in experiments/benchmarks/warp_cpu.py; here only the compiled program is read.
+experiments/benchmarks/warp_cpu.py measures the times.
 """
 
 import functools
@@ -53,7 +53,7 @@ def with_gathers(program):
     return [body for body in computations(program).values() if counts(body, "gather")]
 
 
-def test_the_warp_is_one_loop_that_gathers_and_blends():
+def test_warp_is_one_loop():
     program = compiled(bilinear_warp, *arrays()[:2])
     (body,) = with_gathers(program)
     assert counts(body, "gather") == 4
@@ -62,14 +62,14 @@ def test_the_warp_is_one_loop_that_gathers_and_blends():
     assert program.memory_analysis().temp_size_in_bytes < IMAGE_BYTES / 10
 
 
-def test_no_index_is_asked_whether_it_is_negative():
+def test_indices_are_not_tested_for_negativity():
     (body,) = with_gathers(compiled(bilinear_warp, *arrays()[:2]))
     # The offset, and either border, in x and y. `.at[]` would ask whether the index is below zero,
     # and choose for each of the four between it and it plus the length.
     assert counts(body, "compare") == counts(body, "select") == 6
 
 
-def test_the_gradient_of_the_displacement_is_one_loop_without_branches_and_reductions():
+def test_gradient_of_the_displacement_is_one_loop_without_branches():
     program = compiled(field_gradient, *arrays())
     (body,) = with_gathers(program)
     assert counts(body, "gather") == 12
@@ -77,23 +77,23 @@ def test_the_gradient_of_the_displacement_is_one_loop_without_branches_and_reduc
     assert program.memory_analysis().temp_size_in_bytes < IMAGE_BYTES / 10
 
 
-def test_the_gradients_of_mask_and_displacement_need_no_warped_image():
+def test_gradients_of_mask_and_displacement_keep_no_warped_image():
     image, displacement, pretranslated = arrays()
     mask = jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), jnp.float32)
 
-    def slopes(image, pretranslated, mask, displacement):
+    def gradients(image, pretranslated, mask, displacement):
         def fused(mask, displacement):
             return warp_and_fuse(image, pretranslated, mask, displacement)[0]
 
         return jax.vjp(fused, mask, displacement)[1](pretranslated)
 
-    program = compiled(slopes, image, pretranslated, mask, displacement)
+    program = compiled(gradients, image, pretranslated, mask, displacement)
     # A loop for each of the two gradients.
     assert sorted(counts(body, "gather") for body in with_gathers(program)) == [4, 12]
     assert program.memory_analysis().temp_size_in_bytes < 0.8 * IMAGE_BYTES  # Places, no image.
 
 
-def test_the_backward_pass_keeps_nothing_of_the_forward_pass():
+def test_backward_pass_keeps_no_neighbours():
     def both(image, displacement, cotangent):
         value, pull = jax.vjp(bilinear_warp, image, displacement)
         return value, pull(cotangent)
@@ -103,7 +103,7 @@ def test_the_backward_pass_keeps_nothing_of_the_forward_pass():
     assert program.memory_analysis().temp_size_in_bytes < IMAGE_BYTES
 
 
-def test_the_gradients_of_a_fusion_keep_no_neighbours_of_it():
+def test_gradients_of_a_fusion_keep_no_neighbours():
     def step(image, displacement, target):
         def loss(mask, displacement, pretranslated):
             fused, _ = warp_and_fuse(image, pretranslated, mask, displacement)
@@ -119,12 +119,12 @@ def test_the_gradients_of_a_fusion_keep_no_neighbours_of_it():
     assert program.memory_analysis().temp_size_in_bytes <= IMAGE_BYTES
 
 
-def test_the_gradient_of_the_image_needs_memory_for_a_band_alone():
+def test_gradient_of_the_image_needs_memory_for_one_band():
     assert SIDE * SIDE > 8 * warp_pixels.BAND_PIXELS
     program = compiled(image_gradient, *arrays())
     shares = 4 * (3 * 4 + 4) * warp_pixels.BAND_PIXELS  # Numbers and places of four neighbours.
     assert program.memory_analysis().temp_size_in_bytes < 2 * shares
-    everything = compiled(warp_pixels.adjoint_gpu, arrays()[2], arrays()[1])
+    everything = compiled(warp_pixels.grad_image_gpu, arrays()[2], arrays()[1])
     assert everything.memory_analysis().temp_size_in_bytes > 4 * shares
 
 
@@ -157,17 +157,17 @@ def test_the_gradient_of_the_image_needs_memory_for_a_band_alone():
     ],
     ids=["image gradient", "translation"],
 )
-def test_in_bands_no_loop_slices_at_a_computed_place_where_it_gathers_or_weighs(function):
-    """Such a loop is compiled to single numbers: three times the time."""
+def test_bands_are_sliced_outside_of_the_loops_that_gather(function):
+    """Otherwise they do not vectorize and take three times as long."""
     bodies = computations(compiled(function, *arrays()))
     loops = [body for body in bodies.values() if counts(body, "floor")]
-    assert loops  # The rule of the warp stands there.
+    assert loops  # They apply the sampling rule.
     for body in loops:
         assert counts(body, "dynamic-slice") == 0
-        assert counts(body, "tanh") == 0  # The maps are in memory before the warp reads them.
+        assert counts(body, "tanh") == 0  # The maps are computed before the warp.
 
 
-def test_a_donated_buffer_of_its_shape_takes_the_output():
+def test_output_reuses_a_donated_buffer():
     image, displacement, spare = arrays()
 
     def into(image, displacement, spare):

@@ -7,14 +7,14 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
-from scipy import ndimage
 
+from tests.ops.reference import noise, scipy_warp
 from warp_translate.ops import bilinear_warp, warp_grad_image, warp_kernels, warp_tiles, warp_window
 
-# The interpreter is slow; a test of tests/ops/test_warp_forms.py runs all kernels with the others.
+# The interpreter is slow; tests/ops/test_warp_forms.py runs all kernels once.
 pytestmark = pytest.mark.full
 
-# Shape, bound, and bytes of VMEM, so few that windows move down or across the image.
+# Shape, bound and VMEM budget, small enough that windows move down or across the image.
 CASES = [
     ((2, 33, 150, 2), 5, 400_000),  # Odd sizes, two examples: tiles.
     ((1, 9, 128, 1), 40, 2**24),  # The bound is larger than the height: one tile.
@@ -23,37 +23,19 @@ CASES = [
 SHAPE, BOUND = (1, 24, 140, 1), 7
 
 
-def scipy_warp(image, displacement):
-    """``map_coordinates`` on every channel, in float64; independent of the package."""
-    image = np.asarray(image, np.float64)
-    dx, dy = np.moveaxis(np.asarray(displacement, np.float64), -1, 0)
-    ys, xs = np.mgrid[: image.shape[1], : image.shape[2]]
-    planes = [
-        ndimage.map_coordinates(plane, [ys + y, xs + x], order=1, mode="nearest")
-        for example, x, y in zip(image, dx, dy, strict=True)
-        for plane in np.moveaxis(example, -1, 0)
-    ]
-    planes = np.reshape(planes, (image.shape[0], image.shape[3], *image.shape[1:3]))
-    return np.moveaxis(planes, 1, -1)
-
-
-def noise(rng, *shape):
-    return rng.uniform(-1, 1, shape).astype(np.float32)
-
-
 def results(image, displacement, cotangent, bound, interpret=True):
     return (
         warp_kernels.warp(image, displacement, bound, interpret=interpret),
-        warp_kernels.slopes(image, displacement, cotangent, bound, interpret=interpret),
-        warp_kernels.adjoint(cotangent, displacement, bound, interpret=interpret),
+        warp_kernels.grad_displacement(image, displacement, cotangent, bound, interpret=interpret),
+        warp_kernels.grad_image(cotangent, displacement, bound, interpret=interpret),
     )
 
 
 @jax.jit
 def expected(image, displacement, cotangent):
     warped, pull = jax.vjp(bilinear_warp, image, displacement)
-    slope_of_image, slope = pull(cotangent)
-    return warped, slope, slope_of_image
+    image_gradient, slope = pull(cotangent)
+    return warped, slope, image_gradient
 
 
 def assert_equal_results(got, wanted, exact_values=False):
@@ -62,15 +44,13 @@ def assert_equal_results(got, wanted, exact_values=False):
         assert one.shape == other.shape
         if which == 0 and exact_values:
             np.testing.assert_array_equal(one, other)
-        # Sums of the adjoint are as large as the pixels that add to one are many.
+        # The image's gradient is a sum over many pixels.
         scale = 1 + (np.nanmax(np.abs(other)) if which == 2 else 0)
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize(("shape", "bound", "vmem"), CASES)
-def test_values_and_gradients_are_those_of_bilinear_warp_and_of_scipy(
-    rng, monkeypatch, shape, bound, vmem
-):
+def test_equals_bilinear_warp_and_scipy(rng, monkeypatch, shape, bound, vmem):
     monkeypatch.setattr(warp_tiles, "VMEM_BUDGET", vmem)
     image, cotangent = noise(rng, *shape), noise(rng, *shape)
     displacement = bound * noise(rng, *shape[:3], 2)
@@ -83,17 +63,17 @@ def test_values_and_gradients_are_those_of_bilinear_warp_and_of_scipy(
 
 
 @pytest.mark.parametrize(("shape", "bound", "vmem"), CASES[::2])
-def test_shares_across_the_edges_of_tiles(rng, monkeypatch, shape, bound, vmem):
+def test_shares_cross_tile_borders(rng, monkeypatch, shape, bound, vmem):
     monkeypatch.setattr(warp_tiles, "VMEM_BUDGET", vmem)
     cotangent = noise(rng, *shape)
     # The last row and the last column of each tile give half of theirs to the next one.
     displacement = np.full((*shape[:3], 2), 0.5, np.float32)
-    added = warp_kernels.adjoint(cotangent, displacement, bound, interpret=True)
+    added = warp_kernels.grad_image(cotangent, displacement, bound, interpret=True)
     wanted = expected(cotangent, displacement, cotangent)[2]
     np.testing.assert_allclose(added, wanted, rtol=0, atol=2e-6)
 
 
-def test_the_windows_of_the_cases_move_as_they_should(monkeypatch):
+def test_windows_of_the_cases_move(monkeypatch):
     grids = []
     for shape, bound, vmem in CASES:
         monkeypatch.setattr(warp_tiles, "VMEM_BUDGET", vmem)
@@ -111,7 +91,7 @@ def test_the_windows_of_the_cases_move_as_they_should(monkeypatch):
     assert grids == [[(1, 5), (1, 5), (2, 5)], [(1, 1)] * 3, [(3, 1), (3, 1), (9, 1)]]
 
 
-def test_bfloat16_images_are_blended_in_float32(rng):
+def test_bfloat16_is_blended_in_float32(rng):
     shape = (1, 16, 150, 1)
     image = jnp.asarray(noise(rng, *shape), jnp.bfloat16)
     displacement = BOUND * noise(rng, *shape[:3], 2)
@@ -142,15 +122,15 @@ def fields(rng):
 
 
 @pytest.mark.parametrize("kind", fields(np.random.default_rng(0)))
-def test_every_kind_of_displacement(rng, kind):
+def test_special_displacements(rng, kind):
     image, cotangent = noise(rng, *SHAPE), noise(rng, *SHAPE)
     displacement = fields(rng)[kind]
     within = np.abs(displacement) <= BOUND  # False for NaN.
     clipped = np.where(within, displacement, np.where(displacement > BOUND, BOUND, -BOUND)).astype(
         np.float32
     )
-    warped, slope, slope_of_image = expected(image, clipped, cotangent)
-    wanted = warped, np.where(within, slope, 0), slope_of_image
+    warped, slope, image_gradient = expected(image, clipped, cotangent)
+    wanted = warped, np.where(within, slope, 0), image_gradient
     got = results(image, displacement, cotangent, BOUND)
     assert_equal_results(got, wanted, exact_values=kind != "beyond")
     if kind == "zero":
@@ -159,7 +139,7 @@ def test_every_kind_of_displacement(rng, kind):
         assert (~within).sum() == 700
 
 
-def test_a_bound_that_covers_the_image_sends_nan_and_inf_to_the_border(rng):
+def test_bound_larger_than_the_image_reads_the_border(rng):
     shape = (1, 9, 128, 1)  # As in CASES: nothing to compile.
     image, cotangent = noise(rng, *shape), noise(rng, *shape)
     displacement = 40 * noise(rng, *shape[:3], 2)
@@ -169,7 +149,7 @@ def test_a_bound_that_covers_the_image_sends_nan_and_inf_to_the_border(rng):
     assert_equal_results(got, expected(image, displacement, cotangent))
 
 
-def test_nan_in_an_image_comes_out_only_where_it_is_read(rng):
+def test_nan_of_an_image_appears_only_where_it_is_read(rng):
     image, cotangent = noise(rng, *SHAPE), noise(rng, *SHAPE)
     image[0, rng.integers(0, 24, 20), rng.integers(0, 140, 20)] = np.nan
     displacement = BOUND * noise(rng, *SHAPE[:3], 2)
@@ -185,7 +165,7 @@ def test_nan_in_an_image_comes_out_only_where_it_is_read(rng):
         )
 
 
-def test_beyond_the_last_column_nothing_is_read(rng):
+def test_nothing_is_read_beyond_the_last_column(rng):
     shape = (1, 9, 128, 1)  # As in CASES, and whole registers: column 0 would be the next.
     image = noise(rng, *shape)
     image[:, :, 0] = np.nan
@@ -195,7 +175,7 @@ def test_beyond_the_last_column_nothing_is_read(rng):
     np.testing.assert_allclose(warped, bilinear_warp(image, displacement), rtol=0, atol=1e-6)
 
 
-def test_nothing_is_read_that_was_not_written_and_no_copy_races(rng, monkeypatch):
+def test_no_uninitialized_reads_and_no_races(rng, monkeypatch):
     monkeypatch.setattr(warp_tiles, "VMEM_BUDGET", 180_000)
     shape = (1, 40, 128, 1)
     bound = 6  # From -6 to 7 are 14 offsets, and 16 are taken: two beyond the last rows.
@@ -205,14 +185,14 @@ def test_nothing_is_read_that_was_not_written_and_no_copy_races(rng, monkeypatch
         detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise"
     )
     got = (
-        warp_kernels.slopes(image, displacement, cotangent, bound, interpret=careful),
-        warp_kernels.adjoint(cotangent, displacement, bound, interpret=careful),
+        warp_kernels.grad_displacement(image, displacement, cotangent, bound, interpret=careful),
+        warp_kernels.grad_image(cotangent, displacement, bound, interpret=careful),
     )
     assert not interpret_module().races.races_found
     clipped = np.clip(displacement, -bound, bound)
-    warped, slope, slope_of_image = expected(image, clipped, cotangent)
+    warped, slope, image_gradient = expected(image, clipped, cotangent)
     slope = np.where(np.abs(displacement) <= bound, slope, 0)
-    assert_equal_results((warped, *got), (warped, slope, slope_of_image))
+    assert_equal_results((warped, *got), (warped, slope, image_gradient))
 
 
 def interpret_module():
@@ -222,7 +202,7 @@ def interpret_module():
 
 
 @pytest.mark.parametrize("before", [7, 8, 129])
-def test_every_window_holds_what_its_tile_may_read_and_lies_in_the_image(monkeypatch, before):
+def test_window_covers_its_tile_and_lies_in_the_image(monkeypatch, before):
     monkeypatch.setattr(warp_tiles, "VMEM_BUDGET", 2**20)
     for height, width, planes in itertools.product([1, 70, 333], [1, 256, 1000], [1, 3]):
         plan = warp_tiles.make_plan(
@@ -246,13 +226,13 @@ def test_every_window_holds_what_its_tile_may_read_and_lies_in_the_image(monkeyp
             assert last_column < (chunk + plan.window_chunks) * 128
 
 
-def test_vmap_adds_to_the_batch_and_may_leave_an_argument_alone(rng):
+def test_vmap_with_an_unmapped_argument(rng):
     image = noise(rng, 2, 8, 128, 1)
     cotangent = noise(rng, 3, *image.shape)
     displacement = BOUND * noise(rng, 3, *image.shape[:3], 2)
 
     def one(displacement, cotangent):
-        return warp_kernels.slopes(image, displacement, cotangent, BOUND, interpret=True)
+        return warp_kernels.grad_displacement(image, displacement, cotangent, BOUND, interpret=True)
 
     mapped = jax.vmap(one)(displacement, cotangent)
     for n in range(3):
@@ -260,7 +240,7 @@ def test_vmap_adds_to_the_batch_and_may_leave_an_argument_alone(rng):
         np.testing.assert_allclose(mapped[n], slope, rtol=0, atol=1e-6)
 
 
-def test_each_device_warps_its_share(rng):
+def test_shard_map(rng):
     image = noise(rng, 2, *SHAPE[1:])
     displacement = BOUND * noise(rng, 2, *SHAPE[1:3], 2)
 
@@ -275,7 +255,7 @@ def test_each_device_warps_its_share(rng):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_it_is_lowered_for_a_tpu_where_none_is(dtype):
+def test_lowers_for_a_tpu(dtype):
     shape = (2, 256, 384, 3)
     assert warp_kernels.supports(shape, dtype, 64)
     image = jax.ShapeDtypeStruct(shape, dtype)
@@ -319,7 +299,7 @@ def test_supports(shape, dtype, bound, answer):
     assert warp_kernels.supports(shape, dtype, bound) is answer
 
 
-def test_mistakes_are_named(rng):
+def test_errors_name_the_mistake(rng):
     image, displacement = noise(rng, *SHAPE), noise(rng, *SHAPE[:3], 2)
     with pytest.raises(
         ValueError, match=r"\[B, H, W, 2\].*\(1, 24, 140, 1\) and \(1, 24, 139, 2\)"
@@ -328,12 +308,14 @@ def test_mistakes_are_named(rng):
     with pytest.raises(ValueError, match="float16"):
         warp_kernels.warp(image.astype(np.float16), displacement, BOUND)
     with pytest.raises(ValueError, match="at least 1 px, got 0"):
-        warp_kernels.adjoint(image, displacement, 0)
+        warp_kernels.grad_image(image, displacement, 0)
     with pytest.raises(ValueError, match=r"cotangent \(1, 23, 140, 1\)"):
-        warp_kernels.slopes(image, displacement, image[:, 1:], BOUND)
+        warp_kernels.grad_displacement(image, displacement, image[:, 1:], BOUND)
     huge = jax.ShapeDtypeStruct((1, 4096, 4096, 3), jnp.float32)
     field = jax.ShapeDtypeStruct((1, 4096, 4096, 2), jnp.float32)
     with pytest.raises(ValueError, match=r"no window of an image.*2048 px"):
         jax.eval_shape(lambda image, field: warp_kernels.warp(image, field, 2048), huge, field)
     with pytest.raises(ValueError, match=r"no window of a cotangent.*2048 px"):
-        jax.eval_shape(lambda image, field: warp_kernels.adjoint(image, field, 2048), huge, field)
+        jax.eval_shape(
+            lambda image, field: warp_kernels.grad_image(image, field, 2048), huge, field
+        )

@@ -1,4 +1,4 @@
-"""How processes find each other; what they then do together is in tests/cli/test_processes.py."""
+"""Connecting processes; tests/cli/test_processes.py runs several."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ URI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
 
 @pytest.fixture
 def initialized(monkeypatch):
-    """Calls of jax's own function, which is not called, in an environment without a launcher."""
+    """Recorded calls of jax's function, in an environment without a launcher."""
     calls = []
     monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **kw: calls.append(kw))
     monkeypatch.setattr(distributed, "_missing", False)
@@ -38,12 +38,14 @@ def set_all(monkeypatch, variables):
         monkeypatch.setenv(name, value)
 
 
-def test_alone_nothing_is_initialized(initialized):
+@pytest.mark.parametrize("variables", [{}, SLURM | {"SLURM_NTASKS": "1"}])
+def test_single_process_initializes_nothing(initialized, monkeypatch, variables):
+    set_all(monkeypatch, variables)
     distributed.connect()
     assert initialized == []
 
 
-def test_flags_are_handed_on_and_nothing_else_is_looked_for(initialized):
+def test_flags_are_passed_on(initialized):
     distributed.connect("10.0.0.1:1234", 2, 1, 30)
     assert initialized == [
         {
@@ -58,21 +60,15 @@ def test_flags_are_handed_on_and_nothing_else_is_looked_for(initialized):
 
 
 @pytest.mark.parametrize("variables", [SLURM, OPEN_MPI | URI])
-def test_a_launcher_of_several_processes_is_left_to_jax(initialized, monkeypatch, variables):
+def test_launchers_of_several_processes_are_left_to_jax(initialized, monkeypatch, variables):
     set_all(monkeypatch, variables)
     distributed.connect(heartbeat_timeout=50)
     assert initialized == [{"heartbeat_timeout_seconds": 50, "initialization_timeout": 600}]
 
 
-def test_a_launcher_of_one_process_is_none(initialized, monkeypatch):
-    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "1"})
-    distributed.connect()
-    assert initialized == []
-
-
 @pytest.mark.parametrize("change", [{"SLURM_STEP_NODELIST": None}, {"SLURM_STEP_NUM_TASKS": "1"}])
-def test_the_shell_of_an_allocation_is_none_and_says_so(initialized, monkeypatch, change):
-    """The shell of salloc is none of the tasks that it knows of, an interactive one is alone."""
+def test_shell_of_an_allocation_warns(initialized, monkeypatch, change):
+    """The shells of salloc and of an interactive step."""
     set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "4"})
     for name, value in change.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
@@ -80,26 +76,28 @@ def test_the_shell_of_an_allocation_is_none_and_says_so(initialized, monkeypatch
     distributed.connect(say=said.append)
     (line,) = said
     assert initialized == [] and "4 tasks" in line and "put srun before the command" in line
-    set_all(monkeypatch, OPEN_MPI | URI)  # What mpirun has started there is one of several.
+    set_all(monkeypatch, OPEN_MPI | URI)  # mpirun inside the allocation starts several.
     distributed.connect(say=said.append)
     assert len(initialized) == len(said) == 1
 
 
-def test_processes_that_never_come_are_waited_for_as_long_as_is_said(initialized, monkeypatch):
+def test_missing_processes_time_out(initialized, monkeypatch):
     came = threading.Event()
     monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **_: came.wait())
     monkeypatch.setattr(distributed, "_SECONDS_TO_MEET", 0)
     monkeypatch.setattr(distributed, "_SECONDS_TO_MEET_QUIETLY", 0)
     said = []
-    with pytest.raises(TimeoutError, match=r"not all processes came within 0 s: .* srun") as caught:
+    with pytest.raises(
+        TimeoutError, match=r"not all processes connected within 0 s: .* srun"
+    ) as caught:
         distributed.connect("node1:1", 2, 0, say=said.append)
     came.set()
     assert said == ["waiting for the other processes, 0 s at most"]
     assert distributed.is_one_of_several() and distributed.is_peer_loss(caught.value)
-    distributed.wait_to_leave()  # For nobody.
+    distributed.wait_to_leave()  # Returns at once.
 
 
-def test_the_environment_fills_in_what_the_flags_leave_out(initialized, monkeypatch):
+def test_environment_completes_the_flags(initialized, monkeypatch):
     set_all(monkeypatch, OPEN_MPI)
     with pytest.raises(UserError, match=r"from version 5 on.*--coordinator"):
         distributed.connect()
@@ -127,22 +125,22 @@ def test_the_environment_fills_in_what_the_flags_leave_out(initialized, monkeypa
         ({"heartbeat_timeout": 0}, r"--heartbeat_timeout=0 must be at least 1"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(initialized, arguments, message):
+def test_inconsistent_flags_are_rejected(initialized, arguments, message):
     with pytest.raises(UserError, match=message):
         distributed.connect(**arguments)
     assert initialized == []
 
 
-def test_what_jax_cannot_do_is_the_users_error(initialized, monkeypatch):
+def test_failure_to_connect_is_a_user_error(initialized, monkeypatch):
     def fail(**_):
         raise RuntimeError("DEADLINE_EXCEEDED:\n barrier timed out")
 
     monkeypatch.setattr(distributed.jax.distributed, "initialize", fail)
-    with pytest.raises(UserError, match=r"DEADLINE_EXCEEDED: barrier .* see that process 0"):
+    with pytest.raises(UserError, match=r"DEADLINE_EXCEEDED: barrier .* reaches process 0"):
         distributed.connect("node1:1", 2, 0)
 
 
-def test_a_signal_is_noticed_and_the_handler_put_back():
+def test_sigterm_is_noticed_and_the_handler_restored():
     before = signal.getsignal(signal.SIGTERM)
     leave = distributed.LeaveNotice()
     with leave.terminations():
@@ -152,7 +150,7 @@ def test_a_signal_is_noticed_and_the_handler_put_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_first_ctrl_c_asks_to_leave_and_the_second_interrupts(capfd):
+def test_first_ctrl_c_stops_and_second_interrupts(capfd):
     before = signal.getsignal(signal.SIGINT)
     leave = distributed.LeaveNotice()
     with pytest.raises(KeyboardInterrupt), leave.interrupts():
@@ -165,7 +163,7 @@ def test_the_first_ctrl_c_asks_to_leave_and_the_second_interrupts(capfd):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_the_garbage_collector_loses_is_not_lost():
+def test_interrupt_during_garbage_collection_is_kept():
     leave = distributed.LeaveNotice()
 
     def interrupted(phase, info):
@@ -174,12 +172,12 @@ def test_an_interrupt_that_the_garbage_collector_loses_is_not_lost():
 
     with leave.terminations():
         gc.callbacks.append(interrupted)
-        gc.collect()  # Python writes that it ignores what was raised.
+        gc.collect()  # Python prints and ignores the exception.
         with pytest.raises(KeyboardInterrupt), leave.interrupts():
             raise AssertionError("it was lost")
 
 
-def test_where_a_shell_has_ctrl_c_ignored_it_stays_so():
+def test_ignored_ctrl_c_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         leave = distributed.LeaveNotice()
@@ -190,8 +188,7 @@ def test_where_a_shell_has_ctrl_c_ignored_it_stays_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_in_a_thread_of_a_notebook_nobody_listens_and_nothing_fails():
-    """Handlers of signals can be set in the main thread alone."""
+def test_other_threads_install_no_handlers():
     heard = []
 
     def work():
@@ -205,7 +202,7 @@ def test_in_a_thread_of_a_notebook_nobody_listens_and_nothing_fails():
     assert heard == [False]
 
 
-def test_alone_the_value_of_the_first_process_is_ones_own():
+def test_single_process_returns_its_own_value():
     value = object()
     assert distributed.from_first_process(value) is value
     assert distributed.is_writer() and not distributed.is_one_of_several()
@@ -222,7 +219,7 @@ def test_alone_the_value_of_the_first_process_is_ones_own():
         (OSError("Gloo"), False),
     ],
 )
-def test_errors_that_tell_of_a_process_that_is_gone(monkeypatch, error, lost):
-    assert not distributed.is_peer_loss(error), "there is one process alone"
+def test_peer_loss_is_recognized(monkeypatch, error, lost):
+    assert not distributed.is_peer_loss(error)
     monkeypatch.setattr(distributed.jax.distributed, "is_initialized", lambda: True)
     assert distributed.is_peer_loss(error) == lost

@@ -6,7 +6,7 @@ import pytest
 from warp_translate.errors import Preempted, UserError
 from warp_translate.progress import Progress
 from warp_translate.training import loop
-from warp_translate.training.logging import NullLogger
+from warp_translate.training.logging import Logger
 from warp_translate.training.throughput import StepClock
 
 
@@ -51,7 +51,7 @@ class Recorder:
         **output,
     ):
         defaults = {
-            "logger": NullLogger(),
+            "logger": Logger(),
             "progress": Progress(schedule.total_steps, start, stream=None),
             "clock": StepClock(1),
         }
@@ -167,7 +167,7 @@ def test_disagreeing_replicas_are_not_saved():
     assert recorder.saves() == [("save", 2, None)]
 
 
-class ScalarLog(NullLogger):
+class ScalarLog(Logger):
     """Keeps what is logged."""
 
     def __init__(self):

@@ -15,7 +15,7 @@ ROOT = jax.random.key(0)
 
 
 def mapped(training, count, mapping="pmap", steps_per_call=1):
-    """Returns a function that trains a state on some batches, on so many devices."""
+    """Returns a function that trains a state on batches, on ``count`` devices."""
     replicas = Replicas(training.axes, tuple(jax.devices()[:count]), mapping)
     step = replicas.map(training.step, steps_per_call=steps_per_call)
 
@@ -45,12 +45,12 @@ LOSSES = {
 ADVERSARY = {"loss": "relativistic", "r1": 1.0, "augmentation": Augmentation(translation=0.25)}
 
 
-def test_eight_devices_take_the_step_of_one_device(tiny, start, shake, draw_batch):
-    """SGD, not Adam: Adam would hide gradients that are a constant factor too large."""
+def test_eight_devices_match_one_device(tiny, start, shake, draw_batch):
+    """With SGD, since Adam hides a constant factor of the gradients."""
     training = tiny(LOSSES, ADVERSARY | {"r1": 0.0})
     state, batches = start(training), [draw_batch(0)]
-    # At the start the warped original equals the truth in some pixels, and rounding decides the
-    # sign of their L1.
+    # The initial warped original equals the truth in some pixels, where rounding decides the sign
+    # of L1.
     generator = state.generator.replace(params=shake(state.generator.params))
     state = state.replace(generator=generator)
     train_eight = mapped(training, 8)
@@ -63,14 +63,14 @@ def test_eight_devices_take_the_step_of_one_device(tiny, start, shake, draw_batc
     for name in one_metrics:
         np.testing.assert_allclose(one_metrics[name], eight_metrics[name], atol=2e-5, err_msg=name)
 
-    # Another step draws another augmentation.
+    # Each step draws another augmentation.
     _, later_metrics = train_eight(state.replace(step=np.int32(1)), batches)
     name = "discriminator/probability_real"
     assert abs(later_metrics[name] - eight_metrics[name]) > 1e-4
 
 
 @pytest.mark.full
-def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
+def test_replicas_stay_equal_over_twenty_adam_steps(tiny, start, draw_batch):
     training = tiny(
         LOSSES,
         ADVERSARY | {"optimizer": optax.adam(1e-3)},
@@ -86,7 +86,7 @@ def test_no_replica_drifts_over_twenty_adam_steps(tiny, start, draw_batch):
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["paired", "cycle"])
-def test_the_two_mappings_give_the_same_bits(kind, tiny, tiny_cycle, start, draw_batch):
+def test_mappings_give_the_same_bits(kind, tiny, tiny_cycle, start, draw_batch):
     adam = optax.adam(1e-3)
     build = tiny if kind == "paired" else functools.partial(tiny_cycle, pool_size=2)
     training = build(
@@ -103,8 +103,8 @@ def test_the_two_mappings_give_the_same_bits(kind, tiny, tiny_cycle, start, draw
 
 @pytest.mark.full
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
-def test_several_steps_of_a_call_are_the_steps_one_by_one(mapping, tiny, start, shake, draw_batch):
-    """Up to rounding, for a scan is compiled for itself; in small steps, which spread it less."""
+def test_steps_per_call_matches_single_steps(mapping, tiny, start, shake, draw_batch):
+    """Up to rounding, since a scan is compiled separately."""
     descent = optax.sgd(0.01)
     training = tiny(
         adversary={"augmentation": Augmentation(translation=0.25), "optimizer": descent},
@@ -127,10 +127,8 @@ def test_several_steps_of_a_call_are_the_steps_one_by_one(mapping, tiny, start, 
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 @pytest.mark.parametrize(("count", "steps_per_call"), [(1, 1), (4, 1), (4, 2)])
-def test_a_small_step_trains_what_is_shared_and_what_is_a_devices_own(
-    count, steps_per_call, mapping
-):
-    """Against NumPy: gradients, metrics and draws of four steps, and where the state lies."""
+def test_small_step_updates_shared_and_own_parts(count, steps_per_call, mapping):
+    """Gradients, metrics, draws and placement of four steps, against NumPy."""
     replicas = Replicas({"shared": None, "own": 0}, tuple(jax.devices()[:count]), mapping)
     first = {
         "shared": np.arange(3, dtype=np.float32),
@@ -165,7 +163,7 @@ def test_a_small_step_trains_what_is_shared_and_what_is_a_devices_own(
     means = [batch["number"].mean() for batch in batches]
     back = replicas.to_global(placed)
     np.testing.assert_allclose(back["shared"], np.arange(3) - 0.5 * sum(means), rtol=1e-6)
-    # The metrics are those of the last step, of the state before it.
+    # The last step's metrics, of the state before it.
     np.testing.assert_allclose(metrics["loss"], (3 - 1.5 * sum(means[:3])) * means[3], rtol=1e-6)
     np.testing.assert_array_equal(back["own"]["n"], [9] * count)
     for device in range(count):
@@ -179,7 +177,7 @@ def test_a_small_step_trains_what_is_shared_and_what_is_a_devices_own(
 
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
-def test_a_replica_that_differs_in_one_bit_is_found_and_named(mapping):
+def test_replica_that_differs_in_one_bit_is_named(mapping):
     axes = {"a": None, "b": None, "own": 0}
     replicas = Replicas(axes, tuple(jax.devices()[:4]), mapping)
     first = {
@@ -188,12 +186,12 @@ def test_a_replica_that_differs_in_one_bit_is_found_and_named(mapping):
         "own": np.arange(2, dtype=np.int32),
     }
     state = replicas.initial(first)
-    # What is a device's own may differ.
+    # A device's own part may differ.
     own = jax.device_put(np.arange(8, dtype=np.int32).reshape(4, 2), state["own"].sharding)
     assert replicas.disagreements(state | {"own": own}) == []
 
     def spoil(leaf, change):
-        """Changes the copy on the third device alone."""
+        """Changes the copy on the third device."""
         copies = [np.array(shard.data) for shard in leaf.addressable_shards]
         copies[2] = change(copies[2])
         return jax.make_array_from_single_device_arrays(
@@ -213,7 +211,7 @@ def test_a_replica_that_differs_in_one_bit_is_found_and_named(mapping):
     assert replicas.disagreements(state | {"a": swapped, "b": half}) == ["a", "b/half"]
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(UserError, match=r"batch of 6 .* 4 devices: .*global_batch"):
         Replicas(None, tuple(jax.devices()[:4])).place_batches([{"source": np.zeros((6, 1))}])
     with pytest.raises(ValueError, match=r"training.parallel must be one of .*'vmap'"):

@@ -1,10 +1,11 @@
-"""Where a warp reads: the rule that every form of it follows.
+"""The sampling rule of the warp, shared by all its implementations.
 
-Coordinates are clamped to the border, and every value is blended between two neighbours in x and in
-y. Why not floor and ceil: at an integer coordinate both are the same pixel, so the gradient of the
-displacement is exactly zero there, and a field that starts at zero never learns.
+Coordinates are clamped to the border, and values are blended between two neighbours in x and in y:
+``floor`` and ``floor + 1``. With ``ceil`` both would be the same pixel at an integer coordinate, so
+the gradient of a displacement of zero would vanish, and it would never learn.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,14 +18,14 @@ from warp_translate.types import Array
 class Samples(NamedTuple):
     """Where output pixels read, each array ``[B, R, W]`` for ``R`` rows of the output.
 
-    The neighbours to the right and below lie `steps` further, and are inside the image always: at
-    the right border the left neighbour is the last but one, and the weight is 1.
+    The right and lower neighbours are at the offsets of `steps` and always inside the image: at the
+    right border the left neighbour is the last but one, and the weight is 1.
 
     Attributes:
       row: int32, the upper left neighbour in the flattened image ``[B * H * W]``.
       weight_x: float32 in [0, 1], of the right neighbours.
       weight_y: float32 in [0, 1], of the lower neighbours.
-      inside_x: whether the value still changes with dx; it does not beyond the border.
+      inside_x: False beyond the border, where the value does not change with dx.
       inside_y: the same for dy.
     """
 
@@ -35,8 +36,15 @@ class Samples(NamedTuple):
     inside_y: Array
 
 
+Neighbours = tuple[Array, Array, Array, Array]
+"""Upper left, upper right, lower left and lower right, float32 ``[B, R, W, C]`` each."""
+
+Read = Callable[[Array, Samples], Neighbours]
+"""Reads the neighbours from an image ``[B, H, W, C]``."""
+
+
 def steps(height: int, width: int) -> tuple[int, int, int, int]:
-    """How much further than `Samples.row` the four neighbours lie: upper two, then lower two."""
+    """Offsets of the four neighbours from `Samples.row`."""
     right, down = min(1, width - 1), width * min(1, height - 1)
     return 0, right, down, right + down
 
@@ -50,13 +58,9 @@ def sample(displacement: Array, rows: Array, height: int) -> Samples:
     """Applies the rule.
 
     Args:
-      displacement: float32 ``[B, R, W, 2]``, ``(dx, dy)`` in pixels; NaN is taken for minus
-        infinity.
-      rows: int32 ``[R]``, which rows of the output these are.
+      displacement: float32 ``[B, R, W, 2]``, ``(dx, dy)`` in pixels; NaN counts as minus infinity.
+      rows: int32 ``[R]``, the rows of the output.
       height: ``H`` of the image.
-
-    Returns:
-      The samples.
     """
     batch, count, width, _ = displacement.shape
     shape = batch, count, width
@@ -69,21 +73,21 @@ def sample(displacement: Array, rows: Array, height: int) -> Samples:
 
 
 def along_axis(grid: Array, offset: Array, size: int) -> tuple[Array, Array, Array]:
-    """Where ``grid + offset`` reads along an axis of ``size`` pixels.
+    """Applies the rule along one axis.
 
     Args:
-      grid: int32 of any shape, the output's own coordinates in pixels.
+      grid: int32 of any shape, the output's coordinates in pixels.
       offset: float32 of that shape, in pixels.
       size: of the image along the axis, in pixels.
 
     Returns:
-      The lower neighbour, int32 in ``[0, size - 2]`` (0 where there is one pixel only); the weight
-      of the next one, float32 in [0, 1]; and whether the place lies between two pixels.
+      The lower neighbour of ``grid + offset``, int32 in ``[0, size - 2]`` (0 if there is one
+      pixel); the weight of the next one, float32 in [0, 1]; and True between two pixels.
     """
-    # The fraction is taken of the offset alone, never of the sum, so that it keeps the offset's
-    # precision at coordinates in the thousands, where float32 has only 1e-4 px left.
-    # Anything further than `size` away reads the border. NaN is sent there too: comparing as
-    # below is false for NaN, whereas clip() would let it through to the integer conversion.
+    # The fraction is taken of the offset, not of the sum, to keep the offset's precision at
+    # coordinates in the thousands, where float32 resolves only 1e-4 px.
+    # Anything further than `size` away reads the border. Comparisons with NaN are false, so it goes
+    # there too, whereas clip() would pass it on to the integer conversion.
     limit = jnp.float32(size)
     offset = jnp.where(offset > -limit, jnp.minimum(offset, limit), -limit)
     whole = jnp.floor(offset)
@@ -93,8 +97,8 @@ def along_axis(grid: Array, offset: Array, size: int) -> tuple[Array, Array, Arr
     return jnp.clip(low, 0, max(0, size - 2)), weight, inside
 
 
-def blend(neighbours: tuple[Array, Array, Array, Array], samples: Samples) -> Array:
-    """Blends four neighbours, float32 ``[B, R, W, C]`` each, to one of that shape."""
+def blend(neighbours: Neighbours, samples: Samples) -> Array:
+    """Blends four neighbours to ``[B, R, W, C]``."""
     upper_left, upper_right, lower_left, lower_right = neighbours
     weight_x, weight_y = samples.weight_x[..., None], samples.weight_y[..., None]
     upper = between(upper_left, upper_right, weight_x)
@@ -102,13 +106,13 @@ def blend(neighbours: tuple[Array, Array, Array, Array], samples: Samples) -> Ar
 
 
 def between(low: Array, high: Array, weight: Array) -> Array:
-    """``low`` and ``high``, of one shape, blended by the weight of ``high`` in [0, 1]."""
-    # Exactly `low` at weight 0 and `high` at 1, so that a zero displacement returns the very image.
+    """Blends two arrays by the weight of ``high`` in [0, 1]."""
+    # Exactly `low` at 0 and `high` at 1, so that a zero displacement returns the image itself.
     return low * (1.0 - weight) + high * weight
 
 
-def shares(cotangent: Array, samples: Samples) -> tuple[Array, Array, Array, Array]:
-    """The adjoint of `blend`: what each of the four neighbours gets of ``[B, R, W, C]``."""
+def shares(cotangent: Array, samples: Samples) -> Neighbours:
+    """The transpose of `blend`: distributes ``[B, R, W, C]`` among the four neighbours."""
     weight_x, weight_y = samples.weight_x[..., None], samples.weight_y[..., None]
     upper, lower = cotangent * (1.0 - weight_y), cotangent * weight_y
     return (
@@ -119,10 +123,10 @@ def shares(cotangent: Array, samples: Samples) -> tuple[Array, Array, Array, Arr
     )
 
 
-def slope_weights(samples: Samples) -> tuple[Array, Array, Array, Array]:
-    """What each of the four neighbours counts for the slopes of the blend, ``[B, R, W, 2]``."""
-    # A choice by the index, x or y, not a stack of two: inside a fused loop a concatenation is a
-    # branch for every number, a choice is none.
+def grad_weights(samples: Samples) -> Neighbours:
+    """Weights of the neighbours in the derivatives of `blend` by x and y, ``[B, R, W, 2]``."""
+    # Selected by the index, x or y, not stacked: inside a fused loop a concatenation branches for
+    # every number, a selection does not.
     is_x = lax.broadcasted_iota(jnp.int32, (*samples.row.shape, 2), 3) == 0
     right, down = samples.weight_x[..., None], samples.weight_y[..., None]
     inside = jnp.where(is_x, samples.inside_x[..., None], samples.inside_y[..., None])
@@ -137,20 +141,26 @@ def slope_weights(samples: Samples) -> tuple[Array, Array, Array, Array]:
     )
 
 
-def slopes(
-    neighbours: tuple[Array, Array, Array, Array], samples: Samples, cotangent: Array
-) -> Array:
+def warp(read: Read, image: Array, displacement: Array, rows: Array) -> Array:
+    """Rows of the warped image, float32 ``[B, R, W, C]``."""
+    samples = sample(displacement, rows, image.shape[1])
+    return blend(read(image, samples), samples)
+
+
+def grad_displacement(read: Read, image: Array, displacement: Array, cotangent: Array) -> Array:
     """The gradient of the displacement.
 
     Args:
-      neighbours: float32 ``[B, R, W, C]`` each.
-      samples: where they were read.
-      cotangent: float32 ``[B, R, W, C]``, of the blend.
+      read: reads the neighbours.
+      image: ``[B, H, W, C]``.
+      displacement: float32 ``[B, H, W, 2]``.
+      cotangent: float32 ``[B, H, W, C]``.
 
     Returns:
-      ``[B, R, W, 2]``.
+      float32 ``[B, H, W, 2]``.
     """
+    samples = sample(displacement, all_rows(image.shape[1]), image.shape[1])
     return add(
         weight * dot(cotangent, neighbour)[..., None]
-        for weight, neighbour in zip(slope_weights(samples), neighbours, strict=True)
+        for weight, neighbour in zip(grad_weights(samples), read(image, samples), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Sums written out term by term, where XLA:CPU reduces an axis of a few numbers very slowly."""
+"""Sums written out term by term, since XLA:CPU is slow at reducing axes of a few numbers."""
 
 import functools
 import operator
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from warp_translate.types import Array
 
 UNROLLED_UP_TO = 8
-"""Numbers of an axis that are added one by one."""
+"""Longest axis that is summed term by term."""
 
 
 def add(terms: Iterable[Array]) -> Array:
-    """Adds arrays of one shape, at least one, in their order."""
+    """Adds one or more arrays in their order."""
     return functools.reduce(operator.add, terms)
 
 

@@ -1,13 +1,11 @@
 """Bilinear backward warp and its fusion, with hand-written gradients, on every platform.
 
-``out[y, x] = in[y + dy, x + dx]``: sampling pulls. The values are those of SciPy's
-``map_coordinates(order=1, mode="nearest")`` and of PyTorch's
-``grid_sample(padding_mode="border", align_corners=True)``.
+``out[y, x] = in[y + dy, x + dx]``, like SciPy's ``map_coordinates(order=1, mode="nearest")`` and
+PyTorch's ``grid_sample(padding_mode="border", align_corners=True)``.
 
-How a warp is computed best depends on the platform. It is chosen where the program is compiled for
-one, so a caller need not know, and one that is exported for several holds them all. The forms are
-held to the same values: `warp_pixels` for CPUs and GPUs, `warp_planes` for TPUs, and for TPUs where
-the displacement has a bound `warp_kernels`.
+The implementation is chosen per platform when a program is lowered; a program exported for several
+platforms holds them all. `warp_pixels` is for CPUs and GPUs, `warp_planes` for TPUs, `warp_kernels`
+for TPUs with a bounded displacement. All have the same values.
 """
 
 import functools
@@ -24,7 +22,7 @@ from warp_translate.types import Array
 
 
 class _Options(NamedTuple):
-    """What is fixed when a warp is traced, see `bilinear_warp` and `warp_and_fuse`."""
+    """Static arguments, see `bilinear_warp` and `warp_and_fuse`."""
 
     deterministic: bool = False
     bound: int | None = None
@@ -33,74 +31,62 @@ class _Options(NamedTuple):
 
 def _warp(image: Array, displacement: Array, options: _Options, rows: Array | None = None) -> Array:
     """In float32; ``rows`` are those of the displacement, None for all."""
-    tpu: Callable[..., Array] = warp_planes.warp
-    # The kernels are for whole images.
-    if rows is None and (bound := _bound_for_kernels(image, options)) is not None:
-        tpu = _kernel_for(functools.partial(_warp_by_kernel, bound), tpu)
-    return lax.platform_dependent(
-        image,
-        displacement,
-        sampling.all_rows(image.shape[1]) if rows is None else rows,
-        cpu=warp_pixels.warp_cpu,
-        tpu=tpu,
-        default=warp_pixels.warp_gpu,
+    cpu, tpu, gpu = (
+        functools.partial(sampling.warp, read)
+        for read in (warp_pixels.read_by_views, warp_planes.read, warp_pixels.read_by_index)
     )
+    if rows is None:  # The kernels are for whole images.
+        rows, tpu = sampling.all_rows(image.shape[1]), _or_kernel(tpu, _kernel, image, options)
+    return lax.platform_dependent(image, displacement, rows, cpu=cpu, tpu=tpu, default=gpu)
 
 
-def _warp_by_kernel(bound: int, image: Array, displacement: Array, rows: Array) -> Array:
-    del rows
+def _kernel(image: Array, displacement: Array, rows: Array, bound: int) -> Array:
     return warp_kernels.warp(image, displacement, bound).astype(jnp.float32)
 
 
-def _slopes(image: Array, displacement: Array, cotangent: Array, options: _Options) -> Array:
-    """The displacement's gradient, float32."""
-    tpu = warp_planes.slopes
-    if (bound := _bound_for_kernels(image, options)) is not None:
-        tpu = _kernel_for(functools.partial(_slopes_by_kernel, bound), tpu)
+def _grad_displacement(
+    image: Array, displacement: Array, cotangent: Array, options: _Options
+) -> Array:
+    """In float32."""
+    tpu, gpu = (
+        functools.partial(sampling.grad_displacement, read)
+        for read in (warp_planes.read, warp_pixels.read_by_index)
+    )
     return lax.platform_dependent(
         image,
         displacement,
         cotangent,
-        cpu=warp_pixels.slopes_cpu,
-        tpu=tpu,
-        default=warp_pixels.slopes_gpu,
+        cpu=warp_pixels.grad_displacement_cpu,
+        tpu=_or_kernel(tpu, warp_kernels.grad_displacement, image, options),
+        default=gpu,
     )
 
 
-def _slopes_by_kernel(bound: int, image: Array, displacement: Array, cotangent: Array) -> Array:
-    return warp_kernels.slopes(image, displacement, cotangent, bound)
-
-
-def _adjoint(cotangent: Array, displacement: Array, options: _Options) -> Array:
-    """The image's gradient, float32."""
-    # CPUs and TPUs add in one order always.
-    gpu = warp_pixels.adjoint_in_fixed_point if options.deterministic else warp_pixels.adjoint_gpu
-    tpu = warp_planes.adjoint
-    if (bound := _bound_for_kernels(cotangent, options)) is not None:
-        tpu = _kernel_for(functools.partial(_adjoint_by_kernel, bound), tpu)
+def _grad_image(cotangent: Array, displacement: Array, options: _Options) -> Array:
+    """In float32."""
+    gpu = warp_pixels.grad_image_gpu
+    if options.deterministic:  # CPUs and TPUs always are.
+        gpu = warp_pixels.grad_image_in_fixed_point
     return lax.platform_dependent(
-        cotangent, displacement, cpu=warp_pixels.adjoint_cpu, tpu=tpu, default=gpu
+        cotangent,
+        displacement,
+        cpu=warp_pixels.grad_image_cpu,
+        tpu=_or_kernel(warp_planes.grad_image, warp_kernels.grad_image, cotangent, options),
+        default=gpu,
     )
 
 
-def _adjoint_by_kernel(bound: int, cotangent: Array, displacement: Array) -> Array:
-    return warp_kernels.adjoint(cotangent, displacement, bound)
-
-
-def _bound_for_kernels(image: Array, options: _Options) -> int | None:
-    """The bound of the displacement, if there are kernels for it and such an image."""
+def _or_kernel(
+    plain: Callable[..., Array], kernel: Callable[..., Array], image: Array, options: _Options
+) -> Callable[..., Array]:
+    """The kernel, with the gradient of ``plain``, if it supports the image and the bound."""
     bound = options.bound
     if bound is None or not warp_kernels.supports(image.shape, image.dtype, bound):
-        return None
-    return bound
-
-
-def _kernel_for(kernel: Callable[..., Array], plain: Callable[..., Array]) -> Callable[..., Array]:
-    """A kernel, which has no gradient, with that of the plain form of the same function."""
+        return plain
 
     @jax.custom_vjp
     def run(*arguments: Any) -> Array:
-        return kernel(*arguments)
+        return kernel(*arguments, bound)
 
     def forward(*arguments: Any) -> tuple[Array, tuple[Any, ...]]:
         return run(*arguments), arguments
@@ -126,14 +112,13 @@ def _warp_forward(
 def _warp_backward(
     options: _Options, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    # The barrier keeps XLA from merging what follows with the forward pass and holding indices and
-    # weights in memory in between. Whichever gradient nobody asks for is dropped by the compiler,
-    # its scatter or gathers included.
+    # Without the barrier XLA would merge the gradients with the forward pass and keep indices and
+    # weights in memory. The compiler drops an unused gradient with its scatter or gathers.
     image, displacement = lax.optimization_barrier(residuals)
     cotangent = cotangent.astype(jnp.float32)
     return (
-        _adjoint(cotangent, displacement, options).astype(image.dtype),
-        _slopes(image, displacement, cotangent, options),
+        _grad_image(cotangent, displacement, options).astype(image.dtype),
+        _grad_displacement(image, displacement, cotangent, options),
     )
 
 
@@ -171,7 +156,7 @@ def _fusion_forward(inputs: _Inputs, options: _Options) -> tuple[tuple[Array, Ar
 def _fusion_backward(
     options: _Options, residuals: _Inputs, cotangents: tuple[Array, Array]
 ) -> tuple[_Inputs]:
-    # The warped image is no residual, but read anew: less memory, and hardly more time.
+    # The warped image is recomputed: less memory, and hardly more time.
     original, pretranslated, mask, displacement = lax.optimization_barrier(residuals)
     of_output, of_warped = (each.astype(jnp.float32) for each in cotangents)
     weight = mask.astype(jnp.float32)
@@ -181,10 +166,10 @@ def _fusion_backward(
     difference = _warp(original, displacement, options) - pretranslated.astype(jnp.float32)
     to_weight = unrolled_sum.dot(of_output, difference)[..., None]
     gradients = (
-        _adjoint(into_warped, displacement, options).astype(original.dtype),
+        _grad_image(into_warped, displacement, options).astype(original.dtype),
         (of_output * (1.0 - weight)).astype(pretranslated.dtype),
         (to_weight if options.mask_weights == "warped" else -to_weight).astype(mask.dtype),
-        _slopes(original, displacement, into_warped, options),
+        _grad_displacement(original, displacement, into_warped, options),
     )
     return (gradients,)
 
@@ -224,32 +209,31 @@ def bilinear_warp(
     deterministic: bool = False,
     bound: int | None = None,
 ) -> Array:
-    """Samples ``image`` at every pixel's own position plus its displacement.
+    """Samples ``image`` at every pixel's position plus its displacement.
 
     ``out[b, y, x] = image[b, y + dy, x + dx]`` with ``(dx, dy) = displacement[b, y, x]``, bilinear
-    between ``floor`` and ``floor + 1``, coordinates clamped to the border. A coordinate that is NaN
-    or infinite reads the border. Blending is done in float32 whatever the image's type.
+    between ``floor`` and ``floor + 1``, coordinates clamped to the border; a non-finite coordinate
+    reads the border. Blends in float32 whatever the image's type.
 
-    Differentiable once and more in reverse mode, in the image and in the displacement. Where
-    the bilinear surface has a kink (an integer coordinate) the slope towards the next pixel is
-    used; beyond the border the gradient of the displacement is zero.
+    Differentiable any number of times in reverse mode, in the image and in the displacement. At an
+    integer coordinate, where the surface has a kink, the slope towards the next pixel is used;
+    beyond the border the gradient of the displacement is zero.
 
     Args:
       image: ``[B, H, W, C]``, float32, bfloat16, float16 or uint8, ``H, W, C >= 1``.
-      displacement: ``[B, H, W, 2]``, ``(dx, dy)`` in pixels, floating point, taken to float32.
-      deterministic: on GPUs the image's gradient is summed in an order left to chance, so its last
-        bits differ from run to run; true has it summed in fixed point (see
-        ``warp_pixels.adjoint_in_fixed_point``), at the price of one more scatter. The other
-        gradient, the value, and other platforms are the same on every run in any case.
-      bound: a promise that ``|dx|`` and ``|dy|`` are no larger, in pixels, by which TPUs have
-        faster kernels. What breaks it they clip to the bound, NaN as well. The first gradients
-        come from kernels too, further ones from the form without.
+      displacement: ``[B, H, W, 2]``, ``(dx, dy)`` in pixels, floating point, cast to float32.
+      deterministic: sums the image's gradient in fixed point on GPUs (see
+        ``warp_pixels.grad_image_in_fixed_point``), where its last bits differ from run to run
+        otherwise; costs one more scatter. All other results are always deterministic.
+      bound: a promise that ``|dx|`` and ``|dy|`` do not exceed it, in pixels, for faster kernels on
+        TPUs, which clip to the bound what breaks the promise, NaN included. Second derivatives use
+        no kernels.
 
     Returns:
       ``[B, H, W, C]`` of the image's type; uint8 is rounded to nearest and has no gradient.
 
     Raises:
-      ValueError: a rank, shape or type is wrong, the image is empty, or it holds more pixels than
+      ValueError: a rank, shape or type is wrong, the image is empty, or it has more pixels than
         int32 can index.
     """
     _check(image, displacement)
@@ -270,27 +254,22 @@ def warp_and_fuse(
     deterministic: bool = False,
     bound: int | None = None,
 ) -> tuple[Array, Array]:
-    """Warps the original and blends it with the pretranslated image, in one pass.
-
-    The values of `bilinear_warp` and `fuse`. The warped image is not kept for the gradients, but
-    read from the original anew.
+    """`bilinear_warp` and `fuse` in one pass; gradients recompute the warped image.
 
     Args:
       original: ``[B, H, W, C]``, floating point.
       pretranslated: ``[B, H, W, C]``, floating point.
       mask: ``[B, H, W, 1]`` in [0, 1].
-      displacement: ``[B, H, W, 2]``, as in `bilinear_warp`.
-      mask_weights: the image that is multiplied by the mask.
-      deterministic: as in `bilinear_warp`.
-      bound: as in `bilinear_warp`.
+      displacement: ``[B, H, W, 2]``, see `bilinear_warp`.
+      mask_weights: see `fuse`.
+      deterministic: see `bilinear_warp`.
+      bound: see `bilinear_warp`.
 
     Returns:
-      The output and the warped image, ``[B, H, W, C]`` of the original's type. What is not used is
-      not computed.
+      The output and the warped image, ``[B, H, W, C]`` of the original's type.
 
     Raises:
-      ValueError: as `bilinear_warp`, or the shapes do not fit together, a type is not floating
-        point, or the convention is unknown.
+      ValueError: see `bilinear_warp` and `fuse`, or a type is not floating point.
     """
     _check(original, displacement)
     if pretranslated.shape != original.shape or mask.shape != (*original.shape[:3], 1):
@@ -314,15 +293,15 @@ def warp_and_fuse_rows(
     *,
     mask_weights: MaskWeights = "pretranslated",
 ) -> tuple[Array, Array]:
-    """`warp_and_fuse` for some rows of the output, for inference: its gradient is not written out.
+    """`warp_and_fuse` for some rows of the output, for inference.
 
     Args:
-      original: ``[B, H, W, C]``, all of it.
+      original: ``[B, H, W, C]``, all rows.
       pretranslated: ``[B, R, W, C]``.
       mask: ``[B, R, W, 1]``.
       displacement: float32 ``[B, R, W, 2]``.
-      rows: int32 ``[R]``, which rows these are.
-      mask_weights: the image that is multiplied by the mask.
+      rows: int32 ``[R]``, the rows of the output.
+      mask_weights: see `fuse`.
 
     Returns:
       ``R`` rows of the output and of the warped image, of the original's type.

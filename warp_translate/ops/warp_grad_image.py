@@ -1,15 +1,14 @@
-"""The gradient of the image of a warp with bounded displacement, as a Pallas kernel for TPUs.
+"""A Pallas kernel for TPUs: the gradient of the image of a warp with bounded displacement.
 
-Every pixel adds four shares of its cotangent to the pixels that it read. A TPU scatters single
-numbers even more slowly than it gathers them, and permutations of lanes cannot do it, since many
-pixels may add to one. A product of matrices can: for a row of 128 pixels, the matrix that has a one
-where pixel ``j`` reads column ``l`` brings all shares to their columns and adds them up. The rows
-that they are added to become rows of the other factor: the cotangent times the weight that a pixel
-has for its row's offset ``d``, for 16 offsets at a time. So it costs the same however the columns
-lie, and grows slowly with the spread of ``dy``.
+Every pixel adds four shares of its cotangent to the pixels that it read. A TPU scatters scalars
+even more slowly than it gathers them, and lanes cannot be permuted, since several pixels may add to
+one. A matrix product does it: for a row of 128 pixels, the matrix with a one where pixel ``j``
+reads column ``l`` moves all shares to their columns and adds them. The target rows become rows of
+the other factor: the cotangent times the pixel's weight for row offset ``d``, 16 offsets at a time.
+So the cost does not depend on the columns, and grows slowly with the range of ``dy``.
 
-The factor of zeros and ones is exact in bfloat16, and the other is given as the sum of three
-bfloat16, which hold all 24 bits of a float32: the products are exact, and sums are in float32.
+The matrix of zeros and ones is exact in bfloat16; the other factor is a sum of three bfloat16,
+which hold all 24 bits of a float32. So products are exact, and sums are in float32.
 """
 
 import functools
@@ -26,15 +25,15 @@ from warp_translate.ops import warp_tiles
 from warp_translate.ops.warp_tiles import LANES, ROWS, Index, Places, Plan, Ranges
 from warp_translate.types import Array
 
-_OFFSETS = 16  # Offsets of rows in one product: what a register of bfloat16 holds.
+_OFFSETS = 16  # Row offsets in one product, the rows of a bfloat16 register.
 _PARTS = 3  # bfloat16 for a float32.
-# Rows of what is kept for 8 x 128 pixels: column, offset of the row, weight of the row below; then
-# the cotangents times the weight of the left, then of the right column.
+# Planes kept for 8 x 128 pixels: column, row offset, weight of the row below; then the cotangents
+# times the weight of the left column, then of the right one.
 _COLUMN, _OFFSET, _BELOW, _SHARES = 0, 1, 2, 3
 
 
 class _Tile(NamedTuple):
-    """What a step of the kernel works on: its place, and references to VMEM and SMEM."""
+    """State of a kernel step: its tile, and references to VMEM and SMEM."""
 
     plan: Plan
     bound: int
@@ -54,7 +53,7 @@ class _Tile(NamedTuple):
         return self.windows[self.slot, plane, x, rows, :]
 
     def places(self, y: Any, x: Any) -> Places:
-        """Where the 8 x 128 pixels read that are ``y`` down and ``x`` across the window."""
+        """Where register ``(y, x)`` of the window reads."""
         row, chunk = self.plan.window_start(self.place)
         return warp_tiles.find_places(
             self.plan,
@@ -109,7 +108,7 @@ def _add(tile: _Tile, y: Array, x: Array) -> None:
     """Adds the shares of 8 x 128 pixels of the window that fall into the tile."""
     plan = tile.plan
     first_offset, last_offset, first, last = tile.ranges(y, x)
-    # From here on rows and chunks count from the tile's own first ones.
+    # From here on, rows and chunks are relative to the tile.
     row = plan.window_start(tile.place)[0] + y * ROWS - tile.place[2] * plan.tile_rows
     strip = tile.place[1] * plan.tile_chunks
     first_chunk = jnp.maximum((first >> 7) - strip, 0)
@@ -141,7 +140,7 @@ def _add(tile: _Tile, y: Array, x: Array) -> None:
 
 
 def _keep(tile: _Tile, y: Array, x: Array) -> None:
-    """Writes to `kept` what the single rows are read from."""
+    """Fills `kept`, from which single rows are read."""
     places = tile.places(y, x)
     tile.kept[_COLUMN] = places.column.astype(jnp.float32)
     tile.kept[_OFFSET] = places.row.astype(jnp.float32)
@@ -153,12 +152,12 @@ def _keep(tile: _Tile, y: Array, x: Array) -> None:
 
 
 def _row(tile: _Tile, which: int, i: Array, rows: int) -> Array:
-    """One row of what is kept, as often as asked for."""
+    """Row ``i`` of a kept plane, repeated."""
     return jnp.broadcast_to(tile.kept[which, pl.ds(i, 1), :], (rows, LANES))
 
 
 def _shares(tile: _Tile, i: Array, offset: Array) -> Array:
-    """What row ``i`` gives to 16 rows: bfloat16, rows by channel, part and offset; left | right."""
+    """Shares of row ``i`` for 16 rows: bfloat16, by channel, part and offset; left | right."""
     shape = (_OFFSETS, LANES)
     offsets = (lax.broadcasted_iota(jnp.int32, shape, 0) + offset).astype(jnp.float32)
     own, below = _row(tile, _OFFSET, i, _OFFSETS), _row(tile, _BELOW, i, _OFFSETS)
@@ -209,36 +208,23 @@ def make_plan(shape: tuple[int, ...], bound: int) -> Plan | None:
         blocks = 2 * channels * plan.tile_pixels
         return 2 * plan.window_bytes + 4 * (sums + blocks)
 
-    # The other way round than for reading: a pixel gives to the row below its own as well.
+    # The reverse of reading: a pixel also adds to the row below.
     return warp_tiles.make_plan(batch, 2 + channels, height, width, bound + 1, bound, vmem_bytes)
 
 
-def add_planes(cotangent: Array, displacement: Array, bound: int, interpret: Any) -> Array:
-    """Runs the kernel.
-
-    Args:
-      cotangent: ``[B, H, W, C]``, floating point.
-      displacement: ``[B, H, W, 2]``, float32.
-      bound: of the displacement in pixels.
-      interpret: as for `pl.pallas_call`.
-
-    Returns:
-      ``[B, C, H, W]`` float32.
-
-    Raises:
-      ValueError: no window fits into VMEM.
-    """
+def grad_planes(cotangent: Array, displacement: Array, bound: int, interpret: Any) -> Array:
+    """`warp_kernels.grad_image` as planes ``[B, C, H, W]``, float32."""
     batch, height, width, channels = cotangent.shape
     plan = make_plan(cotangent.shape, bound)
     if plan is None:
         raise ValueError(
             f"no window of a cotangent {cotangent.shape} with displacements up to {bound} px fits "
-            f"into {warp_tiles.VMEM_BUDGET} bytes of VMEM: ask supports() first"
+            f"into {warp_tiles.VMEM_BUDGET} bytes of VMEM: call supports() first"
         )
     source = jnp.concatenate([displacement, cotangent.astype(jnp.float32)], axis=-1)
     pixels = batch * height * width
     sums = (channels, plan.tile_chunks, plan.tile_rows + 2 * _OFFSETS, LANES)
-    # A row of 128 pixels needs one product at least for each of the two chunks that it touches.
+    # A row of 128 pixels takes at least one product for each of two chunks.
     product = 2 * channels * _PARTS * _OFFSETS * 2 * LANES * LANES
     return pl.pallas_call(
         functools.partial(_kernel, plan, bound),
@@ -263,5 +249,5 @@ def add_planes(cotangent: Array, displacement: Array, bound: int, interpret: Any
             transcendentals=0,
         ),
         interpret=interpret,
-        name="warp_adjoint",
+        name="warp_grad_image",
     )(warp_tiles.in_hbm(plan, warp_tiles.planes(source), interpret))

@@ -1,8 +1,7 @@
-"""Tiles and windows for `warp_window` and `warp_adjoint`: how large, where, how they arrive.
+"""Tiles and windows of the Pallas kernels: their sizes, places and copies.
 
-A kernel goes through an image tile by tile. To a tile belongs a window: the tile and what
-displacements up to the bound reach from it. Windows are copied into VMEM, the next one while the
-present one is worked on.
+A kernel processes an image tile by tile. The window of a tile is everything within reach of its
+displacements. It is copied into VMEM while the kernel works on the tile before.
 """
 
 import math
@@ -18,9 +17,9 @@ from jax.experimental.pallas import tpu as pltpu
 from warp_translate.ops.sampling import along_axis
 from warp_translate.types import Array
 
-ROWS, LANES = 8, 128  # A register of float32: what the kernels work on at a time.
+ROWS, LANES = 8, 128  # A float32 register, the kernels' unit of work.
 NOWHERE = 1 << 20  # A coordinate that no pixel has.
-# What every TPU from v4 on has, with room for what the compiler puts there itself.
+# Every TPU from v4 on has this much; the compiler needs the difference.
 VMEM_LIMIT = 16 * 2**20
 VMEM_BUDGET = 13 * 2**20
 
@@ -30,17 +29,17 @@ Index = tuple[Any, Any, Any]  # Image, strip of columns, tile of the strip.
 
 
 class Plan(NamedTuple):
-    """Sizes of one call, in pixels, or in chunks of 128 columns.
+    """Sizes of one call, in pixels or in chunks of 128 columns.
 
     Attributes:
-      batch: images.
-      planes: of what comes in windows.
+      batch: number of images.
+      planes: planes of a window.
       height: of an image.
       width: of an image.
-      before: pixels above and to the left of a tile that its window has to hold.
+      before: pixels of the window above and to the left of the tile.
       after: pixels below and to the right.
       tile_rows: a multiple of 8.
-      tile_chunks: columns of a tile.
+      tile_chunks: chunks of a tile.
     """
 
     batch: int
@@ -54,12 +53,12 @@ class Plan(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        """Columns of an image."""
+        """Chunks of an image."""
         return pl.cdiv(self.width, LANES)
 
     @property
     def padded_height(self) -> int:
-        """Whole registers of rows."""
+        """Rows of an image, a multiple of 8."""
         return up(self.height, ROWS)
 
     @property
@@ -71,7 +70,7 @@ class Plan(NamedTuple):
 
     @property
     def window_chunks(self) -> int:
-        """Columns of a window."""
+        """Chunks of a window."""
         halo = pl.cdiv(self.before, LANES) + pl.cdiv(self.after, LANES)
         return min(self.chunks, self.tile_chunks + halo)
 
@@ -83,10 +82,10 @@ class Plan(NamedTuple):
 
     @property
     def window_shape(self) -> tuple[int, int, int, int]:
-        """Planes, chunks, rows, 128: in VMEM, where the rows of a chunk follow each other.
+        """Planes, chunks, rows, 128: in VMEM the rows of a chunk are contiguous.
 
-        There are eight rows more on either side that nobody fills, since a load of eight rows may
-        begin outside the image when only its last row is wanted.
+        Eight unused rows are on either side, since a load of eight rows may begin outside the image
+        when only its last row is wanted.
         """
         return self.planes, self.window_chunks, self.window_rows + 2 * ROWS, LANES
 
@@ -102,12 +101,12 @@ class Plan(NamedTuple):
 
     @property
     def copied_bytes(self) -> int:
-        """All that is copied into windows."""
+        """Bytes copied into all windows."""
         copied = self.planes * self.window_rows * self.window_chunks * LANES
         return 4 * math.prod(self.grid) * copied
 
     def window_start(self, index: Index) -> tuple[Any, Any]:
-        """First row and first chunk of a tile's window; all of it lies within the image."""
+        """First row and first chunk of a tile's window, which lies within the image."""
         _, strip, tile = index
         row = tile * self.tile_rows - up(self.before, ROWS)
         chunk = strip * self.tile_chunks - pl.cdiv(self.before, LANES)
@@ -131,7 +130,7 @@ def make_plan(
     after: int,
     vmem_bytes: Callable[[Plan], int],
 ) -> Plan | None:
-    """Of the tiles that fit into VMEM the one whose windows overlap least; None if none fits."""
+    """The plan with the least overlap of windows that fits into VMEM; None if none fits."""
     rows, chunks = pl.cdiv(height, ROWS), pl.cdiv(width, LANES)
     plans = (
         Plan(
@@ -152,22 +151,22 @@ def make_plan(
 
 
 def current_index() -> Index:
-    """The tile of this step of the kernel; to be asked for outside of loops."""
+    """The tile of this kernel step; call it outside of loops."""
     return pl.program_id(0), pl.program_id(1), pl.program_id(2)
 
 
 def next_window(plan: Plan, index: Index, source: Any, windows: Any, arrived: Any) -> Array:
-    """Waits for a tile's window, having asked for that of the next tile.
+    """Starts copying the next tile's window and waits for this one's.
 
     Args:
       plan: the sizes.
       index: the tile.
-      source: reference to ``[B, planes, H, W]`` in HBM, H and W whole registers.
-      windows: reference to room for two windows in VMEM.
+      source: reference to ``[B, planes, H, W]`` in HBM, padded to whole registers.
+      windows: reference to two windows in VMEM.
       arrived: two semaphores.
 
     Returns:
-      Which of the two windows is that of the tile.
+      The slot of this tile's window.
     """
     images, strips, tiles = plan.grid
     image, strip, tile = index
@@ -175,8 +174,8 @@ def next_window(plan: Plan, index: Index, source: Any, windows: Any, arrived: An
     slot = step & 1
 
     def copies(index: Index, slot: Array) -> list[Any]:
-        # The engine for copies takes the 8 x 128 tiles of HBM apart in passing, so that the rows of
-        # a chunk follow each other: only then may a load begin at any row.
+        # The copies rearrange the 8 x 128 tiles of HBM, so that the rows of a chunk are contiguous
+        # and a load may begin at any row.
         row, chunk = plan.window_start(index)
         return [
             pltpu.make_async_copy(
@@ -215,21 +214,21 @@ def next_window(plan: Plan, index: Index, source: Any, windows: Any, arrived: An
 
 
 class Places(NamedTuple):
-    """Where 8 x 128 pixels read."""
+    """Where 8 x 128 pixels read, see `sampling.Samples`."""
 
     column: Array  # int32, within the image.
-    row: Array  # int32, within the image, less the pixel's own row.
+    row: Array  # int32, relative to the pixel's own row.
     weight_x: Array
     weight_y: Array
     inside_x: Array
     inside_y: Array
-    within_x: Array  # Whether the displacement is within the bound.
+    within_x: Array  # True within the bound.
     within_y: Array
-    exists: Array  # Whether there is such a pixel in the image.
+    exists: Array  # False outside the image.
 
 
 def find_places(plan: Plan, bound: int, dx: Array, dy: Array, row: Any, chunk: Any) -> Places:
-    """Where the 8 x 128 pixels from ``row`` and ``chunk`` on read, clipped to the bound."""
+    """Where the register at ``row`` and ``chunk`` reads; displacements are clipped to the bound."""
     xs = lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 1) + chunk * LANES
     ys = lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 0) + row
     dx, within_x = _bounded(dx, bound)
@@ -243,23 +242,22 @@ def find_places(plan: Plan, bound: int, dx: Array, dy: Array, row: Any, chunk: A
 
 
 def _from_border(low: Array, weight: Array, inside: Array) -> tuple[Array, Array, Array]:
-    """Where nothing lies between two pixels, the border's own one, with all the weight."""
+    """Beyond the border, replaces two neighbours by the border's pixel with full weight."""
     beyond = ~inside & (weight > 0)
     return low + beyond.astype(jnp.int32), jnp.where(inside, weight, 0.0), inside
 
 
 def _bounded(offset: Array, bound: int) -> tuple[Array, Array]:
     limit = jnp.float32(bound)
-    # False for NaN, which is thus sent to the bound like all that lies beyond it.
+    # False for NaN, which is thus clipped too.
     within = (offset >= -limit) & (offset <= limit)
     return jnp.where(offset > -limit, jnp.minimum(offset, limit), -limit), within
 
 
 class Ranges:
-    """What each 8 x 128 pixels of an area read from: first and last offset of rows and column.
+    """First and last row offset and column that each register of an area reads.
 
-    Found for all of them beforehand, since it takes long until the minimum of a register is a
-    scalar, and these waits overlap.
+    Computed for all registers at once, so that the long latencies of their reductions overlap.
     """
 
     def __init__(self, memory: Any, rows: int, chunks: int) -> None:
@@ -267,7 +265,7 @@ class Ranges:
 
     @staticmethod
     def room(rows: int, chunks: int) -> Any:
-        """The memory that it takes."""
+        """The scratch memory it needs."""
         return pltpu.SMEM((4 * (rows // ROWS) * chunks,), jnp.int32)
 
     def _at(self, which: int, y: Any, x: Any) -> Any:
@@ -278,9 +276,10 @@ class Ranges:
         return tuple(self._memory[self._at(which, y, x)] for which in range(4))
 
     def find(self, rows: Any, places: Callable[[Any, Any], Places]) -> tuple[Array, Array]:
-        """Fills it in for the first ``rows`` eights of rows; returns their first and last row.
+        """Computes the ranges of the first ``rows`` rows of registers.
 
-        These rows count from the area's own first one, the last includes the row below.
+        Returns:
+          First and last row they read, relative to the area, including the row below.
         """
         unrolled = max(n for n in range(1, _UNROLLED_RANGES + 1) if self._chunks % n == 0)
 
@@ -304,8 +303,8 @@ class Ranges:
 
 
 def _ends(values: Array, exists: Array) -> tuple[Array, Array]:
-    # In float32, which reductions are made for; whole numbers of this size are exact in it. Where
-    # no pixel exists the range is empty.
+    # Reductions are fast in float32, which holds these integers exactly. Without pixels the range
+    # is empty.
     values, nowhere = values.astype(jnp.float32), jnp.float32(NOWHERE)
     return (
         jnp.min(jnp.where(exists, values, nowhere)).astype(jnp.int32),
@@ -314,7 +313,7 @@ def _ends(values: Array, exists: Array) -> tuple[Array, Array]:
 
 
 def registers(y: Any, x: Any) -> tuple[Any, Any]:
-    """The place of the register ``y`` eights of rows down and ``x`` chunks across."""
+    """Slices of the register ``y`` rows of registers down and ``x`` chunks across."""
     return (
         pl.ds(pl.multiple_of(y * ROWS, ROWS), ROWS),
         pl.ds(pl.multiple_of(x * LANES, LANES), LANES),
@@ -322,23 +321,23 @@ def registers(y: Any, x: Any) -> tuple[Any, Any]:
 
 
 def planes(pixels: Array) -> Array:
-    """Channels first, float32: a TPU holds the last two axes in tiles of 8 x 128."""
+    """``[B, H, W, C]`` as float32 ``[B, C, H, W]``: TPUs tile the last two axes by 8 x 128."""
     return jnp.moveaxis(pixels.astype(jnp.float32), -1, 1)
 
 
 def in_hbm(plan: Plan, source: Array, interpret: Any) -> Array:
-    """What windows are copied from, ``[B, planes, H, W]``, as whole registers in HBM."""
+    """Pads ``[B, planes, H, W]`` to whole registers and keeps it in HBM, as a source of windows."""
     rows = plan.padded_height - plan.height
     columns = plan.chunks * LANES - plan.width
     source = jnp.pad(source, ((0, 0), (0, 0), (0, rows), (0, columns)))
     if interpret:
         return source
-    # The compiler might put it into VMEM, and copies within VMEM are loads and stores.
+    # The compiler might place it in VMEM, where copies are loads and stores.
     return pltpu.with_memory_space_constraint(source, pltpu.HBM)
 
 
 def mapped_over_batch(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Makes the axis of `jax.vmap` part of the batch, since copies from HBM cannot be mapped."""
+    """Merges the axis of `jax.vmap` into the batch, since copies from HBM cannot be mapped."""
     mappable = jax.custom_batching.custom_vmap(function)
 
     @mappable.def_vmap

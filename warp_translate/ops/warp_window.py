@@ -1,19 +1,16 @@
-"""Bilinear backward warp of bounded displacement, and its slopes, as a Pallas kernel for TPUs.
+"""Pallas kernels for TPUs: the warp of bounded displacement and its gradient.
 
-A TPU gathers single numbers slowly: the form of `bilinear_warp` that XLA compiles for it takes
-several cycles for each pixel. What a TPU does fast is to permute the 128 lanes of a register, in
-eight rows at once. So the kernel brings a window of the image into VMEM, large enough for a tile
-and the bound of its displacements, and for each 8 x 128 pixels it goes through those offsets of
-rows ``d``, and those portions of 128 columns, that the displacements there really ask for: eight
-rows ``y + d``, permuted to where they are wanted, are kept in the pixels that want this offset and
-this portion. A smooth field asks for few of them whatever the bound. The time grows with the spread
-of ``dy`` within 8 x 128 pixels.
+A TPU gathers scalars slowly: XLA's warp takes several cycles a pixel. Permuting the 128 lanes of a
+register, eight rows at once, is fast. So the kernel loads a window of the image into VMEM, large
+enough for a tile and the bound of its displacements. For each 8 x 128 pixels it visits the row
+offsets ``d`` and the portions of 128 columns that the displacements there use: it permutes eight
+rows ``y + d`` and keeps them in the pixels that want this offset and this portion. Smooth fields
+use few of them whatever the bound; the time grows with the range of ``dy`` within 8 x 128 pixels.
 
-The neighbours to the right come from a copy of the window that is shifted by one pixel, so that one
-pattern serves both sides. Of a bfloat16 image both fit into 32 bits: one permutation brings them.
+The right neighbours come from a copy of the window shifted by one pixel, with the same permutation.
 
-Whatever is selected this way is never multiplied by a mask: what lies outside the image, be it NaN,
-enters no sum. Between two pixels the blend is that of `bilinear_warp`, operation for operation.
+Values are selected, never multiplied by a mask, so NaN outside the image enters no sum. Between two
+pixels the blend is that of `bilinear_warp`, operation for operation.
 """
 
 import functools
@@ -39,22 +36,21 @@ _Neighbours = tuple[Array, Array, Array, Array]
 
 
 class _Tile(NamedTuple):
-    """What a step of the kernel works on: its place, and references to VMEM and SMEM."""
+    """State of a kernel step: its tile, and references to VMEM and SMEM."""
 
     plan: Plan
     bound: int
     place: Index
     slot: Array  # Which of the two windows has arrived.
-    packed: bool
     field: Any  # [1, 2, rows, columns] of the tile.
     cotangent: Any  # [1, C, rows, columns] or None.
     out: Any  # [1, C or 2, rows, columns]
     windows: Any
-    neighbours: Any  # The window shifted by a pixel, or packed with it.
+    neighbours: Any  # The window shifted by a pixel.
     ranges: Ranges
 
     def places(self, y: Any, x: Any) -> Places:
-        """Where the 8 x 128 pixels read that are ``y`` down and ``x`` across the tile."""
+        """Where register ``(y, x)`` of the tile reads."""
         _, strip, tile = self.place
         at = warp_tiles.registers(y, x)
         return warp_tiles.find_places(
@@ -70,7 +66,7 @@ class _Tile(NamedTuple):
 _Finish = Callable[[_Tile, Any, Any, Places, list[_Neighbours]], None]
 
 
-def _kernel(plan: Plan, bound: int, packed: bool, finish: _Finish, *references: Any) -> None:
+def _kernel(plan: Plan, bound: int, finish: _Finish, *references: Any) -> None:
     field, image, *cotangent, out, windows, neighbours, ranges, arrived = references
     index = warp_tiles.current_index()
     tile = _Tile(
@@ -78,7 +74,6 @@ def _kernel(plan: Plan, bound: int, packed: bool, finish: _Finish, *references: 
         bound,
         index,
         warp_tiles.next_window(plan, index, image, windows, arrived),
-        packed,
         field,
         cotangent[0] if cotangent else None,
         out,
@@ -102,7 +97,7 @@ def _kernel(plan: Plan, bound: int, packed: bool, finish: _Finish, *references: 
 
 
 def _fill_neighbours(tile: _Tile, first: Array, last: Array) -> None:
-    """Fills in `neighbours` for those rows of the window that the tile reads."""
+    """Fills `neighbours` for the rows of the window that the tile reads."""
     plan = tile.plan
     ahead = tile.place[2] * plan.tile_rows - plan.window_start(tile.place)[0]
     first = jnp.clip(first + ahead, 0, plan.window_rows)
@@ -115,59 +110,39 @@ def _fill_neighbours(tile: _Tile, first: Array, last: Array) -> None:
             here = tile.windows[tile.slot, plane, 0, at, :]
             turned = pltpu.roll(here, LANES - 1, 1)
             for chunk in range(plan.window_chunks):
-                # To the right of the last chunk lies nothing, or nothing that is asked for.
+                # Beyond the last chunk nothing is read.
                 following = min(chunk + 1, plan.window_chunks - 1)
                 further = tile.windows[tile.slot, plane, following, at, :]
                 further_turned = pltpu.roll(further, LANES - 1, 1)
-                right = jnp.where(at_the_end, further_turned, turned)
-                if tile.packed:
-                    right = _pack(here, right)
-                tile.neighbours[plane, chunk, at, :] = right
+                tile.neighbours[plane, chunk, at, :] = jnp.where(at_the_end, further_turned, turned)
                 here, turned = further, further_turned
 
     lax.fori_loop(lax.div(first, ROWS), lax.div(end + ROWS - 1, ROWS), rows, None)
 
 
-def _pack(left: Array, right: Array) -> Array:
-    """Two float32 whose values are bfloat16, in one int32."""
-    left = lax.shift_right_logical(lax.bitcast_convert_type(left, jnp.int32), 16)
-    return (lax.bitcast_convert_type(right, jnp.int32) & jnp.int32(-(1 << 16))) | left
-
-
-def _unpack(pair: Array) -> tuple[Array, Array]:
-    return (
-        lax.bitcast_convert_type(pair << 16, jnp.float32),
-        lax.bitcast_convert_type(pair & jnp.int32(-(1 << 16)), jnp.float32),
-    )
-
-
 def _read(tile: _Tile, y: Array, x: Array) -> tuple[Places, list[_Neighbours]]:
-    """The four neighbours of 8 x 128 pixels in each plane; what does not exist is doubled."""
+    """The four neighbours of 8 x 128 pixels in each plane; missing ones are repeated."""
     plan = tile.plan
     first_row, first_chunk = plan.window_start(tile.place)
     places = tile.places(y, x)
     first_offset, last_offset, first, last = tile.ranges(y, x)
-    # The columns are taken 128 at a time from the first one on, wherever in a chunk it lies. Each
-    # of them still has a lane of its own, and a shift takes one permutation, not one for each of
-    # the two chunks that it touches.
+    # Portions of 128 columns start at the first column read, anywhere in a chunk: each column still
+    # has a lane of its own, and a shift takes one permutation rather than one for each chunk.
     portion, lane = (places.column - first) >> 7, places.column & (LANES - 1)
     lanes = lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 1)
     in_first_chunk = lanes >= (first & (LANES - 1))
-    # Where offset 0 lies in the window; eight rows precede it there.
+    # Offset 0 in the window, which starts with eight unused rows.
     origin = tile.place[2] * plan.tile_rows + y * ROWS - first_row + ROWS
     last_start = plan.window_rows + ROWS
 
     def load(plane: int, chunk: Array, start: Array) -> list[Array]:
         rows = pl.ds(start, ROWS)
         following = jnp.minimum(chunk + 1, plan.window_chunks - 1)
-        windows = [tile.neighbours]
-        if not tile.packed:
-            windows.insert(0, tile.windows.at[tile.slot])
         return [
             jnp.where(
                 in_first_chunk, window[plane, chunk, rows, :], window[plane, following, rows, :]
             )
-            for window in windows
+            for window in (tile.windows.at[tile.slot], tile.neighbours)
         ]
 
     def of_portion(n: Array, found: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
@@ -179,7 +154,7 @@ def _read(tile: _Tile, y: Array, x: Array) -> tuple[Places, list[_Neighbours]]:
             is_bottom = wanted == offset - 1
             for _ in range(_UNROLLED_OFFSETS):
                 is_top = wanted == offset
-                # Beyond the last offset nothing is kept, so it does not matter what is loaded.
+                # Rows beyond the last offset are loaded, but not kept.
                 start = jnp.minimum(origin + offset, last_start)
                 values = [
                     jnp.take_along_axis(rows, lane, axis=1, mode="promise_in_bounds")
@@ -193,21 +168,17 @@ def _read(tile: _Tile, y: Array, x: Array) -> tuple[Places, list[_Neighbours]]:
                 offset, is_bottom = offset + 1, is_top
             return found
 
-        # One offset more than the pixels' own rows have: the row below.
+        # One more than the pixels' own offsets, for the row below.
         offsets = last_offset - first_offset + 2
         steps = lax.div(offsets + _UNROLLED_OFFSETS - 1, _UNROLLED_OFFSETS)
         return lax.fori_loop(0, steps, of_offsets, found)
 
-    nothing = jnp.zeros((ROWS, LANES), jnp.int32 if tile.packed else jnp.float32)
-    found = [(nothing, nothing)] * (plan.planes if tile.packed else 2 * plan.planes)
+    nothing = jnp.zeros((ROWS, LANES), jnp.float32)
+    found = [(nothing, nothing)] * (2 * plan.planes)
     found = lax.fori_loop(0, ((last - first) >> 7) + 1, of_portion, found)
     neighbours = []
     for plane in range(plan.planes):
-        if tile.packed:
-            top, bottom = found[plane]
-            (top_left, top_right), (bottom_left, bottom_right) = _unpack(top), _unpack(bottom)
-        else:
-            (top_left, bottom_left), (top_right, bottom_right) = found[2 * plane : 2 * plane + 2]
+        (top_left, bottom_left), (top_right, bottom_right) = found[2 * plane : 2 * plane + 2]
         top_right = jnp.where(places.inside_x, top_right, top_left)
         bottom_right = jnp.where(places.inside_x, bottom_right, bottom_left)
         bottom_left = jnp.where(places.inside_y, bottom_left, top_left)
@@ -225,7 +196,7 @@ def _blend(tile: _Tile, y: Array, x: Array, places: Places, neighbours: list[_Ne
         )
 
 
-def _slope(tile: _Tile, y: Array, x: Array, places: Places, neighbours: list[_Neighbours]) -> None:
+def _grad(tile: _Tile, y: Array, x: Array, places: Places, neighbours: list[_Neighbours]) -> None:
     at = warp_tiles.registers(y, x)
     across, down = [], []
     for plane, (top_left, top_right, bottom_left, bottom_right) in enumerate(neighbours):
@@ -234,11 +205,11 @@ def _slope(tile: _Tile, y: Array, x: Array, places: Places, neighbours: list[_Ne
         slope_y = between(bottom_left - top_left, bottom_right - top_right, places.weight_x)
         across.append(cotangent * slope_x)
         down.append(cotangent * slope_y)
-    for axis, slopes_, counts in (
+    for axis, terms, counts in (
         (0, across, places.inside_x & places.within_x),
         (1, down, places.inside_y & places.within_y),
     ):
-        tile.out[(0, axis, *at)] = jnp.where(counts, add(slopes_), 0.0)
+        tile.out[(0, axis, *at)] = jnp.where(counts, add(terms), 0.0)
 
 
 def make_plan(shape: tuple[int, ...], bound: int, *, with_cotangent: bool) -> Plan | None:
@@ -247,7 +218,7 @@ def make_plan(shape: tuple[int, ...], bound: int, *, with_cotangent: bool) -> Pl
     Args:
       shape: ``(B, H, W, C)``.
       bound: of the displacement in pixels.
-      with_cotangent: for the slopes, which read a cotangent.
+      with_cotangent: for the gradient.
 
     Returns:
       The plan, or None if no window fits into VMEM.
@@ -256,27 +227,27 @@ def make_plan(shape: tuple[int, ...], bound: int, *, with_cotangent: bool) -> Pl
     blocks = _blocks(channels, with_cotangent)
 
     def vmem_bytes(plan: Plan) -> int:
-        # Two windows that are copied and one that is shifted; two of each block.
+        # Two copied windows and a shifted one; two of each block.
         return 3 * plan.window_bytes + 2 * 4 * blocks * plan.tile_pixels
 
     return warp_tiles.make_plan(batch, channels, height, width, bound, bound + 1, vmem_bytes)
 
 
 def _blocks(channels: int, with_cotangent: bool) -> int:
-    """How many planes come and go tile by tile: the field, and what is read and written."""
+    """Planes that are read and written tile by tile."""
     return 2 + channels + (2 if with_cotangent else 0)
 
 
-def blend_planes(image: Array, displacement: Array, bound: int, interpret: Any) -> Array:
-    """What `warp_kernels.warp` returns, as planes ``[B, C, H, W]``, float32."""
+def warp_planes(image: Array, displacement: Array, bound: int, interpret: Any) -> Array:
+    """`warp_kernels.warp` as planes ``[B, C, H, W]``, float32."""
     return _call("warp_window", _blend, bound, interpret, image, displacement)
 
 
-def slope_planes(
+def grad_planes(
     image: Array, displacement: Array, cotangent: Array, bound: int, interpret: Any
 ) -> Array:
-    """What `warp_kernels.slopes` returns, as planes ``[B, 2, H, W]``, float32."""
-    return _call("warp_slopes", _slope, bound, interpret, image, displacement, cotangent)
+    """`warp_kernels.grad_displacement` as planes ``[B, 2, H, W]``, float32."""
+    return _call("warp_grad_displacement", _grad, bound, interpret, image, displacement, cotangent)
 
 
 def _call(
@@ -288,14 +259,12 @@ def _call(
     displacement: Array,
     cotangent: Array | None = None,
 ) -> Array:
-    """Runs the kernel; returns planes, ``[B, C or 2, H, W]`` float32."""
     batch, height, width, channels = image.shape
-    packed = image.dtype == jnp.bfloat16
     plan = make_plan(image.shape, bound, with_cotangent=cotangent is not None)
     if plan is None:
         raise ValueError(
             f"no window of an image {image.shape} with displacements up to {bound} px fits into "
-            f"{warp_tiles.VMEM_BUDGET} bytes of VMEM: ask supports() first"
+            f"{warp_tiles.VMEM_BUDGET} bytes of VMEM: call supports() first"
         )
     outs = channels if cotangent is None else 2
 
@@ -306,10 +275,9 @@ def _call(
         )
 
     cotangents = [] if cotangent is None else [warp_tiles.planes(cotangent)]
-    window_type = jnp.int32 if packed else jnp.float32
     pixels = batch * height * width
     return pl.pallas_call(
-        functools.partial(_kernel, plan, bound, packed, finish),
+        functools.partial(_kernel, plan, bound, finish),
         out_shape=jax.ShapeDtypeStruct((batch, outs, height, width), jnp.float32),
         grid=plan.grid,
         in_specs=[
@@ -320,7 +288,7 @@ def _call(
         out_specs=block(outs),
         scratch_shapes=[
             pltpu.VMEM((2, *plan.window_shape), jnp.float32),
-            pltpu.VMEM(plan.window_shape, window_type),
+            pltpu.VMEM(plan.window_shape, jnp.float32),
             Ranges.room(plan.tile_rows, plan.tile_chunks),
             pltpu.SemaphoreType.DMA((2,)),
         ],

@@ -1,17 +1,12 @@
-"""Where a run's numbers and pictures go.
+"""Logs of a run's scalars and images: TensorBoard events and JSON lines."""
 
-Nothing here knows what is trained. Only process 0 should write: ``open_logger(enabled=False)`` is
-what the others hold, so that the loop needs no condition.
-"""
-
-import contextlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,80 +17,59 @@ Scalars = Mapping[str, float]
 Images = Mapping[str, npt.NDArray[np.uint8]]
 
 METRICS_FILE = "metrics.jsonl"
-"""Name of the JSON lines file that ``open_logger`` makes in the work directory."""
+"""Name of the JSON lines file in the work directory."""
 
 
-class Logger(Protocol):
-    """What the training loop writes to."""
+class Logger:
+    """A log of scalars and images. This base class writes nothing, for all processes but one."""
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Writes numbers of one step.
+        """Writes scalars of one step.
 
         Args:
           step: training steps done.
-          scalars: numbers by name; anything that ``float`` takes, a zero-dimensional array too.
+          scalars: numbers by name, or zero-dimensional arrays.
         """
 
     def write_images(self, step: int, images: Images) -> None:
-        """Writes pictures of one step.
+        """Writes images of one step.
 
         Args:
           step: training steps done.
           images: uint8 ``[H, W, C]`` by name, C being 1 or 3.
 
         Raises:
-          ValueError: one of the pictures is something else.
+          ValueError: an image has another type or shape.
         """
 
     def flush(self) -> None:
-        """Returns when all that was written is on the disk."""
+        """Returns when everything is on the disk."""
 
     def close(self) -> None:
-        """Flushes and releases the files.
-
-        Nothing may be written afterwards; flushing and closing again do nothing.
-        """
+        """Flushes and closes the files; may be called again."""
 
 
-class NullLogger:
-    """Writes nothing: the logger of every process but the first."""
+class TensorBoardLogger(Logger):
+    """Writes one TensorBoard event file with tensorboardX, without TensorFlow.
 
-    def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Does nothing."""
-
-    def write_images(self, step: int, images: Images) -> None:
-        """Does nothing."""
-
-    def flush(self) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class TensorBoardLogger:
-    """Writes one TensorBoard event file, with tensorboardX and without TensorFlow.
-
-    It uses tensorboardX's file writer and not its ``SummaryWriter``, whose ``flush`` does not wait
-    for the queue to its thread: what was logged last could be lost with the process. Each write is
-    one record of the file.
+    It uses tensorboardX's file writer rather than its ``SummaryWriter``, whose ``flush`` does not
+    wait for its queue, so that the last records may be lost. Each write is one record.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, start_step: int = 0):
         """Opens a new event file.
 
         Args:
-          workdir: folder of the event files; made if it is not there.
-          start_step: steps done when the run was resumed. TensorBoard then hides what an earlier
-            file of the folder says of later steps, which are about to be done again.
+          workdir: folder of the event files; it is created.
+          start_step: step of a resumed run; TensorBoard hides later steps of earlier files.
         """
-        # Here, for the import takes a second and only process 0 needs it.
+        # The import takes a second, and only one process needs it.
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
 
         self._summary, self._event_pb2 = summary, event_pb2
         Path(workdir).mkdir(parents=True, exist_ok=True)
-        # The name has the time in whole seconds: two runs within one would share a file.
+        # The name holds the time in whole seconds: two runs within one would share a file.
         suffix = f".{os.getpid()}.{time.time_ns()}"
         prefix = os.path.join(workdir, "events")
         self._writer = event_file_writer.EventsWriter(prefix, suffix)
@@ -104,14 +78,18 @@ class TensorBoardLogger:
         self._write(start_step + 1, session_log=start)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Writes one record with a value for each name."""
+        """See `Logger`."""
         self._write_summaries(
             step, [self._summary.scalar(name, float(value)) for name, value in scalars.items()]
         )
 
     def write_images(self, step: int, images: Images) -> None:
-        """Writes one record with a PNG for each name."""
-        _check_images(images)
+        """See `Logger`."""
+        for name, image in images.items():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+                raise ValueError(
+                    f"image {name!r} must be uint8 [H, W, 1 or 3], got {image.dtype} {image.shape}"
+                )
         self._write_summaries(
             step,
             [
@@ -121,18 +99,17 @@ class TensorBoardLogger:
         )
 
     def flush(self) -> None:
-        """Returns when the event file is on the disk."""
+        """See `Logger`."""
         if not self._closed:
             self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """See `Logger`."""
         if not self._closed:
             self._writer.close()
             self._closed = True
 
     def _write_summaries(self, step: int, summaries: Sequence[Any]) -> None:
-        """Writes the values of several tensorboardX summaries as one event."""
         if summaries:
             for other in summaries[1:]:
                 summaries[0].MergeFrom(other)
@@ -143,14 +120,13 @@ class TensorBoardLogger:
         self._writer.write_event(event)
 
 
-class JsonLinesLogger:
+class JsonLinesLogger(Logger):
     """Appends one JSON object per write: ``{"step": 7, "wall_time": 1.7e9, "scalars": {...}}``.
 
-    ``wall_time`` is in seconds since 1970; "checksum" is that of `sealed.seal`. JSON has no NaN
-    and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity", which
-    Python's ``float`` and JavaScript's ``Number`` read. The file of a resumed run is kept and goes
-    on: it may tell a step twice, and the later line wins. A last line that was cut short when the
-    process died is removed. Pictures are not written.
+    ``wall_time`` is in seconds since 1970; "checksum" is that of `sealed.seal`. NaN and infinities
+    are the strings "NaN", "Infinity" and "-Infinity", which Python's ``float`` and JavaScript's
+    ``Number`` parse. A resumed run appends to the file: a step may occur twice, and the later line
+    counts. A last line cut off by a crash is removed. Images are not written.
     """
 
     def __init__(
@@ -159,8 +135,8 @@ class JsonLinesLogger:
         """Opens the file to append.
 
         Args:
-          path: the file; made with its folder if it is not there.
-          wall_clock: gives the ``wall_time``.
+          path: the file; it is created with its folder.
+          wall_clock: returns the ``wall_time``.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +145,7 @@ class JsonLinesLogger:
         self._wall_clock = wall_clock
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Appends a line, which is handed to the operating system at once."""
+        """Appends a line and passes it to the operating system."""
         line = {
             "step": int(step),
             "wall_time": self._wall_clock(),
@@ -177,137 +153,80 @@ class JsonLinesLogger:
         }
         self._file.write(json.dumps(sealed.seal(line), allow_nan=False) + "\n")
 
-    def write_images(self, step: int, images: Images) -> None:
-        """Writes nothing: pictures have no place in a file of lines."""
-
     def flush(self) -> None:
-        """Returns when the lines are on the disk."""
+        """See `Logger`."""
         if not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flushes and closes the file."""
+        """See `Logger`."""
         self.flush()
         self._file.close()
 
 
-class MultiLogger:
-    """Hands everything on to several loggers, in order."""
+class TolerantLogger(Logger):
+    """Writes several logs; warns once, and goes on, while one of them cannot be written.
 
-    def __init__(self, loggers: Sequence[Logger]):
-        self._loggers = tuple(loggers)
-
-    def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Writes the numbers to every logger."""
-        # Once for all: a number that is still on its way from a device is waited for here.
-        numbers = {name: float(value) for name, value in scalars.items()}
-        for logger in self._loggers:
-            logger.write_scalars(step, numbers)
-
-    def write_images(self, step: int, images: Images) -> None:
-        """Writes the pictures to every logger."""
-        for logger in self._loggers:
-            logger.write_images(step, images)
-
-    def flush(self) -> None:
-        """Flushes every logger."""
-        for logger in self._loggers:
-            logger.flush()
-
-    def close(self) -> None:
-        """Closes every logger, even if one of them fails to."""
-        with contextlib.ExitStack() as stack:
-            for logger in self._loggers:
-                stack.callback(logger.close)
-
-
-class TolerantLogger:
-    """Goes on where a disk refuses what is logged, and says so when it begins to.
-
-    What is flushed is written; until then a write that seems to work may only be waiting.
+    A write may seem to succeed while it is only buffered, so a log has recovered once it could be
+    flushed. For a run in a bucket, where nothing can be appended to, ``upload`` copies the whole
+    files there with each flush; a killed process loses what it did not flush.
     """
 
-    def __init__(self, logger: Logger, warn: Callable[[str], None], what: str):
-        """Opens nothing.
+    def __init__(
+        self,
+        logs: Mapping[str, Logger],
+        warn: Callable[[str], None],
+        upload: tuple[str, Callable[[], None]] | None = None,
+    ):
+        """Takes over open logs.
 
         Args:
-          logger: what may fail with an OSError.
-          warn: is told in one line.
-          what: what the line calls it.
+          logs: by the name for warnings.
+          warn: prints a line.
+          upload: called after each flush, with its name for warnings.
         """
-        self._logger, self._warn, self._what = logger, warn, what
-        self._failing = False
+        self._logs, self._warn, self._upload = dict(logs), warn, upload
+        self._failing: set[str] = set()
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Writes the numbers, or loses them."""
-        self._try(lambda: self._logger.write_scalars(step, scalars))
+        """See `Logger`."""
+        # Converted once for all: this waits for values that are still on a device.
+        numbers = {name: float(value) for name, value in scalars.items()}
+        for name, log in self._logs.items():
+            self._try(name, log.write_scalars, step, numbers)
 
     def write_images(self, step: int, images: Images) -> None:
-        """Writes the pictures, or loses them."""
-        self._try(lambda: self._logger.write_images(step, images))
+        """See `Logger`."""
+        for name, log in self._logs.items():
+            self._try(name, log.write_images, step, images)
 
     def flush(self) -> None:
-        """Flushes as far as the disk takes it."""
-        if self._try(self._logger.flush):
-            self._failing = False
+        """See `Logger`."""
+        for name, log in self._logs.items():
+            if self._try(name, log.flush):
+                self._failing.discard(name)
+        if self._upload and self._try(*self._upload):
+            self._failing.discard(self._upload[0])
 
     def close(self) -> None:
-        """Closes, whatever the disk takes."""
-        self._try(self._logger.close)
+        """See `Logger`."""
+        for name, log in self._logs.items():
+            self._try(name, log.close)
+        self.flush()
 
-    def _try(self, action: Callable[[], None]) -> bool:
+    def _try(self, name: str, action: Callable[..., None], *arguments: Any) -> bool:
         try:
-            action()
+            action(*arguments)
             return True
         except OSError as error:
-            if not self._failing:
+            if name not in self._failing:
                 self._warn(
-                    f"warning: {self._what} cannot be written ({error.strerror or error}); until "
-                    "that is mended training goes on without it"
+                    f"warning: {name} cannot be written ({error.strerror or error}); training "
+                    "continues without it until it can"
                 )
-            self._failing = True
+            self._failing.add(name)
             return False
-
-
-class BucketLogger:
-    """Writes into a folder on the disk, and puts its whole files into a bucket when it is flushed.
-
-    Nothing can be appended to in a bucket. What a process did not flush before it was killed is
-    lost there.
-    """
-
-    def __init__(self, logger: Logger, local: Path, folder: Path):
-        """Takes a logger over.
-
-        Args:
-          logger: what writes.
-          local: the folder that it writes to, and nobody else.
-          folder: where the files go, in a bucket.
-        """
-        self._logger, self._local, self._folder = logger, local, folder
-
-    def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Writes the numbers to the disk."""
-        self._logger.write_scalars(step, scalars)
-
-    def write_images(self, step: int, images: Images) -> None:
-        """Writes the pictures to the disk."""
-        self._logger.write_images(step, images)
-
-    def flush(self) -> None:
-        """Returns when all that was written is in the bucket.
-
-        Raises:
-          OSError: the bucket refuses.
-        """
-        self._logger.flush()
-        storage.put(self._local, self._folder)
-
-    def close(self) -> None:
-        """Flushes and releases the files."""
-        self._logger.close()
-        self.flush()
 
 
 def open_logger(
@@ -317,55 +236,41 @@ def open_logger(
     start_step: int = 0,
     warn: Callable[[str], None],
 ) -> Logger:
-    """The logger of a run: TensorBoard events and ``metrics.jsonl`` in its work directory.
+    """Opens the log of a run: TensorBoard events and ``metrics.jsonl`` in its work directory.
 
     Args:
       workdir: folder of the run.
-      enabled: whether this process writes; true for process 0 alone.
-      start_step: steps done when the run was resumed.
-      warn: is told in one line when one of them can no longer be written, which ends nothing.
-
-    Returns:
-      A logger that writes both, or one that writes nothing and touches no file.
+      enabled: False for a logger that writes nothing, for all processes but the first.
+      start_step: step of a resumed run.
+      warn: prints a line when a log cannot be written, which does not stop the run.
     """
     if not enabled:
-        return NullLogger()
+        return Logger()
     folder = storage.to_path(workdir)
-    in_bucket = storage.scheme(folder) is not None
-    local = storage.scratch() if in_bucket else folder
-    if in_bucket and (folder / METRICS_FILE).exists():
-        storage.fetch(folder, local, [METRICS_FILE])
-    events = TensorBoardLogger(local, start_step=start_step)
-    lines = JsonLinesLogger(local / METRICS_FILE)
-    logger = MultiLogger(
-        [
-            TolerantLogger(events, warn, f"TensorBoard's file in {workdir}"),
-            TolerantLogger(lines, warn, f"{METRICS_FILE} in {workdir}"),
-        ]
+    local, upload = folder, None
+    if storage.scheme(folder) is not None:
+        local = storage.scratch()
+        if (folder / METRICS_FILE).exists():
+            storage.fetch(folder, local, [METRICS_FILE])
+        upload = f"the log in {workdir}", lambda: storage.put(local, folder)
+    return TolerantLogger(
+        {
+            f"TensorBoard's file in {workdir}": TensorBoardLogger(local, start_step=start_step),
+            f"{METRICS_FILE} in {workdir}": JsonLinesLogger(local / METRICS_FILE),
+        },
+        warn,
+        upload,
     )
-    if in_bucket:
-        return TolerantLogger(BucketLogger(logger, local, folder), warn, f"the log in {workdir}")
-    return logger
-
-
-def _check_images(images: Images) -> None:
-    """Raises a ValueError that names a picture which is not uint8 ``[H, W, 1 or 3]``."""
-    for name, image in images.items():
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-            raise ValueError(
-                f"image {name!r} must be uint8 [H, W, 1 or 3], got {image.dtype} {image.shape}"
-            )
 
 
 def _json_number(value: float) -> float | str:
-    """The number, or its name where JSON has no number for it."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _remove_cut_line(path: Path) -> None:
-    """Cuts off what follows the last line end: a line that a dying process did not finish."""
+    """Removes what follows the last line end."""
     if not path.exists():
         return
     with open(path, "rb+") as file:

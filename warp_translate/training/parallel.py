@@ -1,4 +1,4 @@
-"""The one place that maps a step over devices, those of one process or of many."""
+"""Maps a training step over the devices of one or several processes."""
 
 import dataclasses
 import functools
@@ -17,44 +17,43 @@ from warp_translate.types import Array, PyTree
 AXIS_NAME = "data"
 
 MappingKind = Literal["pmap", "shard_map"]
-"""How a step is mapped over the devices; the two give the same bits."""
+"""How a step is mapped over the devices; both give the same bits."""
 
 Step = Callable[..., tuple[PyTree, PyTree]]
-"""``step(state, batch, root, axis_name=...)``, which returns the next state and metrics."""
+"""``step(state, batch, root, axis_name=...)`` returns the next state and metrics."""
 
 _SHARED, _OWN = PartitionSpec(), PartitionSpec(AXIS_NAME)
 
 
 def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Averages every leaf over the mapped axis; as it is where there is none."""
+    """Averages every leaf over the mapped axis, if there is one."""
     return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
 def device_index(axis_name: str | None) -> Array | int:
-    """This device's place on the mapped axis; 0 where there is none."""
+    """This device's index on the mapped axis, 0 if there is none."""
     return 0 if axis_name is None else lax.axis_index(axis_name)
 
 
 def all_devices() -> list[jax.Device]:
-    """The devices of all processes, those of a process side by side.
+    """The devices of all processes, ordered by process.
 
-    In this order the parts of a global batch lie one after the other: device ``d`` of process ``p``
-    of ``n`` local devices holds part ``p * n + d``.
+    Device ``d`` of process ``p`` with ``n`` local devices holds part ``p * n + d`` of a batch.
     """
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-    """The devices that train together, and what a training state is on them.
+    """The devices that train together, and the layout of a training state on them.
 
-    A step sees the state as if there were one device. Most of it is shared: every device holds a
-    copy, and the step keeps the copies equal by averaging its gradients over the axis. A part may
-    be a device's own, such as its pool of earlier translations.
+    A step sees the state of one device. Most of it is shared: every device holds a copy, and the
+    step keeps the copies equal by averaging gradients over the axis. A part may be a device's own,
+    such as its image pool.
 
     A placed state is a tree of `jax.Array`. With "shard_map" the arrays span the devices of all
-    processes; what is a device's own has a leading axis over them. With "pmap" they span those of
-    this process. `to_global` and `from_global` go from one to the other without copying.
+    processes, and a device's own part has a leading axis over them. With "pmap" they span those of
+    this process. `to_global` and `from_global` convert between the two without copying.
 
     Attributes:
       axes: which part of the state each device has for itself: a prefix of the state with 0 there
@@ -86,14 +85,7 @@ class Replicas:
         return len(self._local_devices)
 
     def initial(self, state: PyTree) -> PyTree:
-        """Places a state: on each device a copy of what is shared and one of its own part.
-
-        Args:
-          state: as the step sees it on one device; all processes must hand in the same values.
-
-        Returns:
-          The placed state.
-        """
+        """Places a state of one device on all devices; all processes must pass equal values."""
 
         def place(leaf: Any, spec: PartitionSpec) -> Array:
             value = np.asarray(leaf)
@@ -109,13 +101,10 @@ class Replicas:
         return self.from_global(self._map(place, state))
 
     def abstract(self, state: PyTree) -> PyTree:
-        """Shapes, types and shardings of a placed state over the devices of all processes.
+        """Placed state over all processes, as ``jax.ShapeDtypeStruct`` with shardings.
 
         Args:
-          state: as the step sees it on one device, arrays or shapes.
-
-        Returns:
-          A tree of ``jax.ShapeDtypeStruct``.
+          state: of one device, arrays or shapes.
         """
 
         def shape(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
@@ -127,24 +116,24 @@ class Replicas:
         return self._map(shape, state)
 
     def from_global(self, state: PyTree) -> PyTree:
-        """Makes of arrays that span all processes what the mapped step takes."""
+        """Converts arrays that span all processes to a placed state."""
         return self._respan(state, self._local_mesh) if self.mapping == "pmap" else state
 
     def to_global(self, state: PyTree) -> PyTree:
-        """Makes of a placed state arrays that span all processes, for a checkpoint."""
+        """Converts a placed state to arrays that span all processes, for a checkpoint."""
         return self._respan(state, self._mesh) if self.mapping == "pmap" else state
 
     def place_batches(self, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Splits the examples of one batch, or of several for several steps, over the devices.
+        """Splits the examples of one batch per step of a call over the devices.
 
         Args:
-          batches: this process's parts, arrays ``[B, ...]`` by name, of the same shapes in each.
+          batches: this process's parts, arrays ``[B, ...]`` by name, of equal shapes.
 
         Returns:
-          What the mapped step takes.
+          The batch for the mapped step.
 
         Raises:
-          UserError: the devices do not divide the batch.
+          UserError: the number of devices does not divide ``B``.
         """
         local = self.local_count
         placed = {}
@@ -167,11 +156,11 @@ class Replicas:
     def abstract_batches(
         self, batch: Mapping[str, Any], count: int
     ) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, types and shardings of what `place_batches` makes for "shard_map".
+        """Result of `place_batches` for "shard_map", as shapes, types and shardings.
 
         Args:
-          batch: shapes ``[B, ...]`` of the batch of all processes; the devices divide ``B``.
-          count: how many batches.
+          batch: shapes ``[B, ...]`` of the batch of all processes.
+          count: number of batches.
         """
         lead = (count,) if count > 1 else ()
         return {
@@ -184,45 +173,29 @@ class Replicas:
         }
 
     def map(self, step: Step, *, steps_per_call: int = 1) -> "MappedStep":
-        """Maps a step over the devices.
-
-        The state is donated: the one that was handed in must not be used again. The step itself
-        averages its gradients over ``axis_name``.
+        """Maps a step over the devices; the state is donated.
 
         Args:
-          step: see `Step`.
-          steps_per_call: steps of one call, done in a scan on the device; the metrics are the last
-            step's.
+          step: see `Step`; averages its gradients over ``axis_name`` itself.
+          steps_per_call: steps of one call, scanned on the device; the metrics are the last step's.
 
         Returns:
-          A function of the placed state, of what `place_batches` made of as many batches, and of
-          the run's root key.
+          A function of the placed state, of the result of `place_batches` and of the root key.
         """
         return MappedStep(self, step, steps_per_call)
 
     def first_replica(self, tree: PyTree) -> PyTree:
-        """Takes this process's first copy of what is shared: arrays of one device.
-
-        Args:
-          tree: a part of a placed state that the devices share.
-
-        Returns:
-          The same tree.
-        """
-        # Indexing a replicated array with [0] would run a computation for every leaf.
+        """This process's first copy of a shared part of a placed state, on one device."""
+        # Indexing with [0] would run a computation for every leaf.
         return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
 
     def disagreements(self, state: PyTree) -> list[str]:
-        """Names the leaves of which the devices that should share them hold different bits.
+        """Paths of the shared leaves whose bits differ between devices, which jax does not check.
 
-        One pass over the shared part and a maximum over one number a leaf: cheap enough to be done
-        whenever metrics are looked at. Where replicas drift apart, the mapping itself says nothing.
+        Costs one pass over the shared part and a collective of one number a leaf.
 
         Args:
           state: a placed state.
-
-        Returns:
-          Paths; empty where all agree.
         """
         shared, _ = self._split(state)
         differ = jax.device_get(self._differ(shared))
@@ -243,7 +216,7 @@ class Replicas:
 
         if self.mapping == "pmap":
             mapped = self._pmap(lambda shared, _: differ(shared), in_axes=(None, 0), out_axes=None)
-            # pmap refuses a call in which nothing lies over the devices.
+            # pmap needs an argument that is mapped.
             return lambda shared: mapped(shared, np.zeros(self.local_count))
         return jax.jit(self._shard_map(differ, in_specs=(_SHARED,), out_specs=_SHARED))
 
@@ -275,14 +248,14 @@ class Replicas:
     def _shard_map(
         self, function: Callable[..., Any], in_specs: Any, out_specs: Any
     ) -> Callable[..., Any]:
-        # With check_vma the gradients of replicated parameters would come summed already, and the
-        # step's own average would be too large by the number of devices.
+        # With check_vma the gradients of replicated parameters would be summed already, and the
+        # step's own average too large by the number of devices.
         return jax.shard_map(
             function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
     def _specs(self, state: PyTree) -> list[PartitionSpec]:
-        """How each leaf of a state is laid out."""
+        """The layout of each leaf of a state."""
         specs: list[PartitionSpec] = []
         jax.tree.map(
             lambda axis, part: specs.extend(
@@ -299,7 +272,7 @@ class Replicas:
         return jax.tree.unflatten(structure, map(function, leaves, self._specs(state)))
 
     def _split(self, state: PyTree) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Leaves that are shared, and leaves that are the devices' own."""
+        """Shared leaves and the devices' own leaves."""
         pairs = list(zip(jax.tree.leaves(state), self._specs(state), strict=True))
         shared, own = (
             tuple(leaf for leaf, spec in pairs if spec == wanted) for wanted in (_SHARED, _OWN)
@@ -307,7 +280,7 @@ class Replicas:
         return shared, own
 
     def _respan(self, state: PyTree, mesh: Mesh) -> PyTree:
-        """The same buffers as arrays over the devices of another mesh."""
+        """The same buffers as arrays over another mesh."""
         if jax.process_count() == 1:
             return state
 
@@ -321,9 +294,9 @@ class Replicas:
 
 
 class MappedStep:
-    """A step on the devices, made by `Replicas.map`."""
+    """A step on the devices, created by `Replicas.map`."""
 
-    # The state is handed over as leaves: pmap of several processes cannot take axes by name.
+    # The state is passed as leaves: pmap of several processes does not support axes by name.
 
     def __init__(self, replicas: Replicas, step: Step, steps_per_call: int) -> None:
         self._replicas = replicas
@@ -334,16 +307,16 @@ class MappedStep:
         self._mapped: Any = None
 
     def __call__(self, state: PyTree, batch: Any, root: Array) -> tuple[PyTree, PyTree]:
-        """One call: as many steps as were asked for."""
+        """Runs the steps of one call."""
         shared, own, metrics = self._prepared(state)(*self._parted(state), batch, root)
         return self._joined(shared, own), metrics
 
     def compile(self, state: PyTree, batch: Any, root: Array) -> None:
-        """Compiles for such arguments, which stay as they are; a call then starts at once."""
+        """Compiles for such arguments without running; a call then starts at once."""
         self._prepared(state).lower(*self._parted(state), batch, root).compile()
 
     def trace(self, state: PyTree, batch: Any, root: Any) -> Any:
-        """Traces the call for shapes as `Replicas` gives them, to be lowered; "shard_map" only."""
+        """Traces the call for abstract arguments of `Replicas`; "shard_map" only."""
         return self._prepared(state).trace(*self._parted(state), batch, root)
 
     def _prepared(self, state: PyTree) -> Any:
@@ -368,7 +341,7 @@ class MappedStep:
         def on_parts(
             shared: tuple[Array, ...], own: tuple[Array, ...], batch: Any, root: Array
         ) -> tuple[tuple[Array, ...], tuple[Array, ...], PyTree]:
-            # This device's part has a leading axis of one, which pmap takes away by itself.
+            # The leading axis of one, which pmap removes by itself.
             own, batch = jax.tree.map(lambda leaf: leaf[0], (own, batch))
             next_shared, next_own, metrics = self._on_leaves(shared, own, batch, root)
             return next_shared, tuple(leaf[None] for leaf in next_own), metrics
@@ -404,7 +377,7 @@ class MappedStep:
 
 
 def _repeated(step: Step, count: int) -> Step:
-    """``count`` steps in one: takes stacked batches, and reports the last step's metrics."""
+    """``count`` steps on stacked batches, with the last step's metrics."""
     if count == 1:
         return step
 
@@ -416,12 +389,12 @@ def _repeated(step: Step, count: int) -> Step:
 
 
 def _digest(leaf: Array) -> Array:
-    """A uint32 that changes with any single bit of the array and with the order of its elements."""
+    """A uint32 that depends on every bit of the array and on the order of its elements."""
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
     width = jnp.dtype(leaf.dtype).itemsize * 8
     bits = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{min(width, 32)}"))
     bits = bits.astype(jnp.uint32).reshape(-1)
-    # Odd weights have an inverse modulo 2**32, so a change of one element never vanishes.
+    # Odd weights are invertible modulo 2**32, so a change of one element always shows.
     weights = 2 * lax.iota(jnp.uint32, bits.size) + 1
     return (bits * weights).sum(dtype=jnp.uint32)

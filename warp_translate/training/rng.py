@@ -1,4 +1,4 @@
-"""Random keys that are derived, never carried: a resumed run draws what an uncut run draws."""
+"""Derived random keys: a resumed run draws the same numbers as an uninterrupted one."""
 
 import zlib
 
@@ -12,11 +12,11 @@ def stream_key(root: Array, name: str, *indices: int | Array) -> Array:
 
     Args:
       root: the run's root key.
-      name: what the randomness is for, for example "generator_init".
-      *indices: for example the step and the device; whole numbers or traced scalars.
+      name: purpose of the randomness, for example "generator_init".
+      *indices: integers or traced scalars, for example the step and the device.
 
     Returns:
-      A key. Different names or indices give independent keys; equal ones the same key on every
+      A key. Different names or indices give independent keys; equal ones give the same key on every
       machine and in every run.
     """
     key = jax.random.fold_in(root, zlib.crc32(name.encode()))

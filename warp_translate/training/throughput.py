@@ -1,4 +1,4 @@
-"""Where the time of training goes, and how much of the devices' arithmetic is used."""
+"""Step times, rates, model FLOPs utilization, peak memory and profiles of a training."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,7 @@ from warp_translate import storage
 
 _GIB = 2**30
 
-# Peak of dense bfloat16 arithmetic of one device in FLOP/s, by the beginning of its kind; the
-# makers' data sheets.
+# Peak FLOP/s in dense bfloat16 by the prefix of the device kind, from the vendors' data sheets.
 _PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -32,11 +31,7 @@ _PEAK_FLOPS = {
 
 
 def peak_flops(kind: str) -> float | None:
-    """Peak FLOP/s of one device in dense bfloat16, or None for a kind that is not listed.
-
-    Args:
-      kind: as ``jax.Device.device_kind`` says it.
-    """
+    """Peak FLOP/s in dense bfloat16 of a ``jax.Device.device_kind``; None if unknown."""
     for name in sorted(_PEAK_FLOPS, key=len, reverse=True):
         if kind.startswith(name):
             return _PEAK_FLOPS[name]
@@ -45,21 +40,18 @@ def peak_flops(kind: str) -> float | None:
 
 @dataclasses.dataclass
 class StepClock:
-    """Splits the time between two reports into what it was spent on.
+    """Splits the time between two reports into parts, which add up to ``time/step_ms``.
 
     - ``time/data_ms``: waiting for the next batch;
-    - ``time/dispatch_ms``: handing a step to the devices. Where jax runs steps on the side this is
-      the host's overhead; on CPUs the step itself may run in here;
-    - ``time/wait_ms``: waiting for the devices to finish, once for each report;
-    - ``time/host_ms``: everything else that happens between steps, such as logging.
-
-    The four add up to ``time/step_ms``.
+    - ``time/dispatch_ms``: dispatching a step, the host's overhead; on CPUs the step itself may run
+      in here;
+    - ``time/wait_ms``: waiting for the devices to finish, once a report;
+    - ``time/host_ms``: everything else, such as logging.
 
     Attributes:
       batch_size: images in a step, over all devices and processes.
-      flops_per_step: floating point operations of a step over all devices, for the rate and, where
-        the peak is known, the model flops utilisation (MFU: the rate over the peak in bfloat16);
-        None leaves them out.
+      flops_per_step: floating-point operations of a step over all devices, for the rate and the
+        model FLOPs utilization (MFU: the rate over the peak in bfloat16); None omits both.
       devices: number of devices of all processes.
       device_kind: see `peak_flops`.
       clock: seconds from any origin.
@@ -92,19 +84,19 @@ class StepClock:
             self._spent[part] += self.clock() - begin
 
     def pause(self) -> None:
-        """Stops the clock until something is measured again: what goes on now is no training."""
+        """Stops the clock until the next `measure`."""
         if self._since is not None:
             self._active += self.clock() - self._since
             self._since = None
 
     def count(self, steps: int) -> None:
-        """Says that steps were done."""
+        """Counts finished steps."""
         self._steps += steps
 
     def report(self) -> dict[str, float]:
-        """The means per step since the last report, and rates; empty where no step was done.
+        """Means per step since the last report, and rates; empty without steps.
 
-        Call it when the devices have finished, or their time is missing.
+        Call it when the devices have finished, so that their time is included.
         """
         running = self._since is not None
         self.pause()
@@ -129,7 +121,7 @@ class StepClock:
 
 
 def peak_memory() -> dict[str, float]:
-    """Peak memory in GiB: of this process, and of its fullest device where it tells."""
+    """Peak memory in GiB of this process and, if known, of its fullest device."""
     # ru_maxrss counts kilobytes on Linux and bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     scalars = {
@@ -143,24 +135,21 @@ def peak_memory() -> dict[str, float]:
 
 
 class StepProfiler:
-    """Records a profile of some steps, for TensorBoard or Perfetto, in a folder."""
+    """Records a profile of some steps for TensorBoard or Perfetto."""
 
     def __init__(self, folder: str, start: int, count: int) -> None:
-        """Waits for its step.
+        """Records nothing yet.
 
         Args:
-          folder: where the profile goes, on a disk or in a bucket.
-          start: the first step to record, as steps done before it.
+          folder: destination, on a disk or in a bucket.
+          start: steps done before the first recorded one.
           count: steps to record.
         """
         self._folder, self._start, self._end = folder, start, start + count
         self._writing: contextlib.ExitStack | None = None
 
     def __call__(self, done: int) -> str | None:
-        """Begins or ends the record; called between steps, when the devices may still be busy.
-
-        Args:
-          done: steps done.
+        """Starts or ends the record after ``done`` steps; devices may still be busy.
 
         Returns:
           A line for the user when the record is complete.
@@ -174,7 +163,7 @@ class StepProfiler:
         return None
 
     def close(self) -> str | None:
-        """Ends the record if it is running."""
+        """Ends a running record."""
         if self._writing is None:
             return None
         jax.profiler.stop_trace()
