@@ -11,7 +11,7 @@ def unit(rng, *shape):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def test_is_the_cross_entropy_of_torch_for_each_image_on_its_own(rng):
+def test_equals_cross_entropy_of_each_image(rng):
     queries, keys = unit(rng, 3, 5, 4), unit(rng, 3, 5, 4)
     found = jax.jit(patch_contrast, static_argnums=2)(queries, keys, 0.07)
     for query, key, value in zip(queries, keys, found, strict=True):
@@ -20,7 +20,7 @@ def test_is_the_cross_entropy_of_torch_for_each_image_on_its_own(rng):
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-def test_vectors_that_tell_nothing_cost_log_n_and_right_ones_nearly_nothing():
+def test_extreme_values():
     alike = np.full((1, 6, 4), 0.5, np.float32)
     np.testing.assert_allclose(patch_contrast(alike, alike, 0.07), [np.log(6)], rtol=1e-6)
     apart = np.eye(4, dtype=np.float32)[None]
@@ -36,6 +36,6 @@ def test_vectors_that_tell_nothing_cost_log_n_and_right_ones_nearly_nothing():
         ((1, 3, 2), (1, 3, 2), 0.0, "must be positive"),
     ],
 )
-def test_mistakes_are_named(queries, keys, temperature, message):
+def test_errors_name_the_mistake(queries, keys, temperature, message):
     with pytest.raises(ValueError, match=message):
         patch_contrast(np.ones(queries, np.float32), np.ones(keys, np.float32), temperature)

@@ -8,16 +8,16 @@ from torch.nn import functional
 from warp_translate.models import DomainClassifier
 
 
-def away_from_the_start(module, size, rng):
+def random_params(module, size, rng):
     shapes = jax.eval_shape(
         lambda key: module.init(key, jnp.zeros((1, size, size, 3)))["params"], jax.random.key(0)
     )
     return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
 
 
-def test_it_is_the_network_that_torch_computes(rng):
+def test_equals_torch(rng):
     module = DomainClassifier(domains=3, width=8, stages=2)
-    params = away_from_the_start(module, 12, rng)
+    params = random_params(module, 12, rng)
     images = rng.uniform(-1, 1, (2, 12, 10, 3)).astype(np.float32)
     features = torch.tensor(images.transpose(0, 3, 1, 2))
     for stage in range(2):
@@ -42,9 +42,9 @@ def test_it_is_the_network_that_torch_computes(rng):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_logits_are_float32_whatever_it_computes_in(rng):
+def test_logits_are_float32(rng):
     module = DomainClassifier(domains=2, width=4, stages=1, dtype=jnp.bfloat16)
-    params = away_from_the_start(module, 8, rng)
+    params = random_params(module, 8, rng)
     assert module.apply({"params": params}, jnp.zeros((1, 8, 8, 3))).dtype == jnp.float32
 
 
@@ -57,6 +57,6 @@ def test_logits_are_float32_whatever_it_computes_in(rng):
         ({"domains": 2, "stages": 0}, r"classifier\.stages 0"),
     ],
 )
-def test_what_cannot_be_built_is_named(fields, message):
+def test_error_names_invalid_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         DomainClassifier(**fields)

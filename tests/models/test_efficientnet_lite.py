@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against a plain PyTorch forward pass over the weights as they are stored."""
+"""EfficientNet-Lite0 against PyTorch with the stored weights."""
 
 import itertools
 import math
@@ -69,7 +69,7 @@ def _reference(tensors, images):
 
 
 def _reference_layers(tensors, images):
-    """After the stem, each block and the head: normalisations apart, TensorFlow's SAME in words."""
+    """After the stem, each block and the head, with separate norms and TensorFlow's SAME."""
     tensors = {name: torch.tensor(array).double() for name, array in tensors.items()}
 
     def layer(values, conv, norm, stride=1, groups=1):
@@ -114,7 +114,7 @@ def packaged():
     return weights.read_pth(features._packaged_weights(), features._PACKAGE_SHA256)
 
 
-def test_the_packaged_weights_classify_photographs_and_agree_with_pytorch(packaged):
+def test_packaged_weights_classify_photographs(packaged):
     def photograph(image):
         height, width = image.shape[:2]
         side = min(height, width)
@@ -128,10 +128,10 @@ def test_the_packaged_weights_classify_photographs_and_agree_with_pytorch(packag
         np.testing.assert_allclose(value, reference, atol=1e-4)
     cat, cup = np.asarray(jax.nn.softmax(got[1]))
     assert cat[281:286].sum() > 0.8  # The five domestic cats of ImageNet.
-    assert cup.argmax() == 967 and cup[967] > 0.9  # Espresso; less with another normalisation.
+    assert cup.argmax() == 967 and cup[967] > 0.9  # Espresso; less with another normalization.
 
 
-# After the stem and the blocks 3, 5, 8 and 15, the last of each stage that has a stride.
+# The stem and the last blocks of the stages with a stride.
 TAPPED = (0, 3, 5, 8, 15)
 
 
@@ -141,7 +141,7 @@ def _assert_close(found, references):
         np.testing.assert_allclose(value, reference, atol=1e-4 * np.abs(reference).max())
 
 
-def test_layers_and_their_gradients_are_those_of_pytorch(rng):
+def test_layers_and_gradients_match_pytorch(rng):
     tensors = _random_tensors(rng)
     params = efficientnet_lite.from_state_dict(tensors)
     images = rng.uniform(0, 255, (2, 37, 50, 3)).astype(np.float32)
@@ -159,12 +159,12 @@ def test_layers_and_their_gradients_are_those_of_pytorch(rng):
 
     assert efficientnet_lite.TAPS == ("stem", "stage_2", "stage_3", "stage_4", "stage_6")
     pooled = _reference(tensors, images)
-    assert pooled[0].std() > 0.1  # The activations have not died on their way.
+    assert pooled[0].std() > 0.1
     references = [*(each.detach().numpy() for each in expected), given.grad.numpy(), *pooled]
     _assert_close(run(params, images), references)
 
 
-def test_layers_of_a_few_pixels_are_those_of_pytorch(rng):
+def test_tiny_images_match_pytorch(rng):
     tensors = _random_tensors(rng)
     params = efficientnet_lite.from_state_dict(tensors)
     images = rng.uniform(0, 255, (2, 1, 3, 3)).astype(np.float32)
@@ -174,7 +174,7 @@ def test_layers_of_a_few_pixels_are_those_of_pytorch(rng):
     _assert_close(found, [layers[i].permute(0, 2, 3, 1).numpy() for i in TAPPED])
 
 
-def test_missing_misshapen_and_foreign_tensors_are_refused(rng):
+def test_error_names_wrong_tensors(rng):
     tensors = _random_tensors(rng)
     without = {name: array for name, array in tensors.items() if name != "_blocks.3._bn1.bias"}
     with pytest.raises(ValueError, match=r"'_blocks\.3\._bn1\.bias' is missing"):
@@ -189,7 +189,7 @@ def test_missing_misshapen_and_foreign_tensors_are_refused(rng):
     "images", [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.float32)]
 )
 @pytest.mark.parametrize("function", [efficientnet_lite.features, efficientnet_lite.taps])
-def test_images_of_another_type_or_rank_are_refused(rng, images, function):
+def test_error_for_wrong_images(rng, images, function):
     params = efficientnet_lite.from_state_dict(_random_tensors(rng))
     message = rf"{function.__name__} takes floating-point images \[B, H, W, 3\], got"
     with pytest.raises(ValueError, match=message):

@@ -10,14 +10,11 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 from torch.nn import functional
 
+from tests.ops.reference import noise
 from warp_translate.models import Generator
 
 HEADS = ["projected", "literal"]
 tiny = functools.partial(Generator, width=4, blocks=1)
-
-
-def noise(rng, *shape):
-    return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
 def enlarged(images, factor):
@@ -25,7 +22,7 @@ def enlarged(images, factor):
 
 
 def random_params(generator, scale=0.3):
-    """Parameters of the right shapes, none of them zero or one by design."""
+    """Random parameters, none of them zero or one."""
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(
         lambda key, x: generator.init(key, x, x, 1)["params"], jax.random.key(0), image
@@ -45,9 +42,6 @@ def shapes_of(generator):
         lambda key, x: generator.init(key, x, x, 1)["params"], jax.random.key(0), image
     )
     return {"/".join(path): leaf for path, leaf in flatten_dict(params).items()}
-
-
-# --- The architecture ---------------------------------------------------------------------------
 
 
 def trunk_kernels(width, blocks):
@@ -80,12 +74,12 @@ def trunk_kernels(width, blocks):
         ),
     ],
 )
-def test_the_default_has_the_widths_of_the_resnet_trunk_and_its_head(head, head_shapes, count):
+def test_default_parameters_have_the_published_shapes(head, head_shapes, count):
     shapes = shapes_of(Generator(head=head))
     trunk = {path: leaf.shape for path, leaf in shapes.items() if path.startswith("trunk")}
     kernels = [shape for path, shape in trunk.items() if path.endswith("kernel")]
     assert sorted(kernels) == sorted(trunk_kernels(32, 9))
-    # A scale and a bias for every normalised channel; no convolution of the trunk has a bias.
+    # Every norm has scale and bias; no convolution of the trunk has a bias.
     norms = [shape for path, shape in trunk.items() if not path.endswith("kernel")]
     assert sorted(norms) == sorted([(k[-1],) for k in trunk_kernels(32, 9)] * 2)
     others = [leaf.shape for path, leaf in shapes.items() if not path.startswith("trunk")]
@@ -95,15 +89,8 @@ def test_the_default_has_the_widths_of_the_resnet_trunk_and_its_head(head, head_
     assert total == 2_843_232 + 2 * 2_624 + count
 
 
-def test_the_literal_head_reads_the_whole_feature_with_3x3_kernels_and_no_projection():
-    shapes = shapes_of(tiny(head="literal"))
-    assert not any("project" in path or "join" in path for path in shapes)
-    for name, channels in {"pretranslated": 3, "mask": 1, "displacement": 2}.items():
-        assert shapes[f"{name}/kernel"].shape == (3, 3, 4, channels)
-
-
 def torch_generator(generator, params, reduced, original, factor):
-    """The same network written with torch's layers, from the text of the docstrings, in float64."""
+    """The same network with torch's layers, written from the docstrings, in float64."""
     flat = {
         "/".join(path): torch.tensor(np.asarray(leaf, np.float64))
         for path, leaf in flatten_dict(params).items()
@@ -144,7 +131,7 @@ def torch_generator(generator, params, reduced, original, factor):
 
     small = conv(x, "project") if generator.head == "projected" else x
     if generator.head == "projected":
-        # Enlarged first and projected after it: the order must not matter.
+        # Upsampled before the projection: the order must not matter.
         x = conv(enlarge(x, factor), "project")
         joined = torch.cat([x, to_torch(original)], dim=1)
         x = torch.relu(conv(joined, "join/conv", border="replicate"))
@@ -174,7 +161,7 @@ def torch_generator(generator, params, reduced, original, factor):
     ],
     ids=str,
 )
-def test_the_maps_equal_those_of_the_same_network_in_torch(rng, factor, form):
+def test_maps_equal_torch(rng, factor, form):
     generator = tiny(**{"blocks": 1, **form}, max_displacement=3.0)
     params = random_params(generator)
     reduced, original = noise(rng, 2, 12, 8, 3), noise(rng, 2, 12 * factor, 8 * factor, 3)
@@ -184,14 +171,11 @@ def test_the_maps_equal_those_of_the_same_network_in_torch(rng, factor, form):
         np.testing.assert_allclose(getattr(maps, name), expected, atol=2e-4)
 
 
-# --- The maps -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("head", HEADS)
-def test_a_new_generator_displaces_nothing_whatever_its_trunk_says(rng, head):
+def test_initial_displacement_is_zero(rng, head):
     generator = tiny(head=head)
     reduced, original = noise(rng, 1, 8, 8, 3), noise(rng, 1, 16, 16, 3)
-    # Only the heads are drawn for real: compiling the whole of init takes seconds.
+    # Only the heads are initialized: compiling all of init takes seconds.
     heads = ("pretranslated", "mask", "displacement")
     init = jax.jit(
         lambda key: {
@@ -201,13 +185,12 @@ def test_a_new_generator_displaces_nothing_whatever_its_trunk_says(rng, head):
     params = {**random_params(generator), **init(jax.random.key(0))}
     maps = predict(generator, params, reduced, original, 2)
     np.testing.assert_array_equal(maps.displacement, 0)
-    # Nothing else starts dead.
     assert maps.pretranslated.std() > 0.01
     assert maps.mask.std() > 0.01
 
 
 @pytest.mark.parametrize(("head", "factor"), [("projected", 4), ("literal", 2)])
-def test_huge_parameters_reach_the_bound_of_the_displacement_but_never_pass_it(rng, head, factor):
+def test_huge_parameters_keep_the_bounds_of_the_maps(rng, head, factor):
     generator = tiny(head=head, max_displacement=5.0)
     params = random_params(generator, scale=100.0)
     reduced = noise(rng, 1, 8, 12, 3)
@@ -221,7 +204,7 @@ def test_huge_parameters_reach_the_bound_of_the_displacement_but_never_pass_it(r
     assert maps.mask.max() <= 1
 
 
-def test_one_set_of_parameters_serves_several_factors_and_displaces_in_proportion(rng):
+def test_displacement_is_proportional_to_the_factor(rng):
     generator = tiny(max_displacement=2.0)
     params = flatten_dict(random_params(generator))
     params["displacement", "kernel"] = np.zeros_like(params["displacement", "kernel"])
@@ -238,7 +221,7 @@ def test_one_set_of_parameters_serves_several_factors_and_displaces_in_proportio
         np.testing.assert_allclose(maps.displacement, np.broadcast_to(expected, (*size, 2)), 1e-6)
 
 
-def test_the_mask_bias_shifts_the_logit_of_the_mask(rng):
+def test_mask_bias_shifts_the_logit(rng):
     params = random_params(tiny())
     reduced = noise(rng, 1, 8, 8, 3)
 
@@ -256,7 +239,6 @@ def test_examples_of_a_batch_do_not_influence_each_other(rng):
     reduced, original = noise(rng, 2, 8, 8, 3), noise(rng, 2, 16, 16, 3)
     made = jax.jit(lambda *images: tiny().apply({"params": params}, *images, 2))
     before = made(reduced, original)
-    # New arrays: the first call may still read the old ones.
     others = noise(rng, 1, 8, 8, 3), noise(rng, 1, 16, 16, 3)
     after = made(
         *(
@@ -270,7 +252,7 @@ def test_examples_of_a_batch_do_not_influence_each_other(rng):
 
 
 def convolution_types(jaxpr):
-    """The result types of all convolutions and products, inside called functions included."""
+    """Result types of all convolutions and products, also in called functions."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             yield equation.outvars[0].aval.dtype
@@ -279,7 +261,7 @@ def convolution_types(jaxpr):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_bfloat16_computes_in_bfloat16_and_keeps_maps_and_parameters_in_float32(head):
+def test_bfloat16_computation_keeps_float32_maps_and_parameters(head):
     generator = tiny(head=head, dtype=jnp.bfloat16)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     original = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
@@ -294,17 +276,14 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_maps_and_parameters_in_float32(
         variables, image, original
     ).jaxpr
     types = list(convolution_types(jaxpr))
-    # The three kernels that the maps are read off with are one.
+    # The three heads are one convolution.
     assert len(types) >= sum("kernel" in path for path in shapes_of(generator)) - 2
     assert set(types) == {jnp.dtype("bfloat16")}
 
 
-def test_the_types_of_the_parameters_can_be_chosen():
+def test_param_dtype():
     types = {leaf.dtype for leaf in shapes_of(tiny(param_dtype=jnp.bfloat16)).values()}
     assert types == {jnp.dtype("bfloat16")}
-
-
-# --- Errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -317,7 +296,7 @@ def test_the_types_of_the_parameters_can_be_chosen():
         ((1, 8, 8, 3), (2, 16, 16, 3), "(2, 16, 16, 3) is not factor 2"),
     ],
 )
-def test_sizes_that_do_not_fit_raise_an_error_that_shows_them(reduced, original, said):
+def test_error_names_mismatched_sizes(reduced, original, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         jax.eval_shape(
             lambda key: tiny().init(key, jnp.zeros(reduced), jnp.zeros(original), 2),
@@ -335,6 +314,6 @@ def test_sizes_that_do_not_fit_raise_an_error_that_shows_them(reduced, original,
         ({"head_kernel": 1}, "odd and at least 3, got 1"),
     ],
 )
-def test_an_unknown_form_raises_an_error_that_names_the_known_ones(form, said):
+def test_error_names_invalid_fields(form, said):
     with pytest.raises(ValueError, match=said):
         shapes_of(tiny(**form))

@@ -19,7 +19,7 @@ def test_padding_equals_numpy_reflection(rng, shape, amount):
     ("height", "width", "modes"),
     [(3, 8, ("edge", "reflect")), (8, 2, ("reflect", "edge")), (1, 1, ("edge", "edge"))],
 )
-def test_a_side_no_longer_than_the_padding_repeats_its_border(rng, height, width, modes):
+def test_short_side_repeats_its_border(rng, height, width, modes):
     features = rng.normal(0, 1, (1, height, width, 2)).astype(np.float32)
     expected = np.pad(features, ((0, 0), (3, 3), (0, 0), (0, 0)), mode=modes[0])
     expected = np.pad(expected, ((0, 0), (0, 0), (3, 3), (0, 0)), mode=modes[1])
@@ -27,13 +27,13 @@ def test_a_side_no_longer_than_the_padding_repeats_its_border(rng, height, width
 
 
 @pytest.mark.parametrize(("border", "mode"), [("repeat", "edge"), ("zero", "constant")])
-def test_other_borders_are_numpys(rng, border, mode):
+def test_other_borders_equal_numpy(rng, border, mode):
     features = rng.normal(0, 1, (1, 4, 2, 3)).astype(np.float32)
     expected = np.pad(features, ((0, 0), (3, 3), (3, 3), (0, 0)), mode=mode)
     np.testing.assert_array_equal(pad(features, 3, border), expected)
 
 
-def test_the_layer_pads_by_the_border_that_it_is_told(rng):
+def test_layer_uses_its_border(rng):
     features = rng.normal(0, 1, (1, 5, 6, 3)).astype(np.float32)
     params = ReflectConv(4).init(jax.random.key(0), features)
     inner = ReflectConv(4).apply(params, np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0))))
@@ -44,7 +44,7 @@ def test_the_layer_pads_by_the_border_that_it_is_told(rng):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(7, 1, 9), (3, 2, 8), (3, 2, 9), (3, 1, 1)])
-def test_reflect_conv_is_centred_and_equals_torch(rng, kernel, stride, size):
+def test_reflect_conv_equals_torch(rng, kernel, stride, size):
     features = rng.normal(0, 1, (2, size, size + 2, 3)).astype(np.float32)
     layer = ReflectConv(4, kernel=kernel, stride=stride)
     out, variables = layer.init_with_output(jax.random.key(0), features)

@@ -21,14 +21,14 @@ def embedded():
     return features, places, vectors, variables["params"]
 
 
-def test_vectors_have_length_one_and_a_row_for_each_place(embedded):
+def test_vectors_are_normalized(embedded):
     _, _, vectors, _ = embedded
     assert [vector.shape for vector in vectors] == [(2, 3, 32), (2, 1, 32)]
     for vector in vectors:
         np.testing.assert_allclose(np.linalg.norm(vector, axis=-1), 1.0, rtol=1e-4)
 
 
-def test_each_layer_has_its_own_perceptron_and_places_are_row_major(embedded):
+def test_each_layer_has_its_own_perceptron(embedded):
     features, places, vectors, params = embedded
     for layer, (first, second) in enumerate((("Dense_0", "Dense_1"), ("Dense_2", "Dense_3"))):
         for example in range(2):
@@ -41,7 +41,7 @@ def test_each_layer_has_its_own_perceptron_and_places_are_row_major(embedded):
                 np.testing.assert_allclose(vectors[layer][example, row], expected, atol=1e-4)
 
 
-def test_the_generator_encodes_without_decoding():
+def test_encode_uses_the_encoder_only():
     generator = Generator(width=4, blocks=3)
     reduced = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
     original = jnp.zeros((2, 16, 24, 3))
@@ -69,7 +69,7 @@ def test_the_generator_encodes_without_decoding():
             "trunk": {**trunk, block: jax.tree.map(jnp.ones_like, trunk[block])},
         }
 
-    # What comes after the middle block has no say, and what comes before has.
+    # Only blocks up to the middle one matter.
     changed = with_ones("ResidualBlock_2")
     for before, after in zip(features, features_of(changed, reduced), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -79,7 +79,7 @@ def test_the_generator_encodes_without_decoding():
     assert np.abs(after[4] - features[4]).max() > 1e-3
 
 
-def test_parameters_hold_nothing_that_was_sown():
+def test_parameters_exclude_sown_values():
     variables = jax.eval_shape(
         lambda: Generator(width=4, blocks=1).init(
             jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 8, 8, 3)), 2
@@ -88,7 +88,7 @@ def test_parameters_hold_nothing_that_was_sown():
     assert set(variables) == {"params"}
 
 
-def test_a_pixel_of_nothing_has_no_exploding_gradient():
+def test_zero_features_have_a_bounded_gradient():
     module = PatchProjection(width=8)
     features, places = [jnp.zeros((1, 2, 2, 3))], [jnp.zeros((1, 1), jnp.int32)]
     variables = jax.jit(module.init)(jax.random.key(0), features, places)

@@ -1,7 +1,7 @@
-import ast
 import functools
 import importlib
 import re
+import tokenize
 from pathlib import Path
 from typing import get_args
 
@@ -9,24 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
 import warp_translate
+from tests.ops.reference import noise, scipy_warp
 from warp_translate.models import Fusion, Generator, translate
 from warp_translate.ops import downsample
 
-# The package's name for it is the function.
+# The package attribute of this name is the function.
 translation_module = importlib.import_module("warp_translate.models.translate")
 
 tiny = functools.partial(Generator, width=4, blocks=1, max_displacement=3.0)
 
 
-def noise(rng, *shape):
-    return rng.uniform(-1, 1, shape).astype(np.float32)
-
-
 def random_params(generator, scale=0.3):
-    """Parameters of the right shapes, none of them zero by design: everything moves."""
+    """Random parameters, none of them zero."""
     image = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
     shapes = jax.eval_shape(
         lambda key, x: generator.init(key, x, x, 1)["params"], jax.random.key(0), image
@@ -36,7 +32,7 @@ def random_params(generator, scale=0.3):
 
 
 def run_all(original, *cases, factor=2):
-    """What each generator with its options makes, in one program and of the same parameters."""
+    """Results of several generators and options with the same parameters, in one program."""
     params = random_params(cases[0][0])
 
     @jax.jit
@@ -48,18 +44,6 @@ def run_all(original, *cases, factor=2):
 
 def run(generator, params, original, factor, **options):
     return jax.jit(lambda p, x: translate(generator, p, x, factor, **options))(params, original)
-
-
-def scipy_warp(image, displacement):
-    image, displacement = np.asarray(image, np.float64), np.asarray(displacement, np.float64)
-    ys, xs = np.mgrid[: image.shape[1], : image.shape[2]]
-    warped = np.empty(image.shape)
-    for b, channel in np.ndindex(image.shape[0], image.shape[3]):
-        coordinates = [ys + displacement[b, ..., 1], xs + displacement[b, ..., 0]]
-        warped[b, ..., channel] = ndimage.map_coordinates(
-            image[b, ..., channel], coordinates, order=1, mode="nearest"
-        )
-    return warped
 
 
 def numpy_box(images, factor):
@@ -76,7 +60,7 @@ def numpy_box(images, factor):
         ({}, "pretranslated", (2, 64, 16, 3), 2, 2**9),  # Eight bands.
         ({}, "warped", (1, 40, 9, 3), 1, 1),  # Bands of one row.
         ({"head": "literal"}, "pretranslated", (1, 1, 5, 3), 8, 1),  # A single one.
-        # A rest that the factor does not divide.
+        # The factor does not divide the last band.
         ({"head_kernel": 7}, "warped", (1, 61, 13, 3), 4, 13 * 12),
         ({"head": "literal", "head_kernel": 5}, "warped", (1, 61, 13, 3), 4, 13 * 12),
         ({"displacement_size": "reduced"}, "pretranslated", (1, 61, 13, 3), 4, 13 * 12),
@@ -89,9 +73,7 @@ def numpy_box(images, factor):
         ),
     ],
 )
-def test_in_bands_everything_has_the_same_values(
-    rng, monkeypatch, form, mask_weights, shape, factor, pixels
-):
+def test_bands_give_the_same_values(rng, monkeypatch, form, mask_weights, shape, factor, pixels):
     monkeypatch.setattr(translation_module, "_BAND_PIXELS_CPU", pixels)
     generator = tiny(**form)
     whole, bands = run_all(
@@ -106,7 +88,7 @@ def test_in_bands_everything_has_the_same_values(
         )
 
 
-def test_the_trunk_sees_the_image_reduced_as_it_is_told(rng):
+def test_reduction_is_used(rng):
     generator, original = tiny(), noise(rng, 1, 16, 24, 3)
     box, *others = run_all(
         original, *((generator, {"reduction": name}) for name in ("box", "linear", "nearest"))
@@ -118,7 +100,7 @@ def test_the_trunk_sees_the_image_reduced_as_it_is_told(rng):
         run_all(original, (generator, {"reduction": "cubic"}))
 
 
-def test_kernels_and_sums_in_one_order_are_taken_where_they_are_asked_for():
+def test_warp_kernels_and_deterministic_are_used():
     generator = tiny(blocks=0)
     params = random_params(generator)
     original = jax.ShapeDtypeStruct((1, 16, 128, 3), jnp.float32)
@@ -130,18 +112,16 @@ def test_kernels_and_sums_in_one_order_are_taken_where_they_are_asked_for():
         traced = jax.jit(function).trace(original)
         return traced.lower(lowering_platforms=(platform,)).as_text().count(operation)
 
-    # What kernels there are for the gradients is tested with the warp.
     for options, calls in (({}, 0), ({"warp_kernels": True}, 1)):
         forward = functools.partial(output, **options)
         assert count("@tpu_custom_call", "tpu", forward) == calls
-    # In one order it is also counted how many add to a pixel.
     for options, scatters in (({}, 4), ({"deterministic": True}, 8)):
         slope = jax.grad(functools.partial(output, **options))
         assert count('"stablehlo.scatter"', "cuda", slope) == scatters
 
 
 @pytest.mark.parametrize("head", ["projected", pytest.param("literal", marks=pytest.mark.full)])
-def test_what_is_computed_anew_is_not_kept_and_the_gradients_are_the_same(rng, head):
+def test_remat_keeps_less_and_the_same_gradients(rng, head):
     kinds = ("none", "blocks", "all")
     original, weights = (jnp.asarray(noise(rng, 2, 16, 24, 3)) for _ in range(2))
 
@@ -150,7 +130,7 @@ def test_what_is_computed_anew_is_not_kept_and_the_gradients_are_the_same(rng, h
         return lambda params, x: (translate(generator, params, x, 2).output * weights).sum()
 
     def kept(remat):
-        """Bytes that wait for the way back, beside the parameters."""
+        """Bytes of residuals, parameters included."""
         inputs = random_params(tiny(head=head, blocks=5)), original
         pull = jax.eval_shape(lambda *inputs: jax.vjp(loss(remat, 5), *inputs)[1], *inputs)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
@@ -175,7 +155,7 @@ def test_what_is_computed_anew_is_not_kept_and_the_gradients_are_the_same(rng, h
         )
 
 
-def test_in_bands_a_large_image_needs_half_the_memory_or_less():
+def test_bands_halve_the_memory_of_a_large_image():
     generator = tiny()
     params = random_params(generator)
     original = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.float32)
@@ -191,10 +171,9 @@ def test_in_bands_a_large_image_needs_half_the_memory_or_less():
 
 
 @pytest.mark.parametrize(("height", "width", "factor"), [(1, 1, 4), (3, 50, 2), (33, 17, 3)])
-def test_any_size_comes_back_and_is_not_warped_without_displacement(rng, height, width, factor):
+def test_any_size_keeps_its_shape_and_zero_displacement_its_values(rng, height, width, factor):
     generator, original = tiny(), noise(rng, 2, height, width, 3)
     params = random_params(generator)
-    # As init leaves it, see test_generator.py.
     params["displacement"] = jax.tree.map(np.zeros_like, params["displacement"])
     made = run(generator, params, original, factor)
     np.testing.assert_array_equal(made.displacement, 0)
@@ -211,14 +190,12 @@ def test_any_size_comes_back_and_is_not_warped_without_displacement(rng, height,
 @pytest.mark.parametrize(
     ("height", "width", "factor", "mask_weights"),
     [
-        (16, 8, 1, "pretranslated"),  # divides: nothing is padded
+        (16, 8, 1, "pretranslated"),  # no padding
         (33, 17, 2, "warped"),  # padded to 40 x 24
-        (5, 30, 4, "pretranslated"),  # padded to 32 x 32, twice the stride of 16 at least
+        (5, 30, 4, "pretranslated"),  # padded to 32 x 32, twice the stride of 16
     ],
 )
-def test_equals_the_steps_taken_one_by_one_on_the_image_padded_at_the_edge(
-    rng, height, width, factor, mask_weights
-):
+def test_equals_separate_steps_on_the_padded_image(rng, height, width, factor, mask_weights):
     generator = tiny()
     params, original = random_params(generator), noise(rng, 2, height, width, 3)
     made = run(generator, params, original, factor, mask_weights=mask_weights)
@@ -248,7 +225,7 @@ def test_equals_the_steps_taken_one_by_one_on_the_image_padded_at_the_edge(
     np.testing.assert_allclose(made.output, expected, rtol=0, atol=1e-6)
 
 
-def test_every_fusion_returns_its_own_branch(rng, monkeypatch):
+def test_each_fusion_returns_its_branch(rng, monkeypatch):
     original = noise(rng, 1, 9, 13, 3)
     monkeypatch.setattr(translation_module, "_BAND_PIXELS_CPU", 2 * 13)
     cases = {
@@ -261,12 +238,12 @@ def test_every_fusion_returns_its_own_branch(rng, monkeypatch):
     }
     made = dict(zip(cases, run_all(original, *cases.values()), strict=True))
 
-    # The mask weights the pretranslated image unless told otherwise.
+    # By default the mask weights the pretranslated image.
     one, full = made["mask of one"], made["full"]
     np.testing.assert_allclose(one.output, one.pretranslated, atol=1e-6)
     assert np.abs(one.output - one.warped).max() > 0.1
 
-    # A branch alone; the others are predicted all the same.
+    # One branch; the others are computed all the same.
     for name in ("pretranslated", "warped"):
         found = made[name]
         np.testing.assert_array_equal(found.output, getattr(found, name))
@@ -276,7 +253,7 @@ def test_every_fusion_returns_its_own_branch(rng, monkeypatch):
         assert np.abs(full.output - found.output).max() > 0.1
     assert np.abs(made["warped"].output - original).max() > 0.1
 
-    # A blend with the original where it is.
+    # A blend with the unwarped original.
     for name in ("unwarped", "unwarped in bands"):
         found = made[name]
         np.testing.assert_array_equal(found.displacement, 0.0)
@@ -287,18 +264,18 @@ def test_every_fusion_returns_its_own_branch(rng, monkeypatch):
         assert np.ptp(mask) > 0.01
 
 
-def test_the_unwarped_fusion_trains_the_mask_and_no_displacement(rng):
+def test_unwarped_fusion_trains_the_mask_only(rng):
     generator, original = tiny(blocks=0), noise(rng, 1, 8, 8, 3)
 
     def loss(params):
         return translate(generator, params, original, 2, fusion="unwarped").output.mean()
 
-    slopes = jax.jit(jax.grad(loss))(random_params(generator))
-    np.testing.assert_array_equal(slopes["displacement"]["kernel"], 0.0)
-    assert np.abs(slopes["mask"]["kernel"]).max() > 0
+    gradients = jax.jit(jax.grad(loss))(random_params(generator))
+    np.testing.assert_array_equal(gradients["displacement"]["kernel"], 0.0)
+    assert np.abs(gradients["mask"]["kernel"]).max() > 0
 
 
-def test_the_trunk_sees_only_the_reduced_image(rng):
+def test_trunk_sees_only_the_reduced_image(rng):
     # Sixteenths and a checkerboard whose 2 x 2 means are exactly zero.
     original = (rng.integers(-8, 9, (1, 16, 16, 3)) / 16).astype(np.float32)
     board = np.where(np.add.outer(np.arange(16), np.arange(16)) % 2, 0.25, -0.25)
@@ -310,81 +287,40 @@ def test_the_trunk_sees_only_the_reduced_image(rng):
         before, after = apply(params, original), apply(params, sharpened)
         np.testing.assert_array_equal(before.reduced, after.reduced)
         for name in ("pretranslated", "mask", "displacement"):
-            # The heads that join the original do see it.
+            # Only the projected head joins the original.
             same = np.array_equal(getattr(before, name), getattr(after, name))
             assert same == blind, (head, name)
         assert np.abs(before.warped - after.warped).max() > 0.1
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (1, 8, 8, 4), (1, 0, 8, 3), (0, 8, 8, 3)])
-def test_images_that_are_none_raise_an_error_with_their_shape(shape):
-    with pytest.raises(ValueError, match=re.escape(str(shape))):
-        translate(tiny(), {}, jnp.zeros(shape), 2)
-
-
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("shape", "arguments", "message"),
     [
-        ({"factor": 0}, "0"),
-        ({"factor": -1}, "-1"),
-        ({"factor": 2, "fusion": "sum"}, "full.*pretranslated.*'sum'"),
+        *((shape, {}, re.escape(str(shape))) for shape in [(8, 8, 3), (1, 8, 8, 4), (1, 0, 8, 3)]),
+        ((1, 8, 8, 3), {"factor": 0}, "integer of at least 1, got 0"),
+        ((1, 8, 8, 3), {"factor": 2.0}, r"integer of at least 1, got 2\.0"),
+        ((1, 8, 8, 3), {"fusion": "sum"}, "full.*pretranslated.*'sum'"),
+        *(
+            ((1, 8, 8, 3), {"fusion": fusion, "mask_weights": "zzz"}, "mask_weights .*'zzz'")
+            for fusion in get_args(Fusion)
+        ),
     ],
 )
-def test_unknown_arguments_raise_an_error_that_names_them(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        translate(tiny(), {}, jnp.zeros((1, 8, 8, 3)), **arguments)
+def test_error_names_the_invalid_argument(shape, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        translate(tiny(), {}, jnp.zeros(shape), **({"factor": 2} | arguments))
 
 
-# --- Nothing of the full-resolution path may be a dense matrix product per axis -------------------
-
-
-def uses_of_image_resize(source):
-    """Lines that name jax.image or its functions in code; docstrings and comments do not count."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute):
-            name = ast.unparse(node)
-            used = re.search(r"\bimage\.(resize|scale_and_translate)$", name) or name == "jax.image"
-        elif isinstance(node, ast.ImportFrom):
-            used = (node.module or "").startswith("jax.image") or (
-                node.module == "jax" and any(alias.name == "image" for alias in node.names)
-            )
-        elif isinstance(node, ast.Import):
-            used = any(alias.name.startswith("jax.image") for alias in node.names)
-        else:
-            used = False
-        if used:
-            found.append(node.lineno)
-    return sorted(set(found))
-
-
-def test_neither_ops_nor_models_use_jax_image_resize():
+def test_ops_and_models_do_not_use_jax_image_resize():
+    """It is a dense matrix product per axis."""
     package = Path(warp_translate.__file__).parent
-    paths = sorted([*package.glob("ops/**/*.py"), *package.glob("models/**/*.py")])
+    paths = [*package.glob("ops/**/*.py"), *package.glob("models/**/*.py")]
     assert len(paths) >= 8
-    used = {path.name: uses_of_image_resize(path.read_text()) for path in paths}
-    assert {name: lines for name, lines in used.items() if lines} == {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import jax\ny = jax.image.resize(x, (1, 2), 'linear')",
-        "from jax import image\ny = image.resize(x, (1, 2), 'linear')",
-        "def f(x):\n    from jax.image import resize\n    return resize(x, (1, 2), 'linear')",
-        "import jax.image",
-        "import jax\nf = jax.image",
-    ],
-)
-def test_the_search_finds_every_way_to_call_image_resize(source):
-    assert uses_of_image_resize(source)
-    assert not uses_of_image_resize('"""Not jax.image.resize."""\n# nor jax.image.resize here\n')
-
-
-def test_a_fractional_factor_and_an_unknown_convention_are_refused_in_any_fusion():
-    image = jnp.zeros((1, 8, 8, 3))
-    with pytest.raises(ValueError, match=r"whole number of at least 1, got 2\.0"):
-        translate(Generator(width=4, blocks=1), {}, image, 2.0)
-    for fusion in get_args(Fusion):
-        with pytest.raises(ValueError, match=r"mask_weights must be one of .*'zzz'"):
-            translate(Generator(width=4, blocks=1), {}, image, 2, mask_weights="zzz", fusion=fusion)
+    for path in paths:
+        with path.open("rb") as file:
+            code = [
+                token.string
+                for token in tokenize.tokenize(file.readline)
+                if token.type not in (tokenize.COMMENT, tokenize.STRING)
+            ]
+        assert "jax.image" not in "".join(code) and "image.resize" not in "".join(code), path

@@ -27,7 +27,7 @@ def images(rng):
     return rng.uniform(-1, 1, (64, 10, 16, 3)).astype(np.float32)
 
 
-def test_nothing_to_draw_gives_the_very_array():
+def test_no_augmentation_returns_the_array():
     images = jnp.ones((2, 4, 4, 3))
     keys = jax.random.split(ROOT, 2)
     assert augment(keys, images, NO_AUGMENTATION) is images
@@ -38,13 +38,13 @@ def test_nothing_to_draw_gives_the_very_array():
 @pytest.mark.parametrize(
     ("field", "value"), [("colour", -0.1), ("translation", 1.5), ("cutout", float("nan"))]
 )
-def test_a_strength_outside_its_range_is_refused(field, value):
+def test_strength_outside_its_range(field, value):
     with pytest.raises(ValueError, match=rf"augmentation {field} \S+ must be within 0 and 1"):
         Augmentation(**{field: value})
 
 
-def test_a_key_draws_the_same_for_every_image_and_another_key_another(images):
-    """Two images under one key stay matched; that is what a condition needs."""
+def test_key_determines_the_augmentation(images):
+    """An image and its condition share a key."""
     same = np.broadcast_to(images[:1], images.shape)
     keys = jax.random.split(ROOT, len(images))
     apply = compiled(EVERYTHING)
@@ -53,7 +53,7 @@ def test_a_key_draws_the_same_for_every_image_and_another_key_another(images):
     repeated = np.asarray(apply(jnp.repeat(keys[:1], len(images)), same))
     assert (repeated == repeated[:1]).all()
 
-    # Colours aside, which follow the image's own mean, what is cut and moved is the same.
+    # Except for colors, which depend on the image's mean.
     geometry = compiled(Augmentation(translation=0.25, cutout=0.5))
     one, other = (np.asarray(geometry(keys, x)) for x in (images + 3, images[::-1] + 5))
     np.testing.assert_array_equal(one == 0, other == 0)
@@ -71,25 +71,25 @@ def test_examples_do_not_influence_each_other(images):
 
 
 def fit(columns, target):
-    """Least squares of the target by the columns, and the largest misfit."""
+    """Least-squares coefficients and the largest residual."""
     matrix = np.stack([column.ravel() for column in columns], axis=1)
     coefficients, *_ = np.linalg.lstsq(matrix, target.ravel(), rcond=None)
     return coefficients, np.abs(matrix @ coefficients - target.ravel()).max()
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_colour_changes_brightness_saturation_and_contrast_within_their_bounds(images, strength):
-    """The result is a linear blend of image, its grey, its mean and white, so that a fit in NumPy
-    recovers what was drawn; the blend is then written out with it in the paper's order."""
+def test_color_jitter_stays_within_its_bounds(images, strength):
+    """The result is a linear blend of the image, its gray version and white, so a fit recovers the
+    drawn parameters, with which the paper's formula is evaluated."""
     changed = augmented(images, colour=strength).astype(np.float64)
     drawn = []
     for image, result in zip(images.astype(np.float64), changed, strict=True):
-        grey = np.broadcast_to(image.mean(-1, keepdims=True), image.shape)
+        gray = np.broadcast_to(image.mean(-1, keepdims=True), image.shape)
         white = np.ones_like(image)
-        (colour, neutral, constant), misfit = fit([image, grey, white], result)
+        (color, neutral, constant), misfit = fit([image, gray, white], result)
         assert misfit < 1e-5
-        contrast = colour + neutral
-        saturation = colour / contrast
+        contrast = color + neutral
+        saturation = color / contrast
         brightness = constant - (1 - contrast) * image.mean()
         brighter = image + brightness
         saturated = brighter.mean(-1, keepdims=True) * (1 - saturation) + saturation * brighter
@@ -98,13 +98,13 @@ def test_colour_changes_brightness_saturation_and_contrast_within_their_bounds(i
         drawn.append((brightness / 0.5, saturation - 1, (contrast - 1) / 0.5))
     drawn = np.abs(np.array(drawn)) / strength
     assert drawn.max() <= 1 + 1e-4
-    # Uniform up to the bound, and the three independent.
+    # Uniform up to the bound, and independent.
     assert (drawn.max(0) > 0.85).all() and (np.abs(drawn.mean(0) - 0.5) < 0.15).all()
     assert (np.abs(np.corrcoef(drawn.T))[np.triu_indices(3, 1)] < 0.45).all()
 
 
 def shifted(image, down, right):
-    """In plain NumPy: moved, and grey where nothing is."""
+    """Shifted in NumPy, filled with gray."""
     height, width, _ = image.shape
     result = np.zeros_like(image)
     for y in range(height):
@@ -114,7 +114,7 @@ def shifted(image, down, right):
     return result
 
 
-def test_translation_moves_by_whole_pixels_within_its_bounds(images):
+def test_translation_stays_within_its_bounds(images):
     reach = {"down": 2, "right": 4}  # Of 10 x 16, rounded to even.
     found = []
     for image, result in zip(images, augmented(images, translation=0.25), strict=True):
@@ -132,7 +132,7 @@ def test_translation_moves_by_whole_pixels_within_its_bounds(images):
     assert len(set(found)) > 20
 
 
-def test_cutout_paints_one_rectangle_grey_anywhere_and_nothing_else(images):
+def test_cutout_fills_one_rectangle(images):
     height, width = 5, 8  # Half of 10 x 16.
     corners = set()
     for image, result in zip(images, augmented(images, cutout=0.5), strict=True):
@@ -140,7 +140,7 @@ def test_cutout_paints_one_rectangle_grey_anywhere_and_nothing_else(images):
         np.testing.assert_array_equal(result[~hole], image[~hole])
         rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
         assert hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        # Whole, unless it lies over the border; its centre is always inside.
+        # Complete unless it crosses the border; its center is always inside.
         for found, side, total in ((rows, height, 10), (columns, width, 16)):
             touches = found[0] == 0 or found[-1] == total - 1
             assert len(found) == side or (touches and side // 2 <= len(found) < side)
@@ -149,42 +149,42 @@ def test_cutout_paints_one_rectangle_grey_anywhere_and_nothing_else(images):
     assert any(top == 0 for top, *_ in corners) and any(bottom == 9 for *_, bottom, _ in corners)
 
 
-def test_the_gradient_passes_everywhere_but_where_the_image_is_cut(images):
-    images = images[:8] + 3  # Nothing is grey by itself.
+def test_gradient_is_zero_only_in_the_cutout(images):
+    images = images[:8] + 3  # Contains no gray.
     keys = jax.random.split(ROOT, len(images))
     weights = np.random.default_rng(1).normal(size=images.shape).astype(np.float32)
     cutout = Augmentation(cutout=0.5)
 
     @jax.jit
-    def slope(images):
+    def gradient(images):
         return jax.grad(lambda x: (augment(keys, x, cutout) * weights).sum())(images)
 
     kept = np.asarray(compiled(cutout)(keys, images)) != 0
     assert kept.any() and not kept.all()
-    np.testing.assert_array_equal(slope(images), np.where(kept, weights, 0))
+    np.testing.assert_array_equal(gradient(images), np.where(kept, weights, 0))
 
 
-def test_the_gradient_of_everything_together_is_that_of_finite_differences(images):
-    """Augmentation is affine in the image, so a difference is exact but for rounding."""
+def test_gradient_matches_finite_differences(images):
+    """Augmentation is affine in the image, so differences are exact up to rounding."""
     images = images[:4]
     keys = jax.random.split(ROOT, len(images))
     rng = np.random.default_rng(1)
     weights, direction = rng.normal(size=(2, *images.shape)).astype(np.float32)
 
     @jax.jit
-    def value_and_slope(images):
+    def value_and_gradient(images):
         def weighted(images):
             return (augment(keys, images, EVERYTHING) * weights).sum()
 
         return jax.value_and_grad(weighted)(images)
 
-    before, slope = value_and_slope(images)
-    after, _ = value_and_slope(images + direction)
+    before, gradient = value_and_gradient(images)
+    after, _ = value_and_gradient(images + direction)
     assert abs(after - before) > 1
-    np.testing.assert_allclose(after - before, (slope * direction).sum(), rtol=1e-3)
+    np.testing.assert_allclose(after - before, (gradient * direction).sum(), rtol=1e-3)
 
 
-def test_the_type_stays():
+def test_dtype_is_kept():
     keys = jax.random.split(ROOT, 2)
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.bfloat16)
     out = jax.eval_shape(lambda x: augment(keys, x, EVERYTHING), images)

@@ -1,4 +1,4 @@
-"""The other ways to convolve give the values and derivatives of PyTorch's convolution."""
+"""The reformulated convolutions against PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def value_and_gradients(way, images, kernel, weights):
         ((4, 4), (4, 4), 1, 0),
     ],
 )
-def test_values_and_gradients_are_those_of_torch(rng, size, kernel_size, stride, padding):
+def test_values_and_gradients_match_torch(rng, size, kernel_size, stride, padding):
     images = rng.normal(size=(2, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(*kernel_size, 3, 5)).astype(np.float32)
     torch_images = torch.tensor(images, dtype=torch.float64, requires_grad=True)
@@ -65,7 +65,7 @@ def test_values_and_gradients_are_those_of_torch(rng, size, kernel_size, stride,
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "factor"),  # By phases, and enlarged.
+    ("size", "side", "factor"),  # By phases and by upsampling.
     [
         *(((40, 33), 3, factor) for factor in (1, 2, 3, 4)),
         *(((5, 4), 3, factor) for factor in (2, 3)),
@@ -73,7 +73,7 @@ def test_values_and_gradients_are_those_of_torch(rng, size, kernel_size, stride,
         ((5, 4), 5, 4),
     ],
 )
-def test_an_upsampled_convolution_is_that_of_the_enlarged_image(rng, size, side, factor):
+def test_upsampled_convolution_matches_torch(rng, size, side, factor):
     images = rng.normal(size=(1, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(side, side, 3, 5)).astype(np.float32)
     margin = side // 2
@@ -103,9 +103,9 @@ def test_an_upsampled_convolution_is_that_of_the_enlarged_image(rng, size, side,
 @pytest.mark.parametrize(
     ("way", "elsewhere", "on_cpu", "on_tpu"),
     [
-        # The stem makes four outputs at a time of 4 x 4 blocks of 2 x 2 pixels.
+        # Four outputs at a time, from 4 x 4 blocks of 2 x 2 pixels.
         (blocked_convolution, "<7x7x3x8xf32>", "<4x4x12x32xf32>", "<7x7x3x8xf32>"),
-        # The small image is convolved, with an output for each phase.
+        # One output for each phase of the small image.
         (
             lambda x, k: upsampled_convolution(x, k[:3, :3], 2),
             "<3x3x3x8xf32>",
@@ -114,9 +114,7 @@ def test_an_upsampled_convolution_is_that_of_the_enlarged_image(rng, size, side,
         ),
     ],
 )
-def test_where_it_pays_pixels_go_together_and_elsewhere_it_is_the_plain_convolution(
-    way, elsewhere, on_cpu, on_tpu
-):
+def test_platforms_lower_to_their_own_convolution(way, elsewhere, on_cpu, on_tpu):
     def lowered(platform):
         traced = jax.jit(way).trace(jnp.zeros((1, 40, 40, 3)), jnp.zeros((7, 7, 3, 8)))
         text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -128,7 +126,7 @@ def test_where_it_pays_pixels_go_together_and_elsewhere_it_is_the_plain_convolut
     assert f"tensor{on_cpu}" in lowered("cpu")
 
 
-def test_a_discriminator_by_patches_has_the_same_second_derivatives(rng):
+def test_patch_convolution_keeps_second_derivatives(rng):
     images = jnp.asarray(rng.normal(size=(2, 16, 16, 3)), jnp.float32)
     plain = Discriminator(width=4, layers=2, scales=1)
     shapes = jax.eval_shape(plain.init, jax.random.key(0), images)
@@ -162,7 +160,7 @@ def test_a_discriminator_by_patches_has_the_same_second_derivatives(rng):
         ((1, 66, 66, 32), 32, "float32", "tpu", False),
     ],
 )
-def test_large_wide_convolutions_in_float32_are_by_winograd_on_cpus(
+def test_winograd_is_used_for_large_float32_images_on_cpus(
     shape, features, dtype, platform, by_winograd
 ):
     images = jax.ShapeDtypeStruct(shape, dtype)

@@ -7,7 +7,7 @@ from warp_translate.ops.ood_images import draw_clouds, draw_outlier, scramble
 KEYS, SIZE = jax.random.split(jax.random.key(0), 100), 16
 
 
-def test_scrambled_pieces_are_pieces_of_the_images(rng):
+def test_scramble_composes_pieces_of_the_images(rng):
     images = rng.permutation(2 * SIZE * SIZE).reshape(2, SIZE, SIZE, 1).repeat(3, -1)
     found = np.asarray(jax.jit(scramble)(jax.random.key(1), images))
 
@@ -24,20 +24,20 @@ def test_scrambled_pieces_are_pieces_of_the_images(rng):
     assert pieces(found) & pieces(images[1].astype(found.dtype))
 
 
-def test_clouds_are_strong_in_large_scales_and_of_every_brightness():
+def test_clouds_have_a_natural_spectrum():
     clouds = np.asarray(jax.jit(jax.vmap(lambda key: draw_clouds(key, 32)))(KEYS[:64]))
     assert clouds.shape == (64, 32, 32, 3) and clouds.min() >= -1 and clouds.max() <= 1
     power = np.abs(np.fft.fft2(clouds.mean(-1), axes=(1, 2))) ** 2
     by_frequency = power.mean(0)[0, 1:16]
-    # About the inverse square of the frequency, as in natural images.
+    # About 1/f^2, as in natural images.
     slope = np.polyfit(np.log(np.arange(1, 16)), np.log(by_frequency), 1)[0]
     assert -3.5 < slope < -1.5
     assert np.ptp(clouds.mean((1, 2, 3))) > 1
     assert len({round(float(cloud.std()), 2) for cloud in clouds}) > 10
 
 
-def test_half_of_the_outliers_are_pieces(rng):
-    images = jnp.full((2, SIZE, SIZE, 3), 0.25)  # Whose pieces are all alike.
+def test_half_of_the_outliers_are_scrambled(rng):
+    images = jnp.full((2, SIZE, SIZE, 3), 0.25)  # All pieces are equal.
     found = jax.jit(jax.vmap(lambda key: draw_outlier(key, images)))(KEYS)
     pieces = (np.asarray(found) == 0.25).all((1, 2, 3)).mean()
     assert 0.35 < pieces < 0.65

@@ -1,1 +1,1 @@
-"""Loss functions on arrays. They know neither networks nor configurations."""
+"""Loss functions on arrays."""

@@ -1,7 +1,7 @@
-"""Adversarial losses on logits, elementwise: the caller averages.
+"""Elementwise adversarial losses on logits, in float32.
 
-``real`` and ``fake`` are the discriminator's logits for real and for translated images, positive
-for "real". Everything is computed in float32.
+``real`` and ``fake`` are the discriminator's logits for real and translated images, positive for
+"real".
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ def _unknown(kind: str) -> ValueError:
 
 
 def discriminator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
-    """What the discriminator minimises, for each patch.
+    """Loss of the discriminator for each patch.
 
     * ``bce``: ``-log p(real) - log(1 - p(fake))`` with ``p = sigmoid(logit)``, the patent's
       probabilities (Goodfellow et al. 2014), computed from the logits.
     * ``least_squares``: ``((real - 1)^2 + fake^2) / 2`` (Mao et al. 2017).
     * ``hinge``: ``relu(1 - real) + relu(1 + fake)`` (Lim and Ye 2017).
-    * ``relativistic``: ``softplus(fake - real)``, real and fake of the same example paired
+    * ``relativistic``: ``softplus(fake - real)``, pairing real and fake of an example
       (Jolicoeur-Martineau 2019; with R1 and R2 it is R3GAN, Huang et al. 2024).
 
     Args:
@@ -55,12 +55,12 @@ def discriminator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
 
 
 def generator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
-    """What the generator minimises, for each patch.
+    """Loss of the generator for each patch.
 
     * ``bce``: ``-log p(fake)``, the non-saturating form.
     * ``least_squares``: ``(fake - 1)^2 / 2``.
     * ``hinge``: ``-fake``.
-    * ``relativistic``: ``softplus(real - fake)``; the only one that looks at ``real``.
+    * ``relativistic``: ``softplus(real - fake)``; the only one that uses ``real``.
 
     Args:
       kind: the loss.
@@ -88,14 +88,13 @@ def generator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
 
 
 def gradient_penalty(score: Callable[[Array], Array], images: Array) -> Array:
-    """Zero-centred gradient penalty, ``|d score / d image|^2 / 2`` (Mescheder et al. 2018).
+    """Zero-centered gradient penalty, ``|d score / d image|^2 / 2`` (Mescheder et al. 2018).
 
-    On real images it is R1, on translated ones R2. Lazy regularisation (Karras et al. 2020) calls
-    it every k-th step and multiplies by k.
+    R1 on real images, R2 on translated ones. Lazy regularization (Karras et al. 2020) computes it
+    every k-th step and multiplies by k.
 
     Args:
-      score: maps images ``[B, H, W, C]`` to one score for each, ``[B]``; examples must not
-        influence each other.
+      score: maps images ``[B, H, W, C]`` to scores ``[B]``, each of its own image only.
       images: ``[B, H, W, C]``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Contrast between patches of an image and of its translation, one value for each example."""
+"""Contrastive loss between patches of an image and of its translation."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,16 @@ from warp_translate.types import Array
 def patch_contrast(queries: Array, keys: Array, temperature: float) -> Array:
     """PatchNCE (Park et al. 2020, arXiv:2007.15651, equation 3).
 
-    Cross-entropy of telling, for each patch of the translation, which of the patches of the
-    original lies at the same place. The other patches of the same image are the negatives, so
-    examples do not influence each other.
+    Cross-entropy of finding, for each patch of the translation, the patch of the original at the
+    same place. The negatives are the other patches of the same image.
 
     Args:
-      queries: ``[B, N, D]``, vectors of length one of the translation's patches.
-      keys: the same of the original's patches; treat them as constants.
-      temperature: divides the cosines; the paper takes 0.07.
+      queries: unit vectors ``[B, N, D]`` of the translation's patches.
+      keys: the same of the original's patches, constant.
+      temperature: divides the cosines; 0.07 in the paper.
 
     Returns:
-      ``[B]`` float32; ``log(N)`` for vectors that tell nothing.
+      ``[B]`` float32; ``log(N)`` for uninformative vectors.
 
     Raises:
       ValueError: the shapes differ or the temperature is not positive.

@@ -1,4 +1,4 @@
-"""Distances to the true translation, one value for each example."""
+"""Distances to the true translation, one value per example."""
 
 from collections.abc import Sequence
 
@@ -30,8 +30,8 @@ def l1(images: Array, targets: Array) -> Array:
 def pyramid_l1(images: Array, targets: Array, levels: int) -> Array:
     """L1 averaged over a pyramid of box averages at 1, 1/2, 1/4 ... of the size.
 
-    The gradient of a displacement reaches no further than the next pixel, so thin lines that lie
-    several pixels apart do not find each other. In the coarse levels they overlap.
+    The gradient of a displacement reaches only the next pixel, so thin lines several pixels apart
+    attract each other only in the coarse levels.
 
     Args:
       images: ``[B, H, W, C]`` floating point; the sides are multiples of ``2 ** (levels - 1)``.
@@ -58,7 +58,7 @@ def feature_matching(fake: Sequence[Sequence[Array]], real: Sequence[Sequence[Ar
 
     Args:
       fake: activations for translated images, by scale and layer, ``[B, ...]`` each.
-      real: the same for the true images; treat them as constants.
+      real: the same for the true images, constant.
 
     Returns:
       ``[B]`` float32, averaged over all layers of all scales.

@@ -1,4 +1,4 @@
-"""Priors on the displacement and on the mask, one value for each example."""
+"""Regularization of the displacement and the mask, one value per example."""
 
 import jax.numpy as jnp
 
@@ -10,7 +10,7 @@ def _differences(field: Array, axis: int) -> Array:
 
 
 def _mean_magnitude(differences: Array) -> Array:
-    """Mean of the absolute values of each example; zero where a side is too short to differ."""
+    """Mean absolute value of each example, 0 if there is none."""
     if differences.size == 0:
         return jnp.zeros(differences.shape[0], jnp.float32)
     return jnp.abs(differences).mean((1, 2, 3))
@@ -19,8 +19,7 @@ def _mean_magnitude(differences: Array) -> Array:
 def displacement_smoothness(displacement: Array, *, order: int) -> Array:
     """Mean absolute spatial derivative of the displacement along both axes.
 
-    First order punishes every change and so prefers translations; second order leaves affine
-    motions (scaling, shear, rotation) free.
+    First order prefers translations, second order also allows scaling, shear and rotation.
 
     Args:
       displacement: ``[B, H, W, 2]`` in pixels.
@@ -58,9 +57,8 @@ def mask_total_variation(mask: Array) -> Array:
 def mask_band(mask: Array, low: float, high: float) -> Array:
     """Squared distance of each example's mean mask to the band [low, high].
 
-    Zero inside the band. Outside it pulls the mask off 0 and 1, where one branch gets no gradient.
-    The mean is that of each example, not of the batch, so that the loss does not depend on how a
-    batch is spread over devices.
+    It keeps the mask off 0 and 1, where one branch gets no gradient. The mean is per example, so
+    the loss does not depend on the distribution of a batch over devices.
 
     Args:
       mask: ``[B, H, W, 1]`` in [0, 1].

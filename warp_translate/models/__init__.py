@@ -1,4 +1,4 @@
-"""The networks as pure Linen modules, and the method as one pure function."""
+"""The networks as Linen modules, and the method as a pure function."""
 
 from warp_translate.constants import Fusion
 from warp_translate.models.discriminator import Discriminator, DiscriminatorOutput

@@ -11,11 +11,11 @@ from warp_translate.types import Array, DType
 
 @flax.struct.dataclass
 class DiscriminatorOutput:
-    """What the discriminators of all scales say of the same images.
+    """Outputs of all scales for the same images.
 
     Attributes:
       logits: for every scale ``[B, h, w, 1]`` float32, one for each patch; positive means real.
-      features: for every scale the activations of its hidden layers, ``[B, h, w, C]`` each.
+      features: for every scale the hidden activations, ``[B, h, w, C]`` each.
     """
 
     logits: tuple[Array, ...]
@@ -23,17 +23,16 @@ class DiscriminatorOutput:
 
     @property
     def probability(self) -> Array:
-        """``[B]``: probability of being real, averaged over patches and then over scales."""
+        """Probability of being real ``[B]``, averaged over patches, then over scales."""
         means = [nn.sigmoid(logits).mean((1, 2, 3)) for logits in self.logits]
         return jnp.stack(means).mean(0)
 
 
 class PatchDiscriminator(nn.Module):
-    """One PatchGAN (Isola et al. 2017): three stride-2 layers judge patches of 70 x 70 pixels.
+    """A PatchGAN (Isola et al. 2017); with three stride-2 layers patches are 70 x 70 pixels.
 
     4x4 kernels, padded by one pixel on every side; leaky ReLU of 0.2; spectral norm (Miyato et al.
-    2018) on every convolution or on none; no other norm, so that no statistics are shared over the
-    batch.
+    2018) on every convolution or on none; no other norm, so examples do not influence each other.
 
     Attributes:
       width: channels of the first layer, doubled by each of the next three layers.
@@ -69,8 +68,8 @@ class PatchDiscriminator(nn.Module):
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
             )
-            # Statistics in float32 whatever the parameters are: they are iterated to a fixpoint.
-            # The kernels are given their type again, or init would keep the quotient's float32.
+            # Float32 statistics for any parameters, since they are iterated to a fixed point; the
+            # kernels keep their type, or init would return the quotient's float32.
             if self.spectral_norm:
                 normed = nn.SpectralNorm(conv, collection_name="spectral", dtype=self.param_dtype)
                 hidden = normed(hidden, update_stats=update_stats)
@@ -119,15 +118,15 @@ class Discriminator(nn.Module):
 
         Args:
           images: ``[B, H, W, 3]`` in [-1, 1]; the sides are multiples of ``2 ** (scales - 1)``.
-          condition: the original they were translated from, of the same shape, or None.
-          update_stats: advance the power iteration of the spectral norm by one step.
+          condition: the originals, of the same shape, or None.
+          update_stats: advances the power iteration of the spectral norm by one step.
 
         Returns:
-          Logits and features of every scale, the finest first.
+          Logits and features of every scale, finest first.
 
         Raises:
-          ValueError: the images are too small for the layers of the coarsest scale, or a side is
-            not a multiple, or the condition has another shape.
+          ValueError: the images are too small, a side is not a multiple, or the condition has
+            another shape.
         """
         smallest = self.minimum_size
         if min(images.shape[1:3]) < smallest:
@@ -161,6 +160,6 @@ class Discriminator(nn.Module):
 
     @property
     def minimum_size(self) -> int:
-        """The smallest side, in pixels, that leaves one patch at the coarsest scale."""
-        # Each stride-1 layer takes one pixel off, so three must be left after the stride-2 layers.
+        """The least side in pixels, with one patch at the coarsest scale."""
+        # Each stride-1 layer removes one pixel, so the stride-2 layers must leave three.
         return 3 * 2 ** (self.layers + self.scales - 1)

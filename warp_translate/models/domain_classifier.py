@@ -1,4 +1,4 @@
-"""Tells which domain an image is of."""
+"""Classifier of an image's domain."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from warp_translate.models.layers import ReflectConv
 from warp_translate.types import Array, DType
 
 GROUPS = 4
-"""Groups of channels that are normalised together; ``width`` is a multiple."""
+"""Groups of channels for the normalization; divides ``width``."""
 
 NORM_EPSILON = 1e-5
-"""What is added to a variance."""
+"""Added to a variance."""
 
 
 class DomainClassifier(nn.Module):

@@ -1,9 +1,9 @@
-"""EfficientNet-Lite0, an ImageNet classifier, as it is: its layers, its features and its logits.
+"""EfficientNet-Lite0, an ImageNet classifier: features, activations and logits.
 
-Tan and Le, "EfficientNet", ICML 2019, in the variant without squeeze-and-excitation and with ReLU6
-(tensorflow/tpu, ``models/official/efficientnet/lite``). Every batch normalisation is folded into
-the convolution before it, so the network is a list of kernels and biases. This file knows the names
-that PyTorch's port gives the weights (PyPI ``efficientnet-lite-pytorch``), and reads no file.
+Tan and Le, "EfficientNet", ICML 2019, without squeeze-and-excitation and with ReLU6
+(tensorflow/tpu, ``models/official/efficientnet/lite``). Every batch normalization is folded into
+the convolution before it. The weights have the names of PyTorch's port (PyPI
+``efficientnet-lite-pytorch``).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from jax import lax
 from warp_translate.types import Array
 
 INPUT_SIZE = 224
-"""Height and width in pixels that the classifier was trained for."""
+"""Side in pixels of the training images."""
 
 FEATURES = 1280
 """Length of the pooled features."""
@@ -28,7 +28,7 @@ _MEAN, _SCALE = 127.0, 128.0  # MEAN_RGB and STDDEV_RGB of efficientnet_lite_bui
 
 
 class _Stage(NamedTuple):
-    """Blocks of one width; the first of them has the stride."""
+    """Blocks of one width; the first has the stride."""
 
     repeats: int
     kernel: int
@@ -49,14 +49,14 @@ _STAGES = (
 
 
 TAPS = ("stem", *(f"stage_{i}" for i, stage in enumerate(_STAGES, 1) if stage.stride > 1))
-"""The layers that `taps` gives, in its order; stages count from 1, without the stem."""
+"""The layers of `taps`; stages count from 1, without the stem."""
 
 
 class Convolution(NamedTuple):
-    """A convolution with its batch normalisation folded in.
+    """A convolution with folded batch normalization.
 
     Attributes:
-      kernel: float32 ``[k, k, in, out]``; ``[k, k, 1, channels]`` where it is depthwise.
+      kernel: float32 ``[k, k, in, out]``; depthwise ``[k, k, 1, channels]``.
       bias: float32 ``[out]``.
     """
 
@@ -65,7 +65,7 @@ class Convolution(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An inverted residual: widen (None in the first block), depthwise, project."""
+    """An inverted residual; the first block does not expand."""
 
     expand: Convolution | None
     depthwise: Convolution
@@ -89,17 +89,14 @@ class EfficientNetLite0(NamedTuple):
 
 
 def from_state_dict(tensors: Mapping[str, np.ndarray]) -> EfficientNetLite0:
-    """Folds the weights of PyTorch's port into parameters, in float64.
+    """Folds the weights of PyTorch's port, in float64.
 
     Args:
-      tensors: real arrays by the names of the port: ``_conv_stem.weight``, ``_bn0.running_var``,
+      tensors: by the port's names: ``_conv_stem.weight``, ``_bn0.running_var``,
         ``_blocks.3._expand_conv.weight`` and so on, kernels as ``[out, in, k, k]``.
 
-    Returns:
-      The parameters.
-
     Raises:
-      ValueError: a tensor is missing, has another shape, or there is one too many.
+      ValueError: a tensor is missing, unknown or of another shape.
     """
     unread = {name for name in tensors if not name.endswith("num_batches_tracked")}
 
@@ -143,13 +140,13 @@ def from_state_dict(tensors: Mapping[str, np.ndarray]) -> EfficientNetLite0:
 
 
 def features(params: EfficientNetLite0, images: Array) -> Array:
-    """Activations of the last convolution, averaged over the picture.
+    """Spatial mean of the last convolution's activations.
 
-    True float32 on every device, so that a score does not depend on where it was computed.
+    Computed in true float32 on every device, so that scores do not depend on it.
 
     Args:
       params: the parameters.
-      images: floating point RGB ``[B, H, W, 3]`` in [0, 255], ``INPUT_SIZE`` pixels by preference.
+      images: floating point RGB ``[B, H, W, 3]`` in [0, 255], preferably of ``INPUT_SIZE`` pixels.
 
     Returns:
       float32 ``[B, FEATURES]`` in [0, 6].
@@ -162,18 +159,15 @@ def features(params: EfficientNetLite0, images: Array) -> Array:
 
 
 def taps(params: EfficientNetLite0, images: Array) -> list[Array]:
-    """Activations after the stem and after every stage that halves the picture, for comparisons.
-
-    The values are those on the way to `features`, at the size of the images: nothing is resized.
-    They may be differentiated with respect to the images.
+    """Activations after the stem and after every stage of stride 2, for perceptual losses.
 
     Args:
       params: the parameters.
-      images: floating point RGB ``[B, H, W, 3]`` in [0, 255], of one pixel or more.
+      images: floating point RGB ``[B, H, W, 3]`` in [0, 255], of any size.
 
     Returns:
       float32 ``[B, ceil(H / s), ceil(W / s), C]`` for each of ``TAPS``, with s = 2, 4, 8, 16 and 32
-      and C = 32, 24, 40, 80 and 192. Those of the stem are in [0, 6], the others are linear.
+      and C = 32, 24, 40, 80 and 192. The stem's are in [0, 6], the others are linear.
 
     Raises:
       ValueError: the images have another shape or type.
@@ -183,15 +177,7 @@ def taps(params: EfficientNetLite0, images: Array) -> list[Array]:
 
 
 def logits(params: EfficientNetLite0, features: Array) -> Array:
-    """ImageNet's 1000 classes before the softmax, in the usual order.
-
-    Args:
-      params: the parameters.
-      features: float32 ``[B, FEATURES]``.
-
-    Returns:
-      float32 ``[B, 1000]``.
-    """
+    """Logits of ImageNet's 1000 classes ``[B, 1000]`` from `features` ``[B, FEATURES]``."""
     product = jnp.matmul(features, params.classifier.kernel, precision=lax.Precision.HIGHEST)
     return product + params.classifier.bias[None]
 
@@ -222,7 +208,7 @@ def _inverted_residual(values: Array, block: Block, stride: int) -> Array:
 
 
 def _convolve(values: Array, convolution: Convolution, stride: int = 1) -> Array:
-    # TensorFlow's SAME, lopsided for stride 2 on even sides: so the weights were trained.
+    # TensorFlow's SAME, asymmetric for stride 2 on even sides, as in training.
     convolved = lax.conv_general_dilated(
         values,
         convolution.kernel,
@@ -235,8 +221,7 @@ def _convolve(values: Array, convolution: Convolution, stride: int = 1) -> Array
 
 
 def _convolve_depthwise(values: Array, convolution: Convolution, stride: int) -> Array:
-    # Shifted sums, which XLA:CPU fuses: with its grouped convolution the network takes five times
-    # as long.
+    # XLA:CPU fuses shifted sums; with its grouped convolution the network takes five times as long.
     side = convolution.kernel.shape[0]
     sizes = values.shape[1:3]
     pads = lax.padtype_to_pads(sizes, (side, side), (stride, stride), "SAME")

@@ -1,4 +1,4 @@
-"""The generator: a trunk on the reduced image, light heads at the original size."""
+"""The generator: a trunk on the reduced image and light heads at the original size."""
 
 import functools
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from warp_translate.types import Array, DType, PyTree
 
 Head = Literal["projected", "literal"]
 Remat = Literal["none", "blocks", "all"]
-"""What gradients compute anew instead of keeping it, see `Generator`."""
+"""Activations that gradients recompute, see `Generator`."""
 
 
 @flax.struct.dataclass
 class GeneratorOutput:
-    """What a generator predicts for every pixel of the original.
+    """Predicted maps at the size of the original.
 
     Attributes:
       pretranslated: ``[B, H, W, 3]`` in [-1, 1].
@@ -40,18 +40,17 @@ class GeneratorOutput:
 
 
 class Trunk(nn.Module):
-    """The ResNet trunk (Johnson et al. 2016, as in CycleGAN), all of it at the reduced size.
+    """The ResNet trunk (Johnson et al. 2016, as in CycleGAN) at the reduced size.
 
     7x7 to ``width``, two stride-2 convolutions to ``4 * width``, residual blocks, two stages of
-    bilinear enlargement and convolution back to ``width``. The sides of the input are multiples of
-    4. Its layers are sown into the collection "taps", for losses that compare features.
+    bilinear upsampling and convolution back to ``width``. The sides of the input are multiples of
+    4. Activations are sown into the collection "taps", for losses that compare features.
 
     Attributes:
       width: channels of the first layer.
       blocks: number of residual blocks.
-      remat: whether gradients compute the blocks anew and keep only what is between them.
-      border: what its convolutions see beyond the border, those of enlarged features aside, whose
-        enlargement repeats it.
+      remat: whether gradients recompute the inside of the blocks.
+      border: padding; upsampling always repeats the border.
       dtype: type of the computation.
       param_dtype: type of the parameters.
     """
@@ -82,7 +81,7 @@ class Trunk(nn.Module):
             self._tap(features)
         block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         for index in range(self.blocks):
-            # By name, since what nn.remat makes has another name of its own.
+            # Named, since nn.remat would change the name.
             features = block(conv=conv, norm=norm, name=f"ResidualBlock_{index}")(features)
             self._tap(features)
         for multiple in (2, 1):
@@ -93,12 +92,12 @@ class Trunk(nn.Module):
         return features
 
     def _tap(self, features: Array) -> None:
-        if not self.is_initializing():  # What is sown then would be taken for parameters.
+        if not self.is_initializing():  # Sown values would become parameters.
             self.sow("taps", "features", features)
 
 
 class _Parameters(nn.Module):
-    """Kernel and bias of a convolution, for whoever computes several at once or one in parts."""
+    """Kernel and bias of a convolution that is merged with others or split."""
 
     shape: tuple[int, ...]
     param_dtype: DType
@@ -112,10 +111,9 @@ class _Parameters(nn.Module):
 
 
 class Join(nn.Module):
-    """A convolution of enlarged features beside the original, both with their border repeated.
+    """A convolution of the concatenated upsampled features and original, both with border.
 
-    It is the sum of one over the features, which need not be enlarged for it, and one over the
-    original.
+    Computed as the sum of two convolutions; that of the features avoids upsampling.
 
     Attributes:
       features: output channels.
@@ -195,16 +193,16 @@ class Generator(nn.Module):
 
     @property
     def stride(self) -> int:
-        """What must divide the sides of the reduced image, in pixels."""
+        """Divides the sides of the reduced image, in pixels."""
         return STRIDE
 
     @property
     def margin(self) -> int:
-        """Pixels beyond the border that `maps` wants of features and of the original."""
+        """Border in pixels of the features and the original in `maps`."""
         return self.head_kernel // 2
 
     def setup(self) -> None:
-        """Names the parts."""
+        """See Linen."""
         if self.head not in get_args(Head):
             raise ValueError(f"head must be one of {get_args(Head)}, got {self.head!r}")
         if self.remat not in get_args(Remat):
@@ -236,13 +234,13 @@ class Generator(nn.Module):
         Args:
           reduced: ``[B, h, w, 3]`` in [-1, 1], ``h`` and ``w`` multiples of ``stride``.
           original: ``[B, h * factor, w * factor, 3]`` in [-1, 1].
-          factor: how many times smaller the reduced image is, at least 1.
+          factor: reduction factor, at least 1.
 
         Returns:
           The maps at the size of the original.
 
         Raises:
-          ValueError: the sizes do not fit together, or the head is unknown.
+          ValueError: the sizes do not match.
         """
         batch, height, width, channels = reduced.shape
         features = self.features(reduced)
@@ -254,7 +252,7 @@ class Generator(nn.Module):
         return self.maps(repeat_border(features, margin), repeat_border(original, margin), factor)
 
     def features(self, reduced: Array) -> Array:
-        """What the maps are read off: all that is computed at the reduced size.
+        """Features for `maps`: everything that is computed at the reduced size.
 
         Args:
           reduced: ``[B, h, w, 3]`` in [-1, 1], ``h`` and ``w`` multiples of ``stride``.
@@ -275,19 +273,18 @@ class Generator(nn.Module):
         return self.project(features) if self.head == "projected" else features
 
     def maps(self, features: Array, original: Array, factor: int) -> GeneratorOutput:
-        """Reads off the maps, of whole images or of bands of rows.
+        """Computes the maps of whole images or of bands of rows.
 
         Args:
-          features: ``[B, h + 2 * margin, w + 2 * margin, C]``, of `features` with `margin` more
-            pixels on every side: the neighbours, or the outermost ones repeated.
+          features: ``[B, h + 2 * margin, w + 2 * margin, C]``, with a border of `margin` pixels.
           original: ``[B, h * factor + 2 * margin, w * factor + 2 * margin, 3]``, likewise.
-          factor: how many times smaller the features are.
+          factor: reduction factor.
 
         Returns:
           The maps, ``h * factor`` rows.
 
         Raises:
-          ValueError: the sizes do not fit together.
+          ValueError: the sizes do not match.
         """
         margin = self.margin
         height, width = (factor * (side - 2 * margin) for side in features.shape[1:3])
@@ -317,7 +314,7 @@ class Generator(nn.Module):
         )
 
     def _reduced_share(self, features: Array) -> Array:
-        """The displacement as a share of its bound, ``[B, h + 2 * margin, w + 2 * margin, 2]``."""
+        """The displacement divided by its bound, with the border of the features."""
         features, kernel, bias = nn.dtypes.promote_dtype(
             features, *self.displacement(), dtype=self.dtype
         )
@@ -326,7 +323,7 @@ class Generator(nn.Module):
 
 
 def encode(generator: Generator, params: PyTree, reduced: Array) -> tuple[Array, ...]:
-    """Features of a generator's encoder, for losses that compare images by them.
+    """Encoder features of a generator, for losses that compare them.
 
     Args:
       generator: the module.
@@ -334,9 +331,8 @@ def encode(generator: Generator, params: PyTree, reduced: Array) -> tuple[Array,
       reduced: ``[B, h, w, 3]`` in [-1, 1], ``h`` and ``w`` multiples of ``stride``.
 
     Returns:
-      The reduced image itself; the features of both strided layers, ``[B, h / 2, w / 2, C]`` with
-      twice and ``[B, h / 4, w / 4, C]`` with four times the generator's width; and those of the
-      first and of the middle residual block.
+      The reduced image, the features of the two strided layers, ``[B, h / 2, w / 2, 2 * width]``
+      and ``[B, h / 4, w / 4, 4 * width]``, and those of the first and the middle residual block.
     """
     _, sown = generator.apply({"params": params}, reduced, method="features", mutable=["taps"])
     taps: tuple[Array, ...] = sown["taps"]["trunk"]["features"]

@@ -1,4 +1,4 @@
-"""Layers shared by the networks: explicit padding, convolutions, residual blocks."""
+"""Padding, convolutions and residual blocks."""
 
 from collections.abc import Callable
 from typing import get_args
@@ -16,18 +16,10 @@ from warp_translate.types import Array, DType
 
 
 def pad(features: Array, amount: int, border: Border = "reflect") -> Array:
-    """Pads height and width.
+    """Pads ``[B, H, W, C]`` to ``[B, H + 2 * amount, W + 2 * amount, C]``.
 
-    A side that is no longer than the padding has too little to reflect and repeats its border
-    instead, so that images of a single pixel pass.
-
-    Args:
-      features: ``[B, H, W, C]``.
-      amount: pixels added on every side.
-      border: what lies there; a reflection does not repeat the outermost pixels.
-
-    Returns:
-      ``[B, H + 2 * amount, W + 2 * amount, C]``.
+    A side that is too short to reflect repeats its border instead. A reflection does not repeat the
+    outermost pixels.
     """
     modes = {"reflect": "reflect", "repeat": "edge", "zero": "constant"}
     for axis in (1, 2):
@@ -39,23 +31,22 @@ def pad(features: Array, amount: int, border: Border = "reflect") -> Array:
 
 
 def repeat_border(features: Array, amount: int = 1) -> Array:
-    """Repeats the outermost pixels, so many on every side of ``[B, H, W, C]``."""
+    """Pads by repeating the outermost pixels."""
     return pad(features, amount, "repeat")
 
 
 class ReflectConv(nn.Module):
-    """Convolution with an odd square kernel, centred, padded by reflection unless told otherwise.
+    """Convolution with an odd square kernel and symmetric padding.
 
-    Padding is explicit because ``SAME`` with stride 2 is lopsided on even sizes, where exported
-    graphs and other frameworks pad both sides alike.
+    ``SAME`` with stride 2 pads even sizes asymmetrically, unlike other frameworks.
 
     Attributes:
       features: output channels.
       kernel: side of the kernel in pixels, odd.
       stride: 1 or 2.
-      use_bias: false where a norm follows and would take the bias out again.
-      border: what it sees beyond the border.
-      kernel_init: initialiser of the kernel.
+      use_bias: False before a norm, which would remove the bias.
+      border: padding.
+      kernel_init: initializer of the kernel.
       dtype: type of the computation.
       param_dtype: type of the parameters.
     """
@@ -83,12 +74,12 @@ class ReflectConv(nn.Module):
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            conv_general_dilated=self._way(features),
+            conv_general_dilated=self._implementation(features),
             name="conv",
         )(pad(features, self.kernel // 2, self.border))
 
-    def _way(self, features: Array) -> Callable[..., Array] | None:
-        """What ``nn.Conv`` is to call, which tells it strides of 1 and no padding."""
+    def _implementation(self, features: Array) -> Callable[..., Array] | None:
+        """The function for ``nn.Conv``, which passes strides of 1 and no padding."""
         if self.stride > 1:
             return None
         if self.kernel == 3:
@@ -99,11 +90,9 @@ class ReflectConv(nn.Module):
 
 
 class EnlargingConv(nn.Module):
-    """A 3x3 convolution of features that are enlarged first, bilinear, their border repeated.
+    """Bilinear upsampling and a 3x3 convolution, computed without the upsampled features.
 
-    Repeated and not reflected, since that is what the enlargement itself takes to lie beyond the
-    border: so the small features with one more pixel on every side tell everything, and the
-    enlarged ones need not be made.
+    The border is repeated, as bilinear upsampling does.
 
     Attributes:
       features: output channels; there is no bias, since a norm follows.
@@ -117,7 +106,7 @@ class EnlargingConv(nn.Module):
 
     @nn.compact
     def __call__(self, bordered: Array, factor: int) -> Array:
-        """Maps ``[B, h + 2, w + 2, C]``, see `repeat_border`, to ``[B, h * factor, ..., D]``."""
+        """Maps ``[B, h + 2, w + 2, C]``, with border, to ``[B, h * factor, w * factor, D]``."""
         return nn.Conv(
             self.features,
             (3, 3),
@@ -133,11 +122,11 @@ class EnlargingConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around a shortcut (Johnson et al. 2016), nothing after the sum.
+    """Two convolutions and a shortcut (Johnson et al. 2016), without a final ReLU.
 
     Attributes:
       conv: builds a 3x3 convolution, called with the number of features.
-      norm: builds a normalisation.
+      norm: builds a normalization.
     """
 
     conv: Callable[..., nn.Module]

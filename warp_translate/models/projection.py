@@ -1,4 +1,4 @@
-"""Embeds features of patches for a contrastive loss (Park et al. 2020, CUT)."""
+"""Embedding of patch features for a contrastive loss (Park et al. 2020, CUT)."""
 
 import functools
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from warp_translate.types import Array, DType
 
-# A pixel of exactly mid-grey is projected to nothing before the biases have moved; by a smaller
-# number than this its gradient would drown all others.
+# A mid-gray pixel is projected to zero while the biases are; with a smaller number its gradient
+# would dominate.
 _LEAST_NORM = 1e-3
 
 
 class PatchProjection(nn.Module):
-    """A two-layer perceptron for each layer of features, to vectors of length one.
+    """A two-layer perceptron for each layer of features, with normalized outputs.
 
     Attributes:
       width: length of the hidden layers and of the vectors.
@@ -28,14 +28,14 @@ class PatchProjection(nn.Module):
 
     @nn.compact
     def __call__(self, features: Sequence[Array], places: Sequence[Array]) -> list[Array]:
-        """Embeds the features at some places.
+        """Embeds sampled features.
 
         Args:
           features: ``[B, h, w, C]`` for each layer.
-          places: int32 ``[B, N]`` for each layer, row-major numbers of pixels below ``h * w``.
+          places: int32 ``[B, N]`` for each layer, row-major pixel indices.
 
         Returns:
-          ``[B, N, width]`` for each layer, float32, of length one.
+          Unit vectors ``[B, N, width]`` for each layer, float32.
         """
         dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         embedded = []

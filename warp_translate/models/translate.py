@@ -21,11 +21,11 @@ _Outputs = tuple[GeneratorOutput, Array, Array]  # Maps, output, and the warped 
 
 @flax.struct.dataclass
 class Translation:
-    """The output and every intermediate, at the size of the original unless noted.
+    """Output and intermediate results.
 
     Attributes:
       output: ``[B, H, W, 3]`` in [-1, 1].
-      reduced: ``[B, ceil(H / factor), ceil(W / factor), 3]``, what the trunk saw.
+      reduced: ``[B, ceil(H / factor), ceil(W / factor), 3]``, the trunk's input.
       pretranslated: ``[B, H, W, 3]`` in [-1, 1].
       mask: ``[B, H, W, 1]`` in [0, 1].
       displacement: ``[B, H, W, 2]``, ``(dx, dy)`` in pixels of the original.
@@ -55,29 +55,27 @@ def translate(
 ) -> Translation:
     """Translates images of any size at the cost of their reduced copies.
 
-    Sizes that the factor and the trunk do not divide are padded by repeating the border, on the
-    right and below (`contract.padded_side`), and everything is cropped back.
+    Sizes that are no multiples of the factor and the trunk's stride are padded on the right and
+    below by repeating the border (`constants.padded_side`), and cropped back.
 
-    What runs at the size of the original needs several times its memory. With ``in_bands`` it runs
-    on bands of rows, one after the other, in memory for one band beside the outputs that are used;
-    the values are the same. It is for inference: gradients would need everything after all.
+    The computation at full size takes several times the memory of the images. With ``in_bands`` it
+    runs on one band of rows after another, with the same values and memory for one band beside the
+    used outputs. It is for inference, since gradients need all intermediate results.
 
     Args:
       generator: the module.
       params: its parameters.
       original: ``[B, H, W, 3]`` floating point in [-1, 1], ``H`` and ``W`` at least 1.
-      factor: how many times smaller the trunk's image is, at least 1.
-      mask_weights: which image the mask multiplies, see ``ops.fuse``.
-      fusion: how the output is put together, see ``contract.Fusion``.
-      reduction: how the reduced image is made, see ``ops.downsample``.
-      in_bands: whether large images are computed in bands; the sides are whole numbers then.
-      warp_kernels: whether TPUs may warp by kernels, which the bound of the displacement makes
-        possible; see ``ops.bilinear_warp``.
-      deterministic: whether GPUs sum the original's gradient in one order; see there.
+      factor: reduction factor, at least 1.
+      mask_weights: the image that the mask multiplies, see ``ops.fuse``.
+      fusion: how the output is composed, see ``constants.Fusion``.
+      reduction: how the image is reduced, see ``ops.downsample``.
+      in_bands: computes large images in bands; needs static sizes.
+      warp_kernels: allows TPU kernels for the warp, see ``bound`` of ``ops.bilinear_warp``.
+      deterministic: see ``ops.bilinear_warp``.
 
     Returns:
-      The output and its intermediates. Those on which the output does not depend are predicted all
-      the same, but with ``fusion="unwarped"`` the displacement is zero.
+      The output and all intermediate results; with ``fusion="unwarped"`` the displacement is zero.
 
     Raises:
       ValueError: the image is empty or of the wrong rank, or an argument is unknown.
@@ -93,9 +91,9 @@ def translate(
             f"mask_weights must be one of {get_args(MaskWeights)}, got {mask_weights!r}"
         )
     if not isinstance(factor, int) or factor < 1:
-        raise ValueError(f"the factor must be a whole number of at least 1, got {factor!r}")
+        raise ValueError(f"the factor must be an integer of at least 1, got {factor!r}")
     height, width = original.shape[1:3]
-    # With a margin beyond the padding, for the convolution at this size.
+    # With a margin beyond the padding, for the convolutions at this size.
     margin = generator.margin
     below, right = (padded_side(side, factor) - side + margin for side in (height, width))
     padded = jnp.pad(original, ((0, 0), (margin, below), (margin, right), (0, 0)), mode="edge")
@@ -116,8 +114,8 @@ def translate(
     bordered = repeat_border(features, margin), padded
 
     def at_once(features: Array, padded: Array) -> _Outputs:
-        # Cropped before the warp: beyond the original's border there is only its border repeated,
-        # so clamping at either place reads the same values.
+        # Cropped before the warp: the padding repeats the border, so clamping at either place reads
+        # the same values.
         maps = jax.tree.map(lambda each: each[:, :height], read_off(features, padded))
         fused = warp_and_fuse(
             original,
@@ -152,8 +150,8 @@ def translate(
     )
 
 
-_BAND_PIXELS_CPU = 2**16  # Some MB for each step, of which a core's caches hold a good part.
-_BAND_PIXELS = 2**22  # Enough to keep an accelerator busy.
+_BAND_PIXELS_CPU = 2**16  # Some MB a step, mostly within a core's caches.
+_BAND_PIXELS = 2**22  # Keeps an accelerator busy.
 
 
 def _by_bands(
@@ -167,15 +165,15 @@ def _by_bands(
     padded: Array,
     original: Array,
 ) -> _Outputs:
-    """Maps, output and warped image, computed in bands of about so many pixels.
+    """Maps, output and warped image, computed in bands.
 
     Args:
-      read_off: maps features and original, with a margin each, to the maps.
-      at_once: what is done with images that are no larger than two bands.
-      factor: how many times larger the original is than the features.
-      margin: pixels beyond the border of features and original.
-      mask_weights: which image the mask multiplies.
-      pixels: of a band.
+      read_off: computes the maps from features and original, both with margin.
+      at_once: used instead for images smaller than two bands.
+      factor: reduction factor.
+      margin: border of features and original in pixels.
+      mask_weights: see `translate`.
+      pixels: approximate size of a band.
       features: ``[B, h + 2 * margin, w + 2 * margin, C]``.
       padded: the original ``[B, h * factor + 2 * margin, w * factor + 2 * margin, 3]``.
       original: unpadded, ``[B, H, W, 3]``.
@@ -210,8 +208,8 @@ def _by_bands(
         )
 
     def body(band: Array, carried: tuple[_Outputs, GeneratorOutput, Array]) -> Any:
-        # The maps of the next band are made before their turn, so that they are in memory then.
-        # XLA:CPU would fuse them with the warp otherwise, and compile neither to vectors.
+        # The maps are computed one band ahead: XLA:CPU would fuse them with the warp, and vectorize
+        # neither.
         whole, maps, rows = carried
         return warped_and_put(whole, maps, rows), maps_of(band + 1, small), rows + tall
 

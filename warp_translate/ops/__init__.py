@@ -1,4 +1,4 @@
-"""Pure array functions of the full-resolution path: warp, fuse and resize."""
+"""Array functions at full size: warp, fuse and resize."""
 
 from warp_translate.ops.fuse import MaskWeights, fuse
 from warp_translate.ops.resize import Reduction, box_downsample, downsample, upsample_bilinear

@@ -1,8 +1,7 @@
-"""Differentiable augmentation of what a discriminator sees (Zhao et al. 2020, arXiv:2006.10738).
+"""Differentiable augmentation of the discriminator's input (Zhao et al. 2020, arXiv:2006.10738).
 
-Real and translated images alike pass through it, in the discriminator's and in the generator's
-loss, so that a discriminator cannot learn a small set by heart and a generator does not learn to
-imitate the augmentation.
+It applies to real and translated images, in the discriminator's and the generator's loss, so that a
+discriminator cannot memorize a small set and a generator does not imitate the augmentation.
 """
 
 import dataclasses
@@ -37,7 +36,7 @@ class Augmentation:
                 raise ValueError(f"augmentation {field.name} {value} must be within 0 and 1")
 
     def __bool__(self) -> bool:
-        """Whether anything is drawn at all."""
+        """True if anything is augmented."""
         return bool(self.colour or self.translation or self.cutout)
 
 
@@ -45,16 +44,15 @@ NO_AUGMENTATION = Augmentation()
 
 
 def augment(keys: Array, images: Array, augmentation: Augmentation) -> Array:
-    """Augments every image by its own key: images that share a key share the draw.
+    """Augments every image with its own key.
 
     Args:
       keys: ``[B]`` random keys.
       images: ``[B, H, W, C]`` floating point in [-1, 1].
-      augmentation: what to draw.
+      augmentation: strengths.
 
     Returns:
-      ``[B, H, W, C]`` of the same type; colours may leave [-1, 1]. The very images where nothing
-      is to be drawn.
+      ``[B, H, W, C]`` of the same type; colors may leave [-1, 1]. Without augmentation the images.
     """
     if not augmentation:
         return images
@@ -62,10 +60,10 @@ def augment(keys: Array, images: Array, augmentation: Augmentation) -> Array:
 
 
 def _augment_one(key: Array, image: Array, augmentation: Augmentation) -> Array:
-    colour_key, shift_key, cutout_key = jax.random.split(key, 3)
+    color_key, shift_key, cutout_key = jax.random.split(key, 3)
     height, width, _ = image.shape
     if augmentation.colour:
-        image = _recolour(colour_key, image, augmentation.colour)
+        image = _jitter(color_key, image, augmentation.colour)
     rows, columns = jnp.arange(height), jnp.arange(width)
     if augmentation.translation:
         reach = jnp.round(augmentation.translation * jnp.array([height, width])).astype(jnp.int32)
@@ -73,11 +71,11 @@ def _augment_one(key: Array, image: Array, augmentation: Augmentation) -> Array:
         inside = _rectangle(
             _within(rows - shift[0], 0, height), _within(columns - shift[1], 0, width)
         )
-        # The wrapped part of the roll is what lies outside.
+        # Blanks the wrapped part of the roll.
         image = jnp.where(inside, jnp.roll(image, shift, (0, 1)), 0.0)
     if augmentation.cutout:
         side = jnp.round(augmentation.cutout * jnp.array([height, width])).astype(jnp.int32)
-        # The centre may lie anywhere, so that the border is cut as often as the middle.
+        # Centered anywhere, so that the border is cut as often as the middle.
         corner = jax.random.randint(cutout_key, (2,), 0, jnp.array([height, width])) - side // 2
         hole = _rectangle(
             _within(rows, corner[0], corner[0] + side[0]),
@@ -87,13 +85,13 @@ def _augment_one(key: Array, image: Array, augmentation: Augmentation) -> Array:
     return image
 
 
-def _recolour(key: Array, image: Array, strength: float) -> Array:
+def _jitter(key: Array, image: Array, strength: float) -> Array:
     brightness, saturation, contrast = strength * jax.random.uniform(
         key, (3,), image.dtype, -1.0, 1.0
     )
     image = image + 0.5 * brightness
-    grey = image.mean(-1, keepdims=True)
-    image = grey + (1.0 + saturation) * (image - grey)
+    gray = image.mean(-1, keepdims=True)
+    image = gray + (1.0 + saturation) * (image - gray)
     mean = image.mean()
     return mean + (1.0 + 0.5 * contrast) * (image - mean)
 
@@ -103,5 +101,4 @@ def _within(positions: Array, low: Array | int, high: Array | int) -> Array:
 
 
 def _rectangle(rows: Array, columns: Array) -> Array:
-    """``[H, W, 1]``: where both the row and the column are true."""
     return rows[:, None, None] & columns[None, :, None]

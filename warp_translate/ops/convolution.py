@@ -1,10 +1,9 @@
-"""Convolutions in other words, for where XLA's own are slow, on CPUs above all.
+"""Convolutions reformulated where XLA's own are slow, mainly on CPUs.
 
-XLA:CPU multiplies a matrix of patches by the kernel, and copies every number once for each tap of
-the kernel to make it. That is slow where few output channels make use of the copy. So pixels are
-taken together in blocks, whose pixels become channels: fewer patches, and more outputs for each.
-Measured on one core (experiments/benchmarks/convolution.py). On TPUs enlarging is slow: its pixels
-lie between each other, and few channels leave most of a register empty.
+XLA:CPU multiplies a matrix of patches by the kernel, which copies every number once for each tap.
+That is slow with few output channels, so pixels of blocks become channels: fewer patches and more
+outputs for each (experiments/benchmarks/convolution.py). On TPUs bilinear upsampling is slow: its
+pixels interleave, and few channels leave most of a register empty.
 """
 
 import functools
@@ -33,9 +32,7 @@ def patch_convolution(
     padding: Padding,
     **ignored: Any,
 ) -> Array:
-    """A convolution as one matrix product of all patches (im2col).
-
-    Takes what ``flax.linen.Conv`` hands its ``conv_general_dilated``.
+    """A convolution as one matrix product of all patches (im2col), for ``flax.linen.Conv``.
 
     Args:
       images: ``[B, H, W, C]``.
@@ -45,12 +42,12 @@ def patch_convolution(
       **ignored: further arguments of ``lax.conv_general_dilated`` at their defaults.
 
     Returns:
-      ``[B, (H + padding - h) // stride + 1, ..., D]``, the very values of ``lax`` up to rounding.
+      ``[B, (H + padding - h) // stride + 1, ..., D]``, equal to ``lax`` up to rounding.
     """
     del ignored
     height, width, channels, features = kernel.shape
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    # In two stages, so that the compiler meets h + w slices and not h * w.
+    # In two stages: h + w slices instead of h * w.
     for axis, length, stride in ((2, width, strides[1]), (1, height, strides[0])):
         slices = [_strided(images, axis, start, length, stride) for start in range(length)]
         images = jnp.concatenate(slices, axis=-1)
@@ -58,11 +55,10 @@ def patch_convolution(
 
 
 def blocked_convolution(images: Array, kernel: Array) -> Array:
-    """A convolution of stride 1 without padding, best where channels are few.
+    """A convolution of stride 1 without padding, for few channels; reverse mode only.
 
-    On CPUs blocks of 2 x 2 pixels become channels, and one convolution yields the four outputs of a
-    block. Elsewhere, which is decided where the program is compiled for, it is XLA's own. Reverse
-    mode only.
+    On CPUs blocks of 2 x 2 pixels become channels, and one convolution computes the four outputs of
+    a block. Other platforms use XLA's own.
 
     Args:
       images: ``[B, H, W, C]``.
@@ -75,10 +71,9 @@ def blocked_convolution(images: Array, kernel: Array) -> Array:
 
 
 def wide_convolution(images: Array, kernel: Array) -> Array:
-    """A 3x3 convolution of stride 1 without padding, best where channels are many.
+    """A 3x3 convolution of stride 1 without padding, for many channels; reverse mode only.
 
-    On CPUs large images are convolved by `winograd_convolution`, in half the time, where they are
-    float32 and their size is known; all else is XLA's own. Reverse mode only.
+    On CPUs `winograd_convolution` takes half the time for large float32 images of static size.
 
     Args:
       images: ``[B, H, W, C]``.
@@ -92,7 +87,7 @@ def wide_convolution(images: Array, kernel: Array) -> Array:
     return _by_platform(_by_xla, cpu=winograd_convolution)(images, kernel)
 
 
-_LEAST_FOR_WINOGRAD = 4096  # Pixels; with fewer, turning the kernel takes longer than it saves.
+_LEAST_FOR_WINOGRAD = 4096  # Pixels; with fewer, transforming the kernel takes too long.
 
 
 def _gains_by_winograd(images: Array, kernel: Array) -> bool:
@@ -106,16 +101,15 @@ def _gains_by_winograd(images: Array, kernel: Array) -> bool:
 
 
 def upsampled_convolution(images: Array, kernel: Array, factor: int) -> Array:
-    """A convolution of images that are enlarged first, bilinear with half-pixel centres.
+    """Bilinear upsampling with half-pixel centers, then a convolution; reverse mode only.
 
-    On CPUs and TPUs nothing is enlarged for a kernel of 3 x 3: each of the ``factor * factor``
-    outputs that belong to a pixel is a fixed sum over 3 x 3 pixels of the small image, so a
-    convolution of the small image yields them all. Elsewhere, and where the images are small, the
-    enlarged image is convolved. Reverse mode only.
+    With a 3x3 kernel on CPUs and TPUs nothing is upsampled: each of a pixel's ``factor * factor``
+    outputs is a fixed sum over 3 x 3 input pixels, so one convolution of the input computes them
+    all. Other platforms and small images convolve the upsampled image.
 
     Args:
-      images: ``[B, h + k - 1, w + k - 1, C]``, with ``k // 2`` more pixels on every side: a border
-        that repeats the outermost pixels is what an enlargement that clamps would see.
+      images: ``[B, h + k - 1, w + k - 1, C]``, with a border of ``k // 2`` pixels; a repeated
+        border equals upsampling that clamps.
       kernel: ``[k, k, C, D]``, ``k`` odd and at least 3.
       factor: at least 1.
 
@@ -124,24 +118,23 @@ def upsampled_convolution(images: Array, kernel: Array, factor: int) -> Array:
     """
     if factor == 1:
         return _by_xla(images, kernel)
-    enlarging = functools.partial(_of_enlarged, factor=factor)
+    upsampling = functools.partial(_of_upsampled, factor=factor)
     sides = images.shape[:3]
-    if kernel.shape[0] > 3:
-        return enlarging(images, kernel)
-    # A side that is a symbol stands for images of any size.
-    if all(isinstance(side, int) for side in sides) and math.prod(sides) < _LEAST_FOR_PHASES:
-        return enlarging(images, kernel)
+    # Symbolic sides count as large.
+    is_small = all(isinstance(side, int) for side in sides) and math.prod(sides) < _LEAST_FOR_PHASES
+    if kernel.shape[0] > 3 or is_small:
+        return upsampling(images, kernel)
     phases = functools.partial(_by_phases, factor=factor)
-    return _by_platform(enlarging, cpu=phases, tpu=phases)(images, kernel)
+    return _by_platform(upsampling, cpu=phases, tpu=phases)(images, kernel)
 
 
-_LEAST_FOR_PHASES = 1024  # Pixels; with fewer, the sums of kernels take longer than they save.
+_LEAST_FOR_PHASES = 1024  # Pixels; with fewer, the sums of kernels take too long.
 
 
 def _by_platform(
     elsewhere: _Convolution, **on_platforms: _Convolution
 ) -> Callable[[Array, Array], Array]:
-    """Chooses where the program is compiled for, in the forward and in the backward pass."""
+    """Selects the implementation per platform, in the forward and in the backward pass."""
 
     @jax.custom_vjp
     def convolve(images: Array, kernel: Array) -> Array:
@@ -154,7 +147,7 @@ def _by_platform(
         return jax.vjp(function, images, kernel)[1](cotangent)
 
     def backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        # Chosen here again: the branches of one choice would each keep residuals for the other.
+        # A second selection, since the branches of the first would keep each other's residuals.
         return lax.platform_dependent(
             *residuals,
             cotangent,
@@ -172,21 +165,21 @@ def _by_xla(images: Array, kernel: Array) -> Array:
     )
 
 
-_BLOCK = 2  # Pixels; with more, most of the kernel would be zeros.
+_BLOCK = 2  # Pixels; with more, most of the kernel would be zero.
 
 
 def _by_blocks(images: Array, kernel: Array) -> Array:
     height, width = images.shape[1:3]
     tall, wide = kernel.shape[:2]
     out_height, out_width = height - tall + 1, width - wide + 1
-    # Blocks that the kernel touches wherever in a block it begins.
+    # Blocks that the kernel may touch.
     cells_y, cells_x = (-(-(size + _BLOCK - 1) // _BLOCK) for size in (tall, wide))
     below = (-(-out_height // _BLOCK) + cells_y - 1) * _BLOCK - height
     beside = (-(-out_width // _BLOCK) + cells_x - 1) * _BLOCK - width
     images = jnp.pad(images, ((0, 0), (0, below), (0, beside), (0, 0)))
 
     def shifted(down: int, right: int) -> Array:
-        """The kernel as the pixel at this place of a block sees it, in blocks."""
+        """The kernel of the pixel at this place of a block, in blocks."""
         rest_y, rest_x = cells_y * _BLOCK - tall - down, cells_x * _BLOCK - wide - right
         padded = jnp.pad(kernel, ((down, rest_y), (right, rest_x), (0, 0), (0, 0)))
         return space_to_depth(padded.transpose(3, 0, 1, 2), _BLOCK).transpose(1, 2, 3, 0)
@@ -196,18 +189,17 @@ def _by_blocks(images: Array, kernel: Array) -> Array:
     return depth_to_space(blocks, _BLOCK)[:, :out_height, :out_width]
 
 
-def _of_enlarged(images: Array, kernel: Array, *, factor: int) -> Array:
+def _of_upsampled(images: Array, kernel: Array, *, factor: int) -> Array:
     border = (factor - 1) * (kernel.shape[0] // 2)
     with jax.named_scope("upsample"):
-        enlarged = upsample_bilinear(images, factor)
+        images = upsample_bilinear(images, factor)
         for axis in (1, 2):
-            enlarged = lax.slice_in_dim(enlarged, border, enlarged.shape[axis] - border, axis=axis)
-    return _by_xla(enlarged, kernel)
+            images = lax.slice_in_dim(images, border, images.shape[axis] - border, axis=axis)
+    return _by_xla(images, kernel)
 
 
 def _by_phases(images: Array, kernel: Array, *, factor: int) -> Array:
-    # In float32, so that kernels of a shorter type are rounded once; by sums, since XLA:CPU is slow
-    # at matrix products whose sides are three numbers.
+    # In float32, to round once; as sums, since XLA:CPU is slow at 3x3 matrix products.
     weights = jnp.asarray(_phase_weights(factor), jnp.float32)
     channels, features = kernel.shape[2:]
     taps = kernel.astype(jnp.float32)
@@ -223,7 +215,7 @@ def _by_phases(images: Array, kernel: Array, *, factor: int) -> Array:
 
 
 def _phase_weights(factor: int) -> np.ndarray:
-    """``[3, 3, factor]``: of an enlarged axis, what tap ``k`` has of pixel ``i`` at phase ``p``."""
+    """Weights ``[3, 3, factor]`` of tap ``k`` for pixel ``i`` at phase ``p`` along an axis."""
     weights = np.zeros((3, 3, factor))
     for phase in range(factor):
         for tap in range(3):
@@ -236,6 +228,6 @@ def _phase_weights(factor: int) -> np.ndarray:
 
 
 def _strided(images: Array, axis: int, start: int, length: int, stride: int) -> Array:
-    """Every ``stride``-th slice from ``start``, as many as kernels of ``length`` fit."""
+    """Every ``stride``-th slice from ``start``, one for each place of a kernel of ``length``."""
     count = (images.shape[axis] - length) // stride + 1
     return lax.slice_in_dim(images, start, start + stride * (count - 1) + 1, stride, axis)

@@ -1,4 +1,4 @@
-"""How far apart two pictures are in the eyes of a network, from its feature maps."""
+"""Perceptual distance of two images from a network's feature maps."""
 
 from collections.abc import Sequence
 
@@ -12,24 +12,20 @@ _EPSILON = 1e-10
 def feature_distance(first: Sequence[Array], second: Sequence[Array]) -> Array:
     """Distance of Zhang et al., "The Unreasonable Effectiveness of Deep Features", CVPR 2018.
 
-    Equation 1 without learnt weights of the channels: at every pixel the vector of channels is
-    divided by its length plus 1e-10, squared differences are summed over channels, averaged over
-    pixels and averaged over layers. All arithmetic is float32.
-
-    Fit for a loss: the gradient is finite everywhere. A vector of zeros has no direction; it stays
-    one, and its gradient is zero.
+    Equation 1 without learned channel weights: at every pixel the feature vector is divided by its
+    norm plus 1e-10; squared differences are summed over channels, averaged over pixels, then over
+    layers. In float32, with a finite gradient everywhere: a zero vector stays zero, and its
+    gradient is zero.
 
     Args:
-      first: feature maps of one batch, floating point ``[B, h, w, C]`` with pixels; sizes and
-        channels may change from layer to layer.
-      second: of another batch, with the same shapes.
+      first: feature maps of one batch, floating point ``[B, h, w, C]`` for each layer.
+      second: those of another batch, of the same shapes.
 
     Returns:
-      float32 ``[B]``, in [0, 2] for features that are not negative and in [0, 4] for all; 0 for
-      equal features.
+      float32 ``[B]``, in [0, 2] for non-negative features, else in [0, 4].
 
     Raises:
-      ValueError: the two have not the same layers and shapes, or there is no layer.
+      ValueError: the shapes differ, or there is no layer or no pixel.
     """
     shapes = [feature.shape for feature in first], [feature.shape for feature in second]
     if shapes[0] != shapes[1] or not shapes[0]:
@@ -48,7 +44,7 @@ def feature_distance(first: Sequence[Array], second: Sequence[Array]) -> Array:
 def _directions(features: Array) -> Array:
     features = features.astype(jnp.float32)
     squares = jnp.square(features).sum(-1, keepdims=True)
-    # The root is infinitely steep at zero, and a gradient through `where` must not meet it there.
+    # The root has an infinite slope at zero, which must not enter the gradient of `where`.
     some = squares > 0
     length = jnp.sqrt(jnp.where(some, squares, 1.0))
     return jnp.where(some, features / (length + _EPSILON), 0.0)

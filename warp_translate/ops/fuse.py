@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from warp_translate.types import Array
 
 MaskWeights = Literal["pretranslated", "warped"]
-"""Which image the mask multiplies; the other one gets ``1 - mask``. Both conventions exist."""
+"""The image that the mask multiplies; the other one gets ``1 - mask``."""
 
 
 def fuse(
@@ -15,10 +15,10 @@ def fuse(
     *,
     mask_weights: MaskWeights = "pretranslated",
 ) -> Array:
-    """Blends two images pixel by pixel.
+    """Blends two images: ``mask * pretranslated + (1 - mask) * warped``.
 
-    ``mask * pretranslated + (1 - mask) * warped``, or with ``mask_weights="warped"`` the other way
-    round (JP7133003B2, claim 1 and the worked example: 0.7, 10 and 30 give 16, or 24).
+    With ``mask_weights="warped"`` the two are exchanged (JP7133003B2, claim 1 and the worked
+    example: 0.7, 10 and 30 give 16, or 24).
 
     Args:
       mask: ``[B, H, W, 1]`` in [0, 1].
@@ -30,7 +30,7 @@ def fuse(
       ``[B, H, W, C]``.
 
     Raises:
-      ValueError: the shapes do not fit together or the convention is unknown.
+      ValueError: the shapes do not match or the convention is unknown.
     """
     if pretranslated.shape != warped.shape or mask.shape != (*warped.shape[:-1], 1):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Images of no domain, to which a classifier is to give all domains alike."""
+"""Images of no domain, for which a classifier learns equal probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from warp_translate.ops.resize import upsample_bilinear
 from warp_translate.types import Array
 
 PIECES = 4
-"""Rows, and columns, of the pieces that images are cut into; it divides their sides."""
+"""Rows and columns of the pieces of an image; divides its sides."""
 
 
 def draw_outlier(key: Array, images: Array) -> Array:
-    """An image of no domain: scrambled pieces or clouds, by the toss of a coin.
+    """Draws `scramble` or `draw_clouds` with equal probability.
 
     Args:
       key: random key.
@@ -28,10 +28,9 @@ def draw_outlier(key: Array, images: Array) -> Array:
 
 
 def draw_clouds(key: Array, size: int) -> Array:
-    """Noise of all scales, each octave as strong as its wavelength, in random colours.
+    """Colored 1/f noise, the spectrum of natural images (Field 1987).
 
-    Natural images have such a spectrum (Field 1987). How bright, strong and colourful it is, is
-    random.
+    Brightness, contrast and saturation are random.
 
     Args:
       key: random key.
@@ -41,22 +40,22 @@ def draw_clouds(key: Array, size: int) -> Array:
       ``[size, size, 3]`` in [-1, 1].
     """
     octaves = (size - 1).bit_length()
-    colour_key, *keys = jax.random.split(key, 1 + octaves)
-    mean_key, contrast_key, saturation_key = jax.random.split(colour_key, 3)
+    color_key, *keys = jax.random.split(key, 1 + octaves)
+    mean_key, contrast_key, saturation_key = jax.random.split(color_key, 3)
     total = jnp.zeros((2**octaves, 2**octaves, 4))
     for octave, octave_key in enumerate(keys, start=1):
         noise = jax.random.normal(octave_key, (1, 2**octave, 2**octave, 4))
         total += upsample_bilinear(noise, 2 ** (octaves - octave))[0] / 2**octave
     total = total[:size, :size]
-    grey, colour = total[..., :1], total[..., 1:]
-    mixed = grey + jax.random.uniform(saturation_key) * colour
+    gray, color = total[..., :1], total[..., 1:]
+    mixed = gray + jax.random.uniform(saturation_key) * color
     contrast = jax.random.uniform(contrast_key, minval=0.5, maxval=3.0)
     mean = jax.random.uniform(mean_key, (1, 1, 3), minval=-1.0, maxval=1.0)
     return jnp.clip(mean + contrast * mixed, -1.0, 1.0)
 
 
 def scramble(key: Array, images: Array) -> Array:
-    """An image of no domain: 4 x 4 pieces of images, each from a random one and a random place.
+    """Composes 4 x 4 random pieces of the images.
 
     Args:
       key: random key.

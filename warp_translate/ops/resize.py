@@ -1,7 +1,6 @@
-"""Reduction and enlargement by whole factors, at a cost that grows with the pixels alone.
+"""Resizing by integer factors.
 
-``jax.image.resize`` is a dense matrix product per axis; at 4K that is hundreds of times the
-arithmetic of the phases below. The functions here work along one axis at a time.
+``jax.image.resize`` is a dense matrix product per axis, hundreds of times the arithmetic at 4K.
 """
 
 from typing import Literal, get_args
@@ -13,7 +12,7 @@ from warp_translate.ops.unrolled_sum import add
 from warp_translate.types import Array
 
 Reduction = Literal["box", "linear", "nearest"]
-"""How `downsample` makes one pixel of many."""
+"""See `downsample`."""
 
 
 def _check(name: str, images: Array, factor: int) -> None:
@@ -22,7 +21,7 @@ def _check(name: str, images: Array, factor: int) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"{name} takes floating-point images, got {images.dtype}")
     if not isinstance(factor, int) or factor < 1:
-        raise ValueError(f"the factor must be a whole number of at least 1, got {factor!r}")
+        raise ValueError(f"the factor must be an integer of at least 1, got {factor!r}")
 
 
 def _check_divides(name: str, images: Array, factor: int) -> None:
@@ -43,15 +42,15 @@ def box_downsample(images: Array, factor: int) -> Array:
       factor: at least 1.
 
     Returns:
-      ``[B, H / factor, W / factor, C]`` of the same type; sums are kept in float32.
+      ``[B, H / factor, W / factor, C]`` of the same type, summed in float32.
 
     Raises:
-      ValueError: the factor does not divide the size, or rank, type or factor are wrong.
+      ValueError: the factor does not divide the size, or rank, type or factor are invalid.
     """
     _check_divides("box_downsample", images, factor)
     if factor == 1:
         return images
-    # Adding strided slices fuses into one pass; a reduction over the axes of a reshape does not.
+    # Sums of strided slices fuse into one pass; reductions of a reshaped array do not.
     sums = images.astype(jnp.float32)
     for axis in (1, 2):
         slices = (
@@ -62,21 +61,20 @@ def box_downsample(images: Array, factor: int) -> Array:
 
 
 def downsample(images: Array, factor: int, reduction: Reduction = "box") -> Array:
-    """Reduces images by a whole factor.
+    """Reduces images by an integer factor.
 
     Args:
       images: ``[B, H, W, C]`` floating point; ``factor`` divides ``H`` and ``W``.
       factor: at least 1.
-      reduction: "box", the mean of ``factor x factor`` pixels, see `box_downsample`; "linear", a
-        triangle twice as wide, as ``jax.image.resize(..., "linear")`` antialiases, with the border
-        repeated; "nearest", one pixel in the middle, which lets through what the reduced image is
-        too small to hold (aliasing).
+      reduction: "box", see `box_downsample`; "linear", the triangle filter of
+        ``jax.image.resize(..., "linear")``, twice as wide, with the border repeated; "nearest", the
+        middle pixel, with aliasing.
 
     Returns:
       ``[B, H / factor, W / factor, C]`` of the same type.
 
     Raises:
-      ValueError: the factor does not divide the size, or rank, type, factor or reduction are wrong.
+      ValueError: the factor does not divide the size, or an argument is invalid.
     """
     if reduction not in get_args(Reduction):
         raise ValueError(f"the reduction must be one of {get_args(Reduction)}, got {reduction!r}")
@@ -91,10 +89,10 @@ def downsample(images: Array, factor: int, reduction: Reduction = "box") -> Arra
         widths = [(0, 0)] * 4
         widths[axis] = (factor, factor)
         padded, size = jnp.pad(sums, widths, mode="edge"), sums.shape[axis]
-        centre = factor + (factor - 1) / 2  # Of the first block, in the padded image.
-        taps = [tap for tap in range(3 * factor) if abs(tap - centre) < factor]
+        center = factor + (factor - 1) / 2  # Of the first block, in the padded image.
+        taps = [tap for tap in range(3 * factor) if abs(tap - center) < factor]
         sums = add(
-            (1 - abs(tap - centre) / factor)
+            (1 - abs(tap - center) / factor)
             / factor
             * lax.slice_in_dim(padded, tap, tap + size - factor + 1, stride=factor, axis=axis)
             for tap in taps
@@ -103,14 +101,14 @@ def downsample(images: Array, factor: int, reduction: Reduction = "box") -> Arra
 
 
 def _upsample_axis(images: Array, factor: int, axis: int) -> Array:
-    """Bilinear along one axis: every output phase blends two neighbours with fixed weights."""
+    """Along one axis, every output phase blends two neighbours with fixed weights."""
     size = images.shape[axis]
     first = lax.slice_in_dim(images, 0, 1, axis=axis)
     last = lax.slice_in_dim(images, size - 1, size, axis=axis)
     padded = lax.concatenate([first, images, last], axis)
     phases = []
     for phase in range(factor):
-        position = (phase + 0.5) / factor - 0.5  # Half-pixel centres, relative to the input pixel.
+        position = (phase + 0.5) / factor - 0.5  # Half-pixel centers, relative to the input pixel.
         start = 0 if position < 0 else 1
         weight = position - (start - 1)
         low = lax.slice_in_dim(padded, start, start + size, axis=axis)
@@ -121,20 +119,20 @@ def _upsample_axis(images: Array, factor: int, axis: int) -> Array:
 
 
 def upsample_bilinear(images: Array, factor: int) -> Array:
-    """Enlarges by a whole factor, bilinear with half-pixel centres, clamped to the border.
+    """Bilinear upsampling by an integer factor, with half-pixel centers, clamped to the border.
 
-    The values are those of ``jax.image.resize(..., method="linear")`` and of PyTorch's
-    ``interpolate(mode="bilinear", align_corners=False)`` at ``factor`` times the size.
+    Equal to ``jax.image.resize(..., method="linear")`` and to PyTorch's
+    ``interpolate(mode="bilinear", align_corners=False)``.
 
     Args:
-      images: ``[B, H, W, C]`` floating point, features as well as images.
-      factor: at least 1; 1 returns the input.
+      images: ``[B, H, W, C]`` floating point.
+      factor: at least 1.
 
     Returns:
       ``[B, H * factor, W * factor, C]`` of the same type.
 
     Raises:
-      ValueError: rank, type or factor are wrong.
+      ValueError: rank, type or factor are invalid.
     """
     _check("upsample_bilinear", images, factor)
     if factor == 1:
@@ -143,37 +141,26 @@ def upsample_bilinear(images: Array, factor: int) -> Array:
 
 
 def upsample_inside(images: Array, factor: int, margin: int) -> Array:
-    """Enlarges images that have a margin, which is what the outermost pixels blend with.
+    """Upsamples images with a margin and removes it.
 
     Args:
       images: ``[B, h + 2 * margin, w + 2 * margin, C]`` floating point.
       factor: at least 1.
-      margin: pixels on every side, at least 1.
+      margin: pixels on every side.
 
     Returns:
       ``[B, h * factor, w * factor, C]`` of the same type.
-
-    Raises:
-      ValueError: rank, type or factor are wrong.
     """
-    return _inside(upsample_bilinear(images, factor), factor * margin)
-
-
-def _inside(images: Array, margin: int) -> Array:
+    images, border = upsample_bilinear(images, factor), factor * margin
     for axis in (1, 2):
-        images = lax.slice_in_dim(images, margin, images.shape[axis] - margin, axis=axis)
+        images = lax.slice_in_dim(images, border, images.shape[axis] - border, axis=axis)
     return images
 
 
 def space_to_depth(images: Array, block: int) -> Array:
-    """Turns the pixels of blocks into channels.
+    """Turns the pixels of blocks, row by row, into channels.
 
-    Args:
-      images: ``[B, H, W, C]``; ``block`` divides ``H`` and ``W``.
-      block: side of a block in pixels.
-
-    Returns:
-      ``[B, H / block, W / block, block * block * C]``, a block's pixels row by row.
+    Maps ``[B, H, W, C]`` to ``[B, H / block, W / block, block * block * C]``.
     """
     batch, height, width, channels = images.shape
     blocks = images.reshape(batch, height // block, block, width // block, block, channels)

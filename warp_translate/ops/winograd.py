@@ -1,8 +1,8 @@
-"""3x3 convolutions by Winograd's minimal filtering, four by four outputs at a time.
+"""3x3 convolutions by Winograd's minimal filtering F(4x4, 3x3).
 
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, F(4x4, 3x3): 36
-multiplications for 16 outputs instead of 144, paid with sums before and after. The result is off by
-about 1e-5 of its largest number in float32, ten times as much as a plain sum of products.
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: 36 multiplications
+for 16 outputs instead of 144. The float32 error is about 1e-5 of the largest result, ten times that
+of a plain sum of products.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jax import lax
 from warp_translate.ops.unrolled_sum import add
 from warp_translate.types import Array
 
-_TILE = 4  # Outputs along each axis of a tile, which sees six inputs.
+_TILE = 4  # Outputs along each axis of a tile, which reads six inputs.
 
 # The transforms of the paper's section 4.3, for the points 0, 1, -1, 2, -2 and infinity.
 _OF_INPUT = (
@@ -55,10 +55,10 @@ def winograd_convolution(images: Array, kernel: Array) -> Array:
     tall, wide = (-(-(side - 2) // _TILE) for side in (height, width))
     padding = ((0, 0), (0, tall * _TILE + 2 - height), (0, wide * _TILE + 2 - width), (0, 0))
     images = jnp.pad(images, padding)
-    # Sums and not small matrix products, which would take as long as all that follows.
+    # Sums, since small matrix products would take as long as the rest.
     of_kernel = [_combine(_OF_KERNEL, list(row)) for row in _combine(_OF_KERNEL, list(kernel))]
     rows = _combine(_OF_INPUT, [_every_fourth(images, 1, start, tall) for start in range(6)])
-    # Six products of six: one of all 36 would wait for all sums, and need memory for them.
+    # Six products of six: a single one would need all sums in memory.
     products = []
     for row, kernels in zip(rows, of_kernel, strict=True):
         tiles = _combine(_OF_INPUT, [_every_fourth(row, 2, start, wide) for start in range(6)])
@@ -76,7 +76,7 @@ def _every_fourth(images: Array, axis: int, start: int, count: int) -> Array:
 
 
 def _combine(weights: Sequence[Sequence[float]], parts: Sequence[Array]) -> list[Array]:
-    """Weighted sums without the terms of weight zero, which a matrix product would add."""
+    """Weighted sums that skip zero weights."""
     return [
         add(part * weight for weight, part in zip(row, parts, strict=True) if weight)
         for row in weights
