@@ -4,7 +4,7 @@ from warp_translate.constants import LEAST_REDUCED, STRIDE, padded_side
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 8])
-def test_the_padded_side_is_the_least_that_fits(factor):
+def test_padded_side_is_the_least_fitting_side(factor):
     fitting = [side for side in range(1, 400) if side % (factor * STRIDE) == 0]
     fitting = [side for side in fitting if side >= factor * LEAST_REDUCED]
     for side in range(1, 300):

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What takes the place of a compiler holds the main thread, outside Python, for so many rounds.
+# The hash stands for a compiler, which blocks the main thread outside Python.
 PROGRAM = """
 import hashlib, os, signal, sys, threading
 from warp_translate import interrupts
@@ -42,7 +42,7 @@ program.run(main, takes=())
     ("limit", "pressed", "rounds", "status"),
     [(1, 1, 10**9, 130), (2, 2, 10**9, 130), (2, 1, 1000, 0), (0, 3, 1000, 0)],
 )
-def test_ctrl_c_ends_what_python_cannot_interrupt(limit, pressed, rounds, status):
+def test_ctrl_c_ends_a_blocked_process(limit, pressed, rounds, status):
     words = f"{limit},{pressed},{rounds}"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, words],

@@ -11,7 +11,7 @@ from warp_translate.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-# Holds the lock and has a child that lives on.
+# Holds the lock, with a child that outlives it.
 HOLDER = """
 import os, pathlib, sys
 from warp_translate import locks
@@ -22,7 +22,7 @@ with locks.held(pathlib.Path(sys.argv[1]), "trains"):
 """
 
 
-def test_a_second_one_is_refused_until_the_first_ends(tmp_path):
+def test_second_holder_is_rejected(tmp_path):
     path = tmp_path / "run" / ".lock"
     with locks.held(path, "trains") as notice:
         assert notice is None
@@ -33,7 +33,7 @@ def test_a_second_one_is_refused_until_the_first_ends(tmp_path):
         pass
 
 
-def test_the_lock_ends_with_its_process_though_a_child_lives(tmp_path):
+def test_lock_ends_with_its_process_despite_a_child(tmp_path):
     path = tmp_path / ".lock"
     command = [sys.executable, "-c", HOLDER, str(path)]
     pipe = subprocess.PIPE
@@ -48,7 +48,7 @@ def test_the_lock_ends_with_its_process_though_a_child_lives(tmp_path):
         holder.stdin.close()  # The child ends.
 
 
-def test_without_locks_nobody_is_kept_out_and_it_is_said(tmp_path, monkeypatch):
+def test_file_system_without_locks_warns(tmp_path, monkeypatch):
     def refuse(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -26,13 +26,13 @@ def made(folder, **files):
     return folder
 
 
-def test_a_file_is_written_in_a_folder_that_is_made(tmp_path):
+def test_write_whole_creates_the_folder(tmp_path):
     storage.write_whole(tmp_path / "a" / "b.json", "ä")
     assert (tmp_path / "a" / "b.json").read_text(encoding="utf-8") == "ä"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
 
 
-def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     storage.write_whole(path, "before")
 
@@ -48,7 +48,7 @@ def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path, monkeypatc
     assert path.read_bytes() == b"before"
 
 
-def test_a_bucket_is_read_written_and_listed_as_a_folder_is(bucket):
+def test_bucket_is_read_written_and_listed(bucket):
     folder = storage.to_path(f"{bucket}/runs/a")
     assert str(folder / "x.json") == f"{bucket}/runs/a/x.json"
     assert storage.absolute(folder) == folder
@@ -64,7 +64,7 @@ def test_a_bucket_is_read_written_and_listed_as_a_folder_is(bucket):
     assert not (folder / "y.json").exists()
 
 
-def test_what_another_process_writes_is_seen(bucket, buckets):
+def test_writes_of_other_processes_are_seen(bucket, buckets):
     folder = storage.to_path(f"{bucket}/runs")
     storage.write_whole(folder / "a", "")
     assert storage.files_below(folder) == {"a"} and not (folder / "b").exists()
@@ -79,7 +79,7 @@ def test_what_another_process_writes_is_seen(bucket, buckets):
     assert storage.files_below(folder) == {"a", "b"} and (folder / "b").exists()
 
 
-def test_folders_go_into_a_bucket_and_come_back(bucket, tmp_path):
+def test_put_fetch_and_remove(bucket, tmp_path):
     source = made(tmp_path / "source", a="1", b__c="2", b__d__e="3")
     place = storage.to_path(f"{bucket}/x")
     storage.put(source, place)
@@ -95,7 +95,7 @@ def test_folders_go_into_a_bucket_and_come_back(bucket, tmp_path):
     storage.remove(place / "b")
 
 
-def test_what_tells_that_all_is_there_comes_last_and_goes_first(bucket, tmp_path, monkeypatch):
+def test_marks_are_put_last_and_removed_first(bucket, tmp_path, monkeypatch):
     source = made(tmp_path / "source", a="1", mark="", z="2")
     place = storage.to_path(f"{bucket}/x")
     files = fsspec.filesystem(bucket[:2])
@@ -117,7 +117,7 @@ def test_what_tells_that_all_is_there_comes_last_and_goes_first(bucket, tmp_path
     assert calls == [["a", "z"], ["mark"], ["mark"], ["a", "z"]]
 
 
-def test_what_is_written_locally_is_put_into_the_bucket_unless_it_fails(bucket, tmp_path):
+def test_written_locally_uploads_unless_it_fails(bucket, tmp_path):
     with storage.written_locally(tmp_path / "b") as local:
         assert local == tmp_path / "b"
     with storage.written_locally(f"{bucket}/b") as local:
@@ -132,7 +132,7 @@ def test_what_is_written_locally_is_put_into_the_bucket_unless_it_fails(bucket, 
     assert storage.local_copy(tmp_path) == tmp_path
 
 
-def test_a_mirror_is_made_like_the_bucket(bucket, tmp_path, monkeypatch):
+def test_mirrored(bucket, tmp_path, monkeypatch):
     place = storage.to_path(f"{bucket}/pictures")
     storage.put(made(tmp_path / "source", a="1", b__c="2"), place)
     local = storage.mirrored(f"{bucket}/pictures")
@@ -153,7 +153,7 @@ def test_a_mirror_is_made_like_the_bucket(bucket, tmp_path, monkeypatch):
     storage.remove(place / "b")
     storage.mirrored(f"{bucket}/pictures")
     assert fetched[1] == ["a", "d"] and tree(local) == {"a": "longer", "d": "3"}
-    # The same on every machine, for a prepared set is found by them.
+    # Times must be equal on all machines, since a prepared set's name depends on them.
     os.utime(local / "a", (0, 0))
     storage.mirrored(f"{bucket}/pictures")
     assert fetched[2] == ["a"] and (local / "a").stat().st_mtime_ns >= times["a"] > 0
@@ -162,29 +162,29 @@ def test_a_mirror_is_made_like_the_bucket(bucket, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("scheme", "extra"), [("gs", "gcs"), ("s3", "s3")])
-def test_a_missing_extra_is_named(scheme, extra, monkeypatch):
+def test_error_names_a_missing_extra(scheme, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = rf"^{scheme}:// needs the extra {extra}: pip install -e '\.\[{extra}\]'$"
     with pytest.raises(UserError, match=message):
         storage.to_path(f"{scheme}://bucket/run")
 
 
-def test_other_addresses_are_refused():
+def test_error_for_an_unknown_scheme():
     with pytest.raises(UserError, match="http://x/y: unknown kind of bucket; use gs:// and s3://"):
         storage.to_path("http://x/y")
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
-def test_a_bucket_that_is_not_there_is_one_line(scheme, buckets):
+def test_error_for_a_missing_bucket(scheme, buckets):
     message = f"^{scheme}://nobody-has-this/run: bucket {scheme}://nobody-has-this does not exist"
     with pytest.raises(UserError, match=message):
         storage.to_path(f"{scheme}://nobody-has-this/run")
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
-def test_a_bucket_that_refuses_is_one_line(scheme, buckets, monkeypatch):
+def test_error_for_a_refusing_bucket(scheme, buckets, monkeypatch):
     class NotSignedIn(Exception):
-        """No OSError, as that of botocore."""
+        """Not an OSError, like botocore's."""
 
     def refuse(*arguments, **named):
         raise NotSignedIn("Access\nDenied")
@@ -196,7 +196,7 @@ def test_a_bucket_that_refuses_is_one_line(scheme, buckets, monkeypatch):
         storage.to_path(f"{name}/run")
 
 
-def test_a_file_that_a_bucket_does_not_take_is_an_os_error_with_a_reason(bucket, monkeypatch):
+def test_refused_write_is_an_os_error_with_a_reason(bucket, monkeypatch):
     folder = storage.to_path(f"{bucket}/x")
 
     def refuse(*arguments, **named):
@@ -208,7 +208,7 @@ def test_a_file_that_a_bucket_does_not_take_is_an_os_error_with_a_reason(bucket,
     assert caught.value.strerror == "Slow Down"
 
 
-def test_a_flipped_bit_of_what_was_sealed_is_found(tmp_path):
+def test_flipped_bit_of_a_sealed_object_is_detected(tmp_path):
     record = {"b": [0.1, math.nan, None], "a": {"ä": 1e-30}, "z": (True,)}
     path = tmp_path / "a.json"
     path.write_text(json.dumps(sealed.seal(record), indent=1), encoding="utf-8")
@@ -221,7 +221,7 @@ def test_a_flipped_bit_of_what_was_sealed_is_found(tmp_path):
             content = sealed.unseal(json.loads(path.read_text("utf-8")))
         except ValueError:
             found += 1
-        else:  # A blank, or a letter of "checksum", beside which all is right.
+        else:  # Whitespace, or a letter of "checksum".
             assert json.dumps({name: content[name] for name in record}) == text
         flip_bit(path, number)
     assert found > path.stat().st_size
@@ -230,7 +230,7 @@ def test_a_flipped_bit_of_what_was_sealed_is_found(tmp_path):
         sealed.unseal({"a": 1, "checksum": "0"})
 
 
-def test_a_path_with_characters_of_patterns_is_linked(tmp_path):
+def test_plain_alias(tmp_path):
     for name in ("plain", "a b", "ä%41#+=,"):
         assert storage.plain_alias(tmp_path / name) == tmp_path / name
     for name in ("exp [v2]", "a*", "b?", "c\\d", "e\nf", "g\t", "blank "):
@@ -239,7 +239,7 @@ def test_a_path_with_characters_of_patterns_is_linked(tmp_path):
         assert alias.resolve() == tmp_path / name and glob.escape(str(alias)) == str(alias)
 
 
-def test_a_folder_that_cannot_be_written_is_told_with_its_reason(tmp_path, monkeypatch):
+def test_check_folder_explains_missing_permissions(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="does not let you write"):
         storage.check_folder(str(tmp_path), "--workdir")
@@ -252,7 +252,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_reason(tmp_path, monke
         storage.check_folder(str(tmp_path), "--workdir")
 
 
-def test_where_a_folder_cannot_be_is_told_before_there_is_something_to_write(tmp_path):
+def test_check_folder_rejects_files(tmp_path):
     (tmp_path / "file").write_text("")
     storage.check_folder(str(tmp_path), "--output")
     storage.check_folder(str(tmp_path / "new" / "er"), "--output")

@@ -202,16 +202,6 @@ def test_condition_is_concatenated(rng):
         assert np.abs(judge(discriminator, variables, *changed).logits[0] - logits).max() > 1e-3
 
 
-def test_examples_of_a_batch_do_not_influence_each_other(rng):
-    discriminator = tiny(scales=2)
-    variables = fresh(discriminator)
-    slope = jax.jit(
-        jax.grad(lambda x: sum(y[0].sum() for y in discriminator.apply(variables, x).logits))
-    )(noise(rng, 2, 16, 16, 3))
-    np.testing.assert_array_equal(slope[1], 0)
-    assert np.abs(slope[0]).max() > 0
-
-
 def test_probability_averages_patches_then_scales(rng):
     logits = tuple(rng.normal(0, 3, (2, side, side, 1)).astype(np.float32) for side in (5, 2))
     probability = DiscriminatorOutput(tuple(map(jnp.asarray, logits)), ((), ())).probability

@@ -60,16 +60,6 @@ def test_key_determines_the_augmentation(images):
     assert (one == 0).any() and not (one == 0).all()
 
 
-def test_examples_do_not_influence_each_other(images):
-    keys = jax.random.split(ROOT, len(images))
-    together = compiled(EVERYTHING)(keys, images)
-    other = images.copy()
-    other[1:] = 0.5
-    np.testing.assert_array_equal(compiled(EVERYTHING)(keys, other)[0], together[0])
-    order = np.random.default_rng(1).permutation(len(images))
-    np.testing.assert_array_equal(compiled(EVERYTHING)(keys[order], images[order]), together[order])
-
-
 def fit(columns, target):
     """Least-squares coefficients and the largest residual."""
     matrix = np.stack([column.ravel() for column in columns], axis=1)

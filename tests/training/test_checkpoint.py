@@ -46,7 +46,7 @@ def saved(folder, metrics_by_step, state=SMALL, score=smallest):
     return checkpointer
 
 
-def test_the_two_latest_and_the_best_are_kept(tmp_path):
+def test_keeps_the_two_latest_and_the_best(tmp_path):
     checkpointer = saved(tmp_path, {1: 0.5, 2: 0.2, 3: 0.4, 4: None, 5: 0.3, 6: 0.9})
     folders = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
     assert folders == {"2", "5", "6"}
@@ -57,7 +57,7 @@ def test_the_two_latest_and_the_best_are_kept(tmp_path):
         checkpointer.resolve(4)
 
 
-def test_whole_multiples_are_kept_for_good_if_wanted(tmp_path):
+def test_keep_every(tmp_path):
     checkpointer = Checkpointer(tmp_path, score=smallest, keep_latest=1, keep_every=3)
     for step in range(1, 9):
         checkpointer.save(step, {"w": np.zeros(3)})
@@ -65,7 +65,7 @@ def test_whole_multiples_are_kept_for_good_if_wanted(tmp_path):
     assert checkpointer.steps() == [3, 6, 8]
 
 
-def test_a_step_that_is_removed_is_gone_for_every_reader(tmp_path):
+def test_removed_step_is_gone_for_every_reader(tmp_path):
     checkpointer = Checkpointer(tmp_path, score=smallest, keep_latest=3)
     for step in (1, 2):
         checkpointer.save(step, {"w": np.zeros(1000)})
@@ -77,25 +77,17 @@ def test_a_step_that_is_removed_is_gone_for_every_reader(tmp_path):
     assert reader.steps() == [2] and [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
-def test_where_larger_is_better_the_largest_is_kept(tmp_path):
-    metrics = {1: 0.5, 2: 0.9, 3: 0.4, 4: 0.3}
-    checkpointer = saved(tmp_path, metrics, score=lambda metrics: metrics["l1"])
-    assert checkpointer.steps() == [2, 3, 4]
-    assert checkpointer.resolve("best") == 2
-    assert checkpointer.best_step(smallest) == 4
-
-
-def test_of_equal_scores_the_newest_is_best_and_no_number_is_no_score(tmp_path):
+def test_best_step_has_the_largest_score_and_is_the_newest_of_equal_ones(tmp_path):
     checkpointer = saved(tmp_path / "equal", {1: 0.2, 2: 0.2})
     assert checkpointer.best_step() == 2
-    checkpointer = saved(tmp_path / "none", {1: 0.9, 2: float("nan"), 3: 0.2})
+    checkpointer = saved(tmp_path / "nan", {1: 0.9, 2: float("nan"), 3: 0.2})
     assert checkpointer.steps() == [2, 3]
     assert checkpointer.best_step() == 3
-    assert checkpointer.best_step(lambda metrics: None) is None
-    assert checkpointer.best_step(lambda metrics: metrics.get("ssim")) is None
+    checkpointer = saved(tmp_path / "none", {1: None, 2: 0.2}, score=lambda metrics: None)
+    assert checkpointer.best_step() is None
 
 
-def test_a_reader_sees_the_steps_that_come_and_go(tmp_path):
+def test_reader_sees_new_and_deleted_steps(tmp_path):
     reader = Checkpointer(tmp_path, score=smallest, read_only=True)
     assert reader.steps() == []  # Not even the folder is there.
     writer = saved(tmp_path, {1: 0.5})
@@ -109,8 +101,8 @@ def test_a_reader_sees_the_steps_that_come_and_go(tmp_path):
         reader.restore_part(1, PART)
 
 
-def test_a_step_of_which_a_part_was_deleted_is_never_taken_for_whole(tmp_path):
-    """Whatever file is gone: an error, or all that was asked for."""
+def test_partly_deleted_step_is_never_restored_wrongly(tmp_path):
+    """For any missing file: an error, or the complete part."""
     saved(tmp_path, {1: 0.5}).close()
     folder, kept = tmp_path / "checkpoints", tmp_path / "kept"
     shutil.copytree(folder, kept)
@@ -130,11 +122,11 @@ def test_a_step_of_which_a_part_was_deleted_is_never_taken_for_whole(tmp_path):
     assert failures >= 3
 
 
-def test_a_flipped_bit_in_any_file_of_a_step_is_found_and_the_step_before_is_used(tmp_path):
+def test_flipped_bit_in_any_file_is_detected(tmp_path):
     saved(tmp_path, {1: 0.5, 2: 0.2}).close()
     rng = random.Random(0)
     names = {path.relative_to(tmp_path) for path in (tmp_path / "checkpoints/2").rglob("*")}
-    # Orbax writes it last, and nobody reads it.
+    # Written last and never read.
     names = sorted(name for name in names if name.name != "commit_success.txt")
     names = [name for name in names if (tmp_path / name).is_file()]
     assert len(names) > 6
@@ -156,7 +148,7 @@ def test_a_flipped_bit_in_any_file_of_a_step_is_found_and_the_step_before_is_use
     jax.tree.map(np.testing.assert_array_equal, reader.restore_part(2, PART), PART)
 
 
-def test_a_writer_moves_damaged_steps_aside_and_goes_on_before_them(tmp_path):
+def test_writer_sets_damaged_steps_aside(tmp_path):
     saved(tmp_path, {1: 0.5, 2: 0.2}).close()
     said = []
     for aside in ("2", "2.2"):
@@ -176,12 +168,12 @@ def test_a_writer_moves_damaged_steps_aside_and_goes_on_before_them(tmp_path):
     assert newest_step(tmp_path) == 2
 
 
-def test_errors_can_be_sent_to_other_processes(tmp_path):
+def test_errors_can_be_pickled(tmp_path):
     for error in (CheckpointVanished(tmp_path, 3), damaged(tmp_path, 3, "it is short")):
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_a_save_that_ends_before_its_checksums_is_none(tmp_path, monkeypatch):
+def test_save_without_checksums_is_not_complete(tmp_path, monkeypatch):
     checkpointer = saved(tmp_path, {1: 0.5})
 
     def die(folder):
@@ -199,7 +191,7 @@ def test_a_save_that_ends_before_its_checksums_is_none(tmp_path, monkeypatch):
     Checkpointer(tmp_path, score=smallest, say=pytest.fail).verify(2)
 
 
-def test_what_is_not_finite_is_not_restored(tmp_path):
+def test_non_finite_state_is_not_restored(tmp_path):
     lost = {"generator": {"ema": {"w": np.arange(3), "b": np.array([1, np.inf], np.float32)}}}
     assert not_finite(SMALL) is None and not_finite(jax.tree.map(jnp.asarray, SMALL)) is None
     assert not_finite({"a": jnp.array([1, jnp.nan], jnp.bfloat16)}) == "a"
@@ -209,14 +201,14 @@ def test_what_is_not_finite_is_not_restored(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["exp [v2]", "a*?b", "back\\slash", "new\nline", "end ", "%41#"])
-def test_folders_of_any_name_hold_checkpoints(tmp_path, name):
+def test_any_folder_name(tmp_path, name):
     saved(tmp_path / name / "r", {1: 0.5}).close()
     reader = Checkpointer(tmp_path / name / "r", score=smallest, read_only=True, say=pytest.fail)
     jax.tree.map(np.testing.assert_array_equal, reader.restore_part(1, PART), PART)
     assert [path.name for path in (tmp_path / name / "r/checkpoints").iterdir()] == ["1"]
 
 
-def test_a_run_that_was_moved_goes_on(tmp_path):
+def test_moved_run_resumes(tmp_path):
     saved(tmp_path / "before", {1: 0.5}).close()
     (tmp_path / "before").rename(tmp_path / "now")
     writer = saved(tmp_path / "now", {2: 0.4})
@@ -224,7 +216,7 @@ def test_a_run_that_was_moved_goes_on(tmp_path):
     assert writer.steps() == [1, 2] and not (tmp_path / "before").exists()
 
 
-def test_a_step_that_is_deleted_while_it_is_read_has_vanished(tmp_path, monkeypatch):
+def test_step_deleted_during_restore_has_vanished(tmp_path, monkeypatch):
     saved(tmp_path, {1: 0.5}).close()
     reader = Checkpointer(tmp_path, score=smallest, read_only=True)
     restore = reader._manager.restore
@@ -239,7 +231,7 @@ def test_a_step_that_is_deleted_while_it_is_read_has_vanished(tmp_path, monkeypa
         reader.restore_part(1, PART)
 
 
-def test_a_state_comes_back_bit_for_bit_from_another_process_view(tmp_path, state):
+def test_state_is_restored_bit_for_bit(tmp_path, state):
     saved(tmp_path, {3: 0.1}, state).close()
     reader = Checkpointer(tmp_path, score=smallest, read_only=True)
     restored = reader.restore(3, state)
@@ -250,7 +242,7 @@ def test_a_state_comes_back_bit_for_bit_from_another_process_view(tmp_path, stat
     jax.tree.map(np.testing.assert_array_equal, reader.restore_part(3, part), part)
 
 
-def test_a_state_without_pools_comes_back(tmp_path, tiny_cycle, noisy_state):
+def test_state_without_pools(tmp_path, tiny_cycle, noisy_state):
     training = tiny_cycle(pool_size=0)
     before = noisy_state(training)
     saved(tmp_path, {1: None}, before).close()
@@ -262,7 +254,7 @@ def test_a_state_without_pools_comes_back(tmp_path, tiny_cycle, noisy_state):
         jax.tree.map(np.testing.assert_array_equal, restored.d_b.params, before.d_b.params)
 
 
-def test_bfloat16_leaves_come_back(tmp_path):
+def test_bfloat16_leaves(tmp_path):
     tree = {"w": jnp.linspace(-3, 3, 7, dtype=jnp.bfloat16), "n": jnp.int32(5)}
     checkpointer = Checkpointer(tmp_path, score=smallest)
     checkpointer.save(1, tree)
@@ -273,7 +265,7 @@ def test_bfloat16_leaves_come_back(tmp_path):
     assert restored["n"] == 5
 
 
-def test_a_target_of_another_shape_is_refused_and_the_leaf_is_named(tmp_path, state, tiny):
+def test_error_names_a_leaf_of_another_shape(tmp_path, state, tiny):
     checkpointer = saved(tmp_path, {1: None}, state)
 
     def other(**form):
@@ -286,27 +278,24 @@ def test_a_target_of_another_shape_is_refused_and_the_leaf_is_named(tmp_path, st
         checkpointer.restore(1, other(width=4, blocks=1))
 
 
-def test_a_save_that_was_cut_is_not_seen(tmp_path):
-    checkpointer = saved(tmp_path, {1: None})
-    checkpointer.close()
-    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
-    again = Checkpointer(tmp_path, score=smallest)
-    assert again.latest_step() == 1
-
-
-def test_a_folder_without_checkpoints_is_a_users_mistake(tmp_path):
+def test_interrupted_save_is_not_seen(tmp_path):
+    assert newest_step(tmp_path / "none") == 0
     with pytest.raises(UserError, match="no checkpoint in"):
         Checkpointer(tmp_path, score=smallest).resolve("best")
+    saved(tmp_path, {1: None}).close()
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
+    assert newest_step(tmp_path) == 1
+    assert Checkpointer(tmp_path, score=smallest).latest_step() == 1
 
 
-def test_another_number_of_devices_takes_the_parts_there_are_and_empty_ones(tmp_path):
-    """Eight parts on three devices, and three parts on eight."""
+def test_another_number_of_devices(tmp_path):
+    """Excess parts are dropped, missing ones are zeros."""
     axes = {"w": None, "own": 0}
     eight, three = (Replicas(axes, tuple(jax.devices()[:count])) for count in (8, 3))
     first = {"w": np.arange(4, dtype=np.float32), "own": np.full(2, 7, np.uint8)}
 
     def numbered(replicas):
-        """Every device's part holds its number, from 1 on."""
+        """Every device's part holds its number."""
         placed = replicas.initial(first)
         parts = np.arange(1, replicas.count + 1, dtype=np.uint8)[:, None] * np.ones(2, np.uint8)
         return placed | {"own": jax.device_put(parts, placed["own"].sharding)}
@@ -321,15 +310,12 @@ def test_another_number_of_devices_takes_the_parts_there_are_and_empty_ones(tmp_
         expected = [*range(1, kept + 1), *[0] * (reader.count - kept)]
         np.testing.assert_array_equal(np.asarray(restored["own"])[:, 0], expected)
         assert len(restored["own"].sharding.device_set) == reader.count
-        # What each device has must fit nevertheless.
         larger = first | {"own": np.zeros(3, np.uint8)}
         with pytest.raises(UserError, match=r"own should be \(\d, 3\), the checkpoint has \(\d, 2"):
             checkpointer.restore(1, reader.abstract(larger))
 
 
-def test_a_save_that_the_disk_refuses_is_told_and_the_next_one_is_whole(
-    tmp_path, full_disk, caplog
-):
+def test_full_disk_fails_one_save_only(tmp_path, full_disk, caplog):
     def state(step):
         return {"w": np.random.default_rng(step).random(100_000, np.float32)}
 
@@ -347,22 +333,16 @@ def test_a_save_that_the_disk_refuses_is_told_and_the_next_one_is_whole(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     full_disk(None)
-    # The save before is told of when the next one begins, which is made nevertheless.
+    # The next save reports the failure and is written nevertheless.
     with pytest.raises(SaveFailed, match="step 3"):
         checkpointer.save(4, state(4))
     checkpointer.wait()
     assert checkpointer.steps() == [1, 4] and newest_step(tmp_path) == 4
-    # Nothing is left of those that failed, which would take the space that they lacked.
+    # The failed saves left nothing.
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "4"}
     np.testing.assert_array_equal(
         checkpointer.restore(4, state(0))["w"], state(4)["w"], strict=True
     )
-
-
-def test_a_folder_without_checkpoints_has_no_newest_step(tmp_path):
-    assert newest_step(tmp_path / "none") == 0
-    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)
-    assert newest_step(tmp_path) == 0
 
 
 @pytest.mark.parametrize(
@@ -372,7 +352,7 @@ def test_a_folder_without_checkpoints_has_no_newest_step(tmp_path):
         'Error opening "zarr" driver: Error writing gs://bucket/manifest: Malformed Generation',
     ],
 )
-def test_what_tensorstore_cannot_write_is_a_save_that_failed(tmp_path, monkeypatch, message):
+def test_tensorstore_errors_are_failed_saves(tmp_path, monkeypatch, message):
     checkpointer = Checkpointer(tmp_path, score=smallest)
 
     def refuse(*args, **kwargs):
@@ -385,10 +365,8 @@ def test_what_tensorstore_cannot_write_is_a_save_that_failed(tmp_path, monkeypat
 
 @pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
 @pytest.mark.parametrize("where", ["save", "wait_until_finished"])
-def test_a_process_that_is_lost_beside_a_save_is_no_save_that_failed(
-    tmp_path, monkeypatch, kind, where
-):
-    """Else the disk would be told to be full, and no launcher would start the training again."""
+def test_peer_loss_during_a_save_is_no_failed_save(tmp_path, monkeypatch, kind, where):
+    """Otherwise launchers would not restart the training."""
     checkpointer = Checkpointer(tmp_path, score=smallest)
     checkpointer.save(1, {"w": np.zeros(3)})
     lost = kind("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer")
@@ -410,7 +388,7 @@ def test_a_process_that_is_lost_beside_a_save_is_no_save_that_failed(
     assert newest_step(tmp_path) == 1
 
 
-def test_a_process_that_is_lost_beside_a_restore_is_no_damage(tmp_path, monkeypatch):
+def test_peer_loss_during_a_restore_is_no_damage(tmp_path, monkeypatch):
     checkpointer = Checkpointer(tmp_path, score=smallest)
     checkpointer.save(1, {"w": np.zeros(3)})
     checkpointer.wait()
@@ -419,14 +397,14 @@ def test_a_process_that_is_lost_beside_a_restore_is_no_damage(tmp_path, monkeypa
         raise ValueError("UNKNOWN: Gloo AllReduce failed")
 
     monkeypatch.setattr(checkpointer._manager, "restore", lose)
-    with pytest.raises(UserError, match="damaged"):  # Of one process there is none to be lost.
+    with pytest.raises(UserError, match="damaged"):  # A single process has no peers.
         checkpointer.restore(1, {"w": np.zeros(3)})
     monkeypatch.setattr(distributed.jax.distributed, "is_initialized", lambda: True)
     with pytest.raises(ValueError, match="Gloo AllReduce"):
         checkpointer.restore(1, {"w": np.zeros(3)})
 
 
-def test_a_mistake_of_the_programs_is_no_save_that_failed(tmp_path):
+def test_other_value_errors_are_raised(tmp_path):
     checkpointer = Checkpointer(tmp_path, score=smallest)
     checkpointer.save(1, {"w": np.zeros(3)})
     with pytest.raises(ValueError, match="already exists"):

@@ -1,4 +1,4 @@
-"""Checkpoints in buckets: what is kept, seen and restored is what it is on a disk."""
+"""Checkpoints in buckets behave as on a disk."""
 
 import jax
 import numpy as np
@@ -15,11 +15,11 @@ from warp_translate.training.checkpoint import (
     newest_step,
 )
 
-# What is there when a step is complete, by the kind of the bucket.
+# The mark of a complete step, by kind of bucket.
 MARKS = {"gs": "commit_success.txt", "s3": "_CHECKPOINT_METADATA"}
 
 
-# Google's kind takes twice as long here, and differs in few places.
+# gs:// takes twice as long and differs in few places.
 mostly_s3 = pytest.mark.parametrize(
     "bucket", [pytest.param("gs", marks=pytest.mark.full), "s3"], indirect=True
 )
@@ -51,7 +51,7 @@ def steps_of(bucket):
     return {name.partition("/")[0] for name in files}
 
 
-def test_a_run_goes_on_on_another_machine_with_what_was_kept(bucket):
+def test_run_resumes_on_another_machine(bucket):
     writer = saved(f"{bucket}/run", {1: 0.5, 2: 0.2, 3: 0.4, 4: None, 5: 0.3})
     assert writer.steps() == [2, 4, 5]
     writer.close()
@@ -77,7 +77,7 @@ def test_a_run_goes_on_on_another_machine_with_what_was_kept(bucket):
 
 
 @mostly_s3
-def test_a_save_that_was_cut_is_not_seen_and_is_cleared_away(bucket):
+def test_interrupted_save_is_not_seen_and_removed(bucket):
     saved(f"{bucket}/run", {1: 0.5, 2: 0.2}).close()
     folder = storage.to_path(f"{bucket}/run/checkpoints")
     (folder / "2" / MARKS[bucket[:2]]).unlink()
@@ -97,7 +97,7 @@ def test_a_save_that_was_cut_is_not_seen_and_is_cleared_away(bucket):
 
 
 @mostly_s3
-def test_a_damaged_step_is_passed_over_and_removed_by_the_next_training(bucket):
+def test_damaged_step_is_skipped_and_removed_by_the_next_training(bucket):
     saved(f"{bucket}/run", {1: 0.5, 2: 0.2}).close()
     folder = storage.to_path(f"{bucket}/run/checkpoints")
     names = [name for name in storage.files_below(folder / "2") if name.startswith("default/d/")]
@@ -113,7 +113,7 @@ def test_a_damaged_step_is_passed_over_and_removed_by_the_next_training(bucket):
 
 
 @mostly_s3
-def test_a_reader_sees_the_steps_that_come_and_go(bucket):
+def test_reader_sees_new_and_deleted_steps(bucket):
     reader = Checkpointer(f"{bucket}/run", score=smallest, read_only=True)
     assert reader.steps() == [] and newest_step(f"{bucket}/run") == 0
     writer = saved(f"{bucket}/run", {1: 0.5})
@@ -126,7 +126,7 @@ def test_a_reader_sees_the_steps_that_come_and_go(bucket):
         reader.restore_part(1, {"generator": {"ema": state(1)["generator"]["ema"]}})
 
 
-def test_a_bucket_that_refuses_for_a_while_is_told_and_later_steps_are_saved(buckets, monkeypatch):
+def test_refusing_bucket_fails_one_save_only(buckets, monkeypatch):
     bucket = buckets.new("s3")
     writer = saved(f"{bucket}/run", {1: 0.5})
     put = storage.put
@@ -147,7 +147,7 @@ def test_a_bucket_that_refuses_for_a_while_is_told_and_later_steps_are_saved(buc
     equal(reader.restore(3, state(0)), state(3))
 
 
-def test_a_bucket_that_does_not_tell_what_it_is_is_one_line(buckets, monkeypatch):
+def test_missing_bucket_permission(buckets, monkeypatch):
     from google.cloud import storage as google
 
     def refuse(client, name):
@@ -159,7 +159,7 @@ def test_a_bucket_that_does_not_tell_what_it_is_is_one_line(buckets, monkeypatch
         Checkpointer(f"{buckets.new('gs')}/run", score=smallest)
 
 
-def test_several_processes_need_a_folder_that_orbax_can_write_to(buckets, monkeypatch):
+def test_several_processes_cannot_write_to_s3(buckets, monkeypatch):
     workdir = f"{buckets.new('s3')}/run"
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=f"^{workdir}: several processes .* or gs://$"):

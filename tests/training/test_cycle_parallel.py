@@ -1,4 +1,4 @@
-"""Cycle training with augmentation and pool on eight devices, compiled once for the whole file."""
+"""Cycle training with augmentation and pool on eight devices, compiled once for the file."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ ADVERSARY = {"augmentation": Augmentation(colour=1.0, translation=0.25, cutout=0
 
 
 def sgd_then_adam():
-    """One step of plain SGD, which shows gradients that are a constant factor too large, as Adam
-    does not; then Adam, which shows the smallest difference between replicas."""
+    """One step of SGD, which shows a constant factor of the gradients; then Adam, which shows the
+    smallest difference between replicas."""
     adam = optax.adam(1e-3)
 
     def update(gradient, state, params=None):
@@ -49,20 +49,20 @@ def build(tiny_cycle):
 
 @pytest.fixture(scope="module")
 def eight(build, start):
-    """The first state with every device's pool, on the host, and how it goes on."""
+    """The first state with every device's pool, on the host, and a function that trains it."""
     training = build(POOL_SIZE)
     replicas = Replicas(training.axes)
     first = start(training)
     step = replicas.map(training.step)
     layout = jax.tree.map(lambda leaf: leaf.sharding, replicas.abstract(first))
 
-    def go_on(state, batches):
+    def train(state, batches):
         placed = jax.device_put(jax.device_get(state), layout)
         for batch in batches:
             placed, metrics = step(placed, replicas.place_batches([batch]), ROOT)
         return placed, metrics
 
-    return jax.device_get(replicas.initial(first)), go_on
+    return jax.device_get(replicas.initial(first)), train
 
 
 def assert_equal(a, b):
@@ -76,10 +76,10 @@ def without_pools(state):
     return {name: getattr(state, name) for name in ("step", "a_to_b", "b_to_a", "d_a", "d_b")}
 
 
-def test_eight_devices_take_the_step_of_one_device(build, eight, draw_batch):
-    """The augmentation is drawn by an example's place in the global batch. A pool that is being
-    filled shows the images themselves, so that the one device may do without."""
-    state, go_on = eight
+def test_eight_devices_match_one_device(build, eight, draw_batch):
+    """The augmentation depends on the index in the global batch. A pool that is not full returns
+    the images themselves, so the single device needs none."""
+    state, train = eight
     training = build(0)
     batch = draw_batch(0)
     first = state.replace(
@@ -87,7 +87,7 @@ def test_eight_devices_take_the_step_of_one_device(build, eight, draw_batch):
     )
     none = dict.fromkeys(POOLS)
     one, one_metrics = jax.jit(training.step)(first.replace(**none), batch, ROOT)
-    many, many_metrics = go_on(state, [batch])
+    many, many_metrics = train(state, [batch])
     for name in ("a_to_b", "b_to_a", "d_a", "d_b"):
         before, after = getattr(state, name).params, getattr(one, name).params
         steps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after)
@@ -100,15 +100,15 @@ def test_eight_devices_take_the_step_of_one_device(build, eight, draw_batch):
     for name, value in one_metrics.items():
         np.testing.assert_allclose(value, many_metrics[name], rtol=1e-4, atol=2e-5, err_msg=name)
 
-    # Another step draws another augmentation.
-    _, later_metrics = go_on(state.replace(step=np.int32(1)), [batch])
+    # Each step draws another augmentation.
+    _, later_metrics = train(state.replace(step=np.int32(1)), [batch])
     for name in ("d_a/probability_real", "d_b/probability_real", "a_to_b/adversarial"):
         assert abs(later_metrics[name] - many_metrics[name]) > 1e-4
 
 
-def test_no_replica_drifts_over_ten_steps(eight, draw_batch):
-    state, go_on = eight
-    placed, metrics = go_on(state, map(draw_batch, range(10)))
+def test_replicas_stay_equal_over_ten_steps(eight, draw_batch):
+    state, train = eight
+    placed, metrics = train(state, map(draw_batch, range(10)))
     assert all(np.isfinite(value) for value in metrics.values())
     for path, leaf in jax.tree_util.tree_leaves_with_path(without_pools(placed)):
         first = np.asarray(leaf.addressable_shards[0].data)
@@ -120,9 +120,9 @@ def test_no_replica_drifts_over_ten_steps(eight, draw_batch):
         np.testing.assert_array_equal(pool.count, [POOL_SIZE] * 8)
 
 
-def test_every_device_draws_for_its_own_pool(build, eight, draw_batch):
-    """All examples of a batch are the same image, so that nothing but the draws can differ."""
-    state, go_on = eight
+def test_each_device_draws_for_its_own_pool(build, eight, draw_batch):
+    """All examples of a batch are equal, so only the draws differ."""
+    state, train = eight
 
     def uniform(seed):
         return {
@@ -130,18 +130,18 @@ def test_every_device_draws_for_its_own_pool(build, eight, draw_batch):
             for name, images in draw_batch(seed).items()
         }
 
-    filled, _ = go_on(state, map(uniform, range(POOL_SIZE)))
+    filled, _ = train(state, map(uniform, range(POOL_SIZE)))
     filled = jax.device_get(filled)
-    later = jax.device_get(go_on(filled, map(uniform, range(2, 6)))[0])
+    later = jax.device_get(train(filled, map(uniform, range(2, 6)))[0])
 
     def different(pool):
         images = pool.images.astype(int)
-        # More than rounding: images of other steps.
+        # More than rounding errors.
         return [
             (i, j) for i in range(8) for j in range(i) if np.abs(images[i] - images[j]).max() > 8
         ]
 
-    # The first place of each pool holds what the first generators made of the first images.
+    # The first slot of each pool holds the first translations.
     translate = jax.jit(build(POOL_SIZE).translate)
     for name, generator, domain in (("pool_a", "b_to_a", "target"), ("pool_b", "a_to_b", "source")):
         original = to_float(uniform(0)[domain])
@@ -152,36 +152,34 @@ def test_every_device_draws_for_its_own_pool(build, eight, draw_batch):
     for name in POOLS:
         assert different(getattr(filled, name)) == []
         assert len(different(getattr(later, name))) > 8
-    # The two pools of a device do not draw alike either.
+    # The two pools of a device draw differently.
     replaced = []
     for name in POOLS:
         before, after = (getattr(each, name).images.astype(int) for each in (filled, later))
         replaced.append(np.abs(after - before).max((2, 3, 4)) > 8)
     assert (replaced[0] != replaced[1]).any()
-    # Nor does a device draw the same at every step: some have exchanged all of their images.
+    # Draws differ between steps: some devices have exchanged all of their images.
     assert any(both.all(1).any() for both in replaced)
 
 
-def test_each_discriminator_is_shown_the_images_of_its_own_pool(eight, draw_batch):
-    state, go_on = eight
-    filled = jax.device_get(go_on(state, map(draw_batch, range(POOL_SIZE)))[0])
+def test_each_discriminator_uses_its_own_pool(eight, draw_batch):
+    state, train = eight
+    filled = jax.device_get(train(state, map(draw_batch, range(POOL_SIZE)))[0])
     batch = draw_batch(POOL_SIZE)
-    _, metrics = go_on(filled, [batch])
+    _, metrics = train(filled, [batch])
     for name, critic, other in (("pool_a", "d_a", "d_b"), ("pool_b", "d_b", "d_a")):
         pool = getattr(filled, name)
         changed = filled.replace(**{name: pool.replace(images=255 - pool.images)})
-        _, found = go_on(changed, [batch])
+        _, found = train(changed, [batch])
         assert found[f"{critic}/probability_fake"] != metrics[f"{critic}/probability_fake"]
         assert found[f"{other}/probability_fake"] == metrics[f"{other}/probability_fake"]
 
 
-def test_a_run_that_is_restored_ends_with_the_very_bits_of_an_uncut_one(
-    eight, draw_batch, tmp_path
-):
-    state, go_on = eight
-    whole, _ = go_on(state, map(draw_batch, range(6)))
+def test_restored_run_ends_with_the_same_bits(eight, draw_batch, tmp_path):
+    state, train = eight
+    whole, _ = train(state, map(draw_batch, range(6)))
 
-    half, _ = go_on(state, map(draw_batch, range(3)))
+    half, _ = train(state, map(draw_batch, range(3)))
     half = jax.device_get(half)
     assert half.pool_a.images.shape[:2] == (8, POOL_SIZE)
     writer = Checkpointer(tmp_path, score=lambda metrics: None)
@@ -190,11 +188,11 @@ def test_a_run_that_is_restored_ends_with_the_very_bits_of_an_uncut_one(
     reader = Checkpointer(tmp_path, score=lambda metrics: None, read_only=True)
     restored = reader.restore(3, state)
     assert_equal(half, restored)
-    resumed, _ = go_on(restored, map(draw_batch, range(3, 6)))
+    resumed, _ = train(restored, map(draw_batch, range(3, 6)))
     assert_equal(whole, resumed)
 
-    # The pools have a part in it: without them the run ends elsewhere.
+    # The pools matter: without them the run ends elsewhere.
     empty = {name: getattr(state, name) for name in POOLS}
-    other, _ = go_on(restored.replace(**empty), map(draw_batch, range(3, 6)))
+    other, _ = train(restored.replace(**empty), map(draw_batch, range(3, 6)))
     with pytest.raises(AssertionError):
         assert_equal(without_pools(whole), without_pools(other))

@@ -8,7 +8,7 @@ def data(*args):
     return tuple(np.asarray(jax.random.key_data(stream_key(*args))).tolist())
 
 
-def test_keys_differ_by_root_name_and_index_and_repeat_otherwise():
+def test_keys_depend_on_root_name_and_indices():
     root, other = jax.random.key(0), jax.random.key(1)
     calls = [(root, "a"), (root, "b"), (other, "a"), (root, "a", 0), (root, "a", 1)]
     calls += [(root, "a", 0, 1), (root, "a", 1, 0)]

@@ -11,7 +11,7 @@ from warp_translate.training.throughput import (
 
 
 class Time:
-    """A clock that a test moves."""
+    """A manual clock."""
 
     def __init__(self):
         self.now = 100.0
@@ -28,7 +28,7 @@ def spend(clock, time, part, seconds):
         time.passes(seconds)
 
 
-def test_the_parts_add_up_to_the_step():
+def test_parts_add_up_to_the_step():
     time = Time()
     clock = StepClock(8, clock=time)
     for _ in range(2):
@@ -51,7 +51,7 @@ def test_the_parts_add_up_to_the_step():
     assert clock.report() == {}
 
 
-def test_what_goes_on_in_a_pause_is_not_counted_and_what_follows_a_report_is():
+def test_pause_is_not_counted_and_a_report_is():
     time = Time()
     clock = StepClock(1, clock=time)
     spend(clock, time, "data", 1.0)
@@ -67,7 +67,7 @@ def test_what_goes_on_in_a_pause_is_not_counted_and_what_follows_a_report_is():
     assert found["time/host_ms"] == pytest.approx(250)
 
 
-def test_the_share_of_the_peak_is_that_of_each_device():
+def test_mfu_is_per_device():
     time = Time()
     clock = StepClock(4, flops_per_step=197e12, devices=4, device_kind="TPU v5 lite", clock=time)
     spend(clock, time, "wait", 0.5)
@@ -92,16 +92,16 @@ def test_the_share_of_the_peak_is_that_of_each_device():
         ("cpu", None),
     ],
 )
-def test_peaks_go_by_the_longest_name(kind, flops):
+def test_longest_matching_kind_gives_the_peak(kind, flops):
     assert peak_flops(kind) == flops
 
 
-def test_memory_of_the_process_is_plausible():
+def test_host_memory_is_plausible():
     found = peak_memory()["memory/host_peak_gib"]
     assert 0.05 < found < 1000
 
 
-def test_a_profile_holds_its_steps(tmp_path):
+def test_profile_of_some_steps(tmp_path):
     profiler = StepProfiler(str(tmp_path / "profile"), start=2, count=2)
     said = [profiler(0), profiler(1), profiler(2)]
     assert not (tmp_path / "profile").exists()

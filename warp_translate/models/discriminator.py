@@ -87,8 +87,8 @@ class Discriminator(nn.Module):
     In paired training it is conditional: it judges whether the image is the true translation of
     the condition. Without a condition it judges whether the image is one of its domain.
 
-    The spectral norm bounds its slope, which keeps it weak: on unpaired domains that are alike it
-    is better left to the gradient penalty alone. Its statistics live in the collection "spectral";
+    The spectral norm bounds its Lipschitz constant, which weakens it: for similar unpaired domains
+    the gradient penalty alone is better. Its statistics are in the collection "spectral";
     they change only where ``update_stats`` is true, and never in the generator's loss.
 
     Attributes:

@@ -147,15 +147,14 @@ class Join(nn.Module):
 class Generator(nn.Module):
     """Predicts a pretranslated image, a mask and a displacement at the size of the original.
 
-    The trunk sees the reduced image only. ``head="projected"`` projects its features to
+    The trunk's input is the reduced image only. ``head="projected"`` projects its features to
     ``head_width`` channels at the reduced size (a 1x1 convolution commutes with bilinear
-    enlargement), enlarges those, joins them with the original, and lets a 3x3 and a 1x1
-    convolution read off the maps: 840 multiplications a pixel as it is written down.
-    ``head="literal"`` keeps the patent's wording: the whole feature is enlarged just before three
-    heads, 3x3 by default.
+    upsampling), upsamples and concatenates them with the original, and applies a 3x3 and a 1x1
+    convolution: nominally 840 multiplications a pixel. ``head="literal"`` follows the patent's
+    wording: all features are upsampled just before three heads, 3x3 by default.
 
-    ``displacement_size="reduced"`` has the displacement read off at the reduced size, by a 1x1
-    convolution, and enlarged: it is as smooth as that and does not follow the original's edges.
+    With ``displacement_size="reduced"`` a 1x1 convolution predicts the displacement at the reduced
+    size, and it is upsampled: it is smooth and does not follow the original's edges.
 
     The displacement starts at zero, and its bound is given in pixels of the reduced image, so that
     one set of parameters serves several factors.

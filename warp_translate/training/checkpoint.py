@@ -159,13 +159,9 @@ class Checkpointer:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def best_step(self, score: Score | None = None) -> int | None:
-        """The step with the largest score, the newest of equal ones; None if none has a score.
-
-        Args:
-          score: used instead of the score that decides which step is kept.
-        """
-        return next(iter(self._best_first(score or self._score)), None)
+    def best_step(self) -> int | None:
+        """The step with the largest score, the newest of equal ones; None if none has a score."""
+        return next(iter(self._best_first()), None)
 
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics of a step; empty if it was not evaluated.
@@ -283,7 +279,7 @@ class Checkpointer:
                 f"no checkpoint in {self._folder}: give the --workdir of a run that was trained"
             )
         if which in ("latest", "best"):
-            best = self._best_first(self._score) if which == "best" else []
+            best = self._best_first() if which == "best" else []
             candidates = best + [step for step in reversed(steps) if step not in best]
             return self._first_whole(candidates) if whole else candidates[0]
         if which not in steps:
@@ -352,12 +348,12 @@ class Checkpointer:
         """The folder that a step is read from."""
         return (self._mirror.local if self._mirror else self._folder) / str(step)
 
-    def _best_first(self, score: Score) -> list[int]:
+    def _best_first(self) -> list[int]:
         """The steps that have a score, best first; warns of damaged metrics."""
         scores = {}
         for step in self._manager.all_steps():
             try:
-                found = _number(score, self.metrics(step))
+                found = _number(self._score, self.metrics(step))
             except DamagedCheckpoint as error:
                 if step not in self._unscored:
                     self._unscored.add(step)

@@ -89,13 +89,11 @@ class Replicas:
 
         def place(leaf: Any, spec: PartitionSpec) -> Array:
             value = np.asarray(leaf)
-            if spec == _OWN:
-                shape = (self.count, *value.shape)
-                return jax.make_array_from_callback(
-                    shape, self._sharding(spec), lambda index: value[None]
-                )
+            shape = (self.count, *value.shape) if spec == _OWN else value.shape
             return jax.make_array_from_callback(
-                value.shape, self._sharding(spec), lambda index: value[index]
+                shape,
+                self._sharding(spec),
+                lambda index: value[None] if spec == _OWN else value[index],
             )
 
         return self.from_global(self._map(place, state))
@@ -197,16 +195,13 @@ class Replicas:
         Args:
           state: a placed state.
         """
-        shared, _ = self._split(state)
-        differ = jax.device_get(self._differ(shared))
-        paths = [
+        (shared, _) = _split(jax.tree_util.tree_leaves_with_path(state), self._specs(state))
+        differ = jax.device_get(self._differ(tuple(leaf for _, leaf in shared)))
+        return [
             jax.tree_util.keystr(path, simple=True, separator="/")
-            for (path, _), spec in zip(
-                jax.tree_util.tree_leaves_with_path(state), self._specs(state), strict=True
-            )
-            if spec == _SHARED
+            for (path, _), found in zip(shared, differ, strict=True)
+            if found
         ]
-        return [path for path, found in zip(paths, differ, strict=True) if found]
 
     @functools.cached_property
     def _differ(self) -> Callable[[tuple[Array, ...]], Array]:
@@ -271,14 +266,6 @@ class Replicas:
         leaves, structure = jax.tree.flatten(state)
         return jax.tree.unflatten(structure, map(function, leaves, self._specs(state)))
 
-    def _split(self, state: PyTree) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Shared leaves and the devices' own leaves."""
-        pairs = list(zip(jax.tree.leaves(state), self._specs(state), strict=True))
-        shared, own = (
-            tuple(leaf for leaf, spec in pairs if spec == wanted) for wanted in (_SHARED, _OWN)
-        )
-        return shared, own
-
     def _respan(self, state: PyTree, mesh: Mesh) -> PyTree:
         """The same buffers as arrays over another mesh."""
         if jax.process_count() == 1:
@@ -302,8 +289,7 @@ class MappedStep:
         self._replicas = replicas
         self._step = _repeated(functools.partial(step, axis_name=AXIS_NAME), steps_per_call)
         self._structure: Any = None
-        self._shared_places: list[int] = []
-        self._own_places: list[int] = []
+        self._specs: list[PartitionSpec] = []
         self._mapped: Any = None
 
     def __call__(self, state: PyTree, batch: Any, root: Array) -> tuple[PyTree, PyTree]:
@@ -322,9 +308,7 @@ class MappedStep:
     def _prepared(self, state: PyTree) -> Any:
         if self._mapped is None:
             self._structure = jax.tree.structure(state)
-            specs = self._replicas._specs(state)
-            self._shared_places = [i for i, spec in enumerate(specs) if spec == _SHARED]
-            self._own_places = [i for i, spec in enumerate(specs) if spec == _OWN]
+            self._specs = self._replicas._specs(state)
             self._mapped = self._map()
         return self._mapped
 
@@ -362,18 +346,22 @@ class MappedStep:
         return *self._parted(state), metrics
 
     def _parted(self, state: PyTree) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        leaves = self._structure.flatten_up_to(state)
-        return (
-            tuple(leaves[place] for place in self._shared_places),
-            tuple(leaves[place] for place in self._own_places),
-        )
+        return _split(self._structure.flatten_up_to(state), self._specs)
 
     def _joined(self, shared: Sequence[Any], own: Sequence[Any]) -> PyTree:
-        leaves: list[Any] = [None] * (len(shared) + len(own))
-        for places, part in ((self._shared_places, shared), (self._own_places, own)):
-            for place, leaf in zip(places, part, strict=True):
-                leaves[place] = leaf
-        return jax.tree.unflatten(self._structure, leaves)
+        parts = {_SHARED: iter(shared), _OWN: iter(own)}
+        return jax.tree.unflatten(self._structure, [next(parts[spec]) for spec in self._specs])
+
+
+def _split(
+    leaves: Sequence[Any], specs: Sequence[PartitionSpec]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Shared leaves and the devices' own ones."""
+    pairs = list(zip(leaves, specs, strict=True))
+    shared, own = (
+        tuple(leaf for leaf, spec in pairs if spec == wanted) for wanted in (_SHARED, _OWN)
+    )
+    return shared, own
 
 
 def _repeated(step: Step, count: int) -> Step:
