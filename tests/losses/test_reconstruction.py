@@ -4,19 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.ops.reference import noise
+from tests.ops.reference import noise, numpy_box
 from warp_translate.losses.reconstruction import feature_matching, l1, pyramid_l1
 
 
 def numpy_l1(a, b):
     difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
     return difference.reshape(len(difference), -1).mean(1)
-
-
-def numpy_half(images):
-    batch, height, width, channels = images.shape
-    blocks = np.asarray(images, np.float64).reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return blocks.mean((2, 4))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4, 3), (2, 7), (1, 1, 1, 1)])
@@ -41,7 +35,7 @@ def test_pyramid_l1_averages_halved_images(rng, levels):
     terms, a, b = [], images, targets
     for _ in range(levels):
         terms.append(numpy_l1(a, b))
-        a, b = numpy_half(a), numpy_half(b)
+        a, b = numpy_box(a, 2), numpy_box(b, 2)
     np.testing.assert_allclose(
         pyramid_l1(images, targets, levels), np.mean(terms, axis=0), rtol=1e-5
     )

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.ops.reference import noise
+from tests.models.random_params import random_variables
+from tests.ops.reference import noise, numpy_box
 from warp_translate.models import Discriminator, DiscriminatorOutput
 
 tiny = functools.partial(Discriminator, width=4, layers=1, scales=1)
@@ -24,11 +25,8 @@ def compiled(discriminator, update_stats=False):
 
 @functools.cache
 def fresh(discriminator, channels=3):
-    """Random variables from numpy, since compiling ``init`` takes seconds."""
-    image = jax.ShapeDtypeStruct((1, *[discriminator.minimum_size] * 2, channels), jnp.float32)
-    shapes = jax.eval_shape(discriminator.init, jax.random.key(0), image)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    side = discriminator.minimum_size
+    return random_variables(discriminator, (1, side, side, channels))
 
 
 def judge(discriminator, variables, *images):
@@ -162,9 +160,7 @@ def test_each_scale_halves_the_image(rng):
     assert len(judged.features) == 3
     halved = images
     for scale in (1, 2):
-        batch, height, width, channels = halved.shape
-        blocks = halved.reshape(batch, height // 2, 2, width // 2, 2, channels)
-        halved = blocks.astype(np.float64).mean((2, 4)).astype(np.float32)
+        halved = numpy_box(halved, 2).astype(np.float32)
         alone = {kind: {"scale_0": tree[f"scale_{scale}"]} for kind, tree in variables.items()}
         np.testing.assert_allclose(
             judged.logits[scale], judge(tiny(layers=2), alone, halved).logits[0], atol=1e-5

@@ -1,23 +1,16 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from tests.models.random_params import random_variables
 from warp_translate.models import DomainClassifier
-
-
-def random_params(module, size, rng):
-    shapes = jax.eval_shape(
-        lambda key: module.init(key, jnp.zeros((1, size, size, 3)))["params"], jax.random.key(0)
-    )
-    return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
 
 
 def test_equals_torch(rng):
     module = DomainClassifier(domains=3, width=8, stages=2)
-    params = random_params(module, 12, rng)
+    params = random_variables(module, (1, 12, 12, 3), scale=0.5)["params"]
     images = rng.uniform(-1, 1, (2, 12, 10, 3)).astype(np.float32)
     features = torch.tensor(images.transpose(0, 3, 1, 2))
     for stage in range(2):
@@ -42,9 +35,9 @@ def test_equals_torch(rng):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_logits_are_float32(rng):
+def test_logits_are_float32():
     module = DomainClassifier(domains=2, width=4, stages=1, dtype=jnp.bfloat16)
-    params = random_params(module, 8, rng)
+    params = random_variables(module, (1, 8, 8, 3))["params"]
     assert module.apply({"params": params}, jnp.zeros((1, 8, 8, 3))).dtype == jnp.float32
 
 

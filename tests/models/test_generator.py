@@ -10,21 +10,12 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
+from tests.models.random_params import random_params
 from tests.ops.reference import noise
 from warp_translate.models import Generator
 
 HEADS = ["projected", "literal"]
 tiny = functools.partial(Generator, width=4, blocks=1)
-
-
-def random_params(generator, scale=0.3):
-    """Random parameters, none of them zero or one."""
-    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda key, x: generator.init(key, x, x, 1)["params"], jax.random.key(0), image
-    )
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(np.float32), shapes)
 
 
 def predict(generator, params, reduced, original, factor):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import warp_translate
-from tests.ops.reference import noise, scipy_warp
+from tests.models.random_params import random_params
+from tests.ops.reference import noise, numpy_box, scipy_warp
 from warp_translate.models import Fusion, Generator, translate
 from warp_translate.ops import downsample
 
@@ -19,16 +20,6 @@ from warp_translate.ops import downsample
 translation_module = importlib.import_module("warp_translate.models.translate")
 
 tiny = functools.partial(Generator, width=4, blocks=1, max_displacement=3.0)
-
-
-def random_params(generator, scale=0.3):
-    """Random parameters, none of them zero."""
-    image = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda key, x: generator.init(key, x, x, 1)["params"], jax.random.key(0), image
-    )
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(np.float32), shapes)
 
 
 def run_all(original, *cases, factor=2):
@@ -44,14 +35,6 @@ def run_all(original, *cases, factor=2):
 
 def run(generator, params, original, factor, **options):
     return jax.jit(lambda p, x: translate(generator, p, x, factor, **options))(params, original)
-
-
-def numpy_box(images, factor):
-    batch, height, width, channels = images.shape
-    blocks = np.asarray(images, np.float64).reshape(
-        batch, height // factor, factor, width // factor, factor, channels
-    )
-    return blocks.mean((2, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +187,7 @@ def test_equals_separate_steps_on_the_padded_image(rng, height, width, factor, m
     below = max(-height % stride, 2 * stride - height)
     right = max(-width % stride, 2 * stride - width)
     padded = np.pad(original, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
-    reduced = numpy_box(padded, factor)
+    reduced = numpy_box(padded, factor).astype(np.float32)
     apply = jax.jit(lambda r, o: generator.apply({"params": params}, r, o, factor))
     maps = apply(reduced, padded)
     for name in ("pretranslated", "mask", "displacement"):

@@ -54,3 +54,12 @@ def off_the_grid(rng, batch, height, width, reach):
     """Displacements whose fraction avoids the kinks of the bilinear surface."""
     whole = rng.integers(-reach, reach + 1, (batch, height, width, 2))
     return (whole + rng.uniform(0.1, 0.9, whole.shape)).astype(np.float32)
+
+
+def numpy_box(images, factor):
+    """Means of blocks of pixels."""
+    batch, height, width, channels = images.shape
+    blocks = np.asarray(images, np.float64).reshape(
+        batch, height // factor, factor, width // factor, factor, channels
+    )
+    return blocks.mean((2, 4))

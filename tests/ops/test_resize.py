@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.ops.reference import noise
+from tests.ops.reference import noise, numpy_box
 from warp_translate.ops import box_downsample, downsample, upsample_bilinear
 from warp_translate.ops.resize import upsample_inside
 
@@ -22,14 +22,6 @@ def to_torch(images):
 
 def from_torch(images):
     return images.permute(0, 2, 3, 1).numpy()
-
-
-def numpy_box(images, factor):
-    batch, height, width, channels = images.shape
-    blocks = np.asarray(images, np.float64).reshape(
-        batch, height // factor, factor, width // factor, factor, channels
-    )
-    return blocks.mean((2, 4))
 
 
 @pytest.mark.parametrize(

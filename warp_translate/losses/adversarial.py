@@ -14,9 +14,20 @@ from warp_translate.types import Array
 
 Adversarial = Literal["bce", "least_squares", "hinge", "relativistic"]
 
+_Loss = Callable[[Array, Array], Array]
 
-def _unknown(kind: str) -> ValueError:
-    return ValueError(f"the adversarial loss must be one of {get_args(Adversarial)}, got {kind!r}")
+_DISCRIMINATOR: dict[str, _Loss] = {
+    "bce": lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),
+    "least_squares": lambda real, fake: 0.5 * (jnp.square(real - 1.0) + jnp.square(fake)),
+    "hinge": lambda real, fake: jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake),
+    "relativistic": lambda real, fake: jax.nn.softplus(fake - real),
+}
+_GENERATOR: dict[str, _Loss] = {
+    "bce": lambda real, fake: jax.nn.softplus(-fake),
+    "least_squares": lambda real, fake: 0.5 * jnp.square(fake - 1.0),
+    "hinge": lambda real, fake: -fake,
+    "relativistic": lambda real, fake: jax.nn.softplus(real - fake),
+}
 
 
 def discriminator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
@@ -40,51 +51,28 @@ def discriminator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
     Raises:
       ValueError: the shapes differ or the kind is unknown.
     """
-    if real.shape != fake.shape:
-        raise ValueError(f"real and fake logits differ in shape: {real.shape} and {fake.shape}")
-    real, fake = real.astype(jnp.float32), fake.astype(jnp.float32)
-    if kind == "bce":
-        return jax.nn.softplus(-real) + jax.nn.softplus(fake)
-    if kind == "least_squares":
-        return 0.5 * (jnp.square(real - 1.0) + jnp.square(fake))
-    if kind == "hinge":
-        return jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake)
-    if kind == "relativistic":
-        return jax.nn.softplus(fake - real)
-    raise _unknown(kind)
+    return _apply(_DISCRIMINATOR, kind, real, fake)
 
 
 def generator_loss(kind: Adversarial, real: Array, fake: Array) -> Array:
-    """Loss of the generator for each patch.
+    """Loss of the generator for each patch, see `discriminator_loss`.
 
     * ``bce``: ``-log p(fake)``, the non-saturating form.
     * ``least_squares``: ``(fake - 1)^2 / 2``.
     * ``hinge``: ``-fake``.
     * ``relativistic``: ``softplus(real - fake)``; the only one that uses ``real``.
-
-    Args:
-      kind: the loss.
-      real: logits of any shape.
-      fake: logits of the same shape.
-
-    Returns:
-      float32 array of that shape.
-
-    Raises:
-      ValueError: the shapes differ or the kind is unknown.
     """
+    return _apply(_GENERATOR, kind, real, fake)
+
+
+def _apply(losses: dict[str, _Loss], kind: str, real: Array, fake: Array) -> Array:
+    if kind not in losses:
+        raise ValueError(
+            f"the adversarial loss must be one of {get_args(Adversarial)}, got {kind!r}"
+        )
     if real.shape != fake.shape:
         raise ValueError(f"real and fake logits differ in shape: {real.shape} and {fake.shape}")
-    real, fake = real.astype(jnp.float32), fake.astype(jnp.float32)
-    if kind == "bce":
-        return jax.nn.softplus(-fake)
-    if kind == "least_squares":
-        return 0.5 * jnp.square(fake - 1.0)
-    if kind == "hinge":
-        return -fake
-    if kind == "relativistic":
-        return jax.nn.softplus(real - fake)
-    raise _unknown(kind)
+    return losses[kind](real.astype(jnp.float32), fake.astype(jnp.float32))
 
 
 def gradient_penalty(score: Callable[[Array], Array], images: Array) -> Array:
