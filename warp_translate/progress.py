@@ -89,8 +89,9 @@ class Progress:
         self._off = stream is None
         self._function = stream if callable(stream) else None
         self._json = format == "json"
-        is_plain = self._off or self._function or format != "auto"
-        self._tty = not is_plain and self._stream.isatty()
+        self._tty = (
+            format == "auto" and stream is not None and not callable(stream) and stream.isatty()
+        )
         self._interval = min(min_interval, _TTY_INTERVAL) if self._tty else min_interval
         self._if_long = if_long
         self._clock, self._wall_clock = clock, wall_clock

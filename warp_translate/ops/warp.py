@@ -31,10 +31,9 @@ class _Options(NamedTuple):
 
 def _warp(image: Array, displacement: Array, options: _Options, rows: Array | None = None) -> Array:
     """In float32; ``rows`` are those of the displacement, None for all."""
-    cpu, tpu, gpu = (
-        functools.partial(sampling.warp, read)
-        for read in (warp_pixels.read_by_views, warp_planes.read, warp_pixels.read_by_index)
-    )
+    cpu = functools.partial(sampling.warp, warp_pixels.read_by_views)
+    gpu = functools.partial(sampling.warp, warp_pixels.read_by_index)
+    tpu: Callable[..., Array] = functools.partial(sampling.warp, warp_planes.read)
     if rows is None:  # The kernels are for whole images.
         rows, tpu = sampling.all_rows(image.shape[1]), _or_kernel(tpu, _kernel, image, options)
     return lax.platform_dependent(image, displacement, rows, cpu=cpu, tpu=tpu, default=gpu)
