@@ -1,9 +1,7 @@
-"""Every command of launch/README.md is given to what it names, without starting anything."""
+"""Every command of launch/README.md is parsed by its program; nothing is started."""
 
 import re
-import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,51 +9,32 @@ import yaml
 from launch import local, sweep, topology
 from launch.kubernetes import render
 from launch.ray import translate_job
+from tests.pages import ROOT, lines
 from warp_translate.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-
-
-def commands():
-    """Every command as a list of words, up to a pipe."""
-    text = (ROOT / "launch/README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line)
-            yield words[: words.index("|")] if "|" in words else words
+COMMANDS = lines("launch/README.md")
+TPU_VM = "launch/tpu_vm/tpu_vm.sh"
 
 
 def commands_of(*beginning):
-    found = [words for words in commands() if words[: len(beginning)] == list(beginning)]
+    found = [words for words in COMMANDS if words[: len(beginning)] == list(beginning)]
     assert found, beginning
     return [words[len(beginning) :] for words in found]
 
 
-def test_every_command_is_of_a_known_kind():
-    known = {
-        "warp-translate",
-        "python",
-        "pip",
-        "sbatch",
-        "docker",
-        "ray",
-        "serve",
-        "sky",
-        "launch/tpu_vm/tpu_vm.sh",
-    }
-    for words in commands():
-        program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
-        assert program in known, words
+def test_programs_are_known():
+    modules = {"local", "sweep", "kubernetes.render", "plan", "ray.translate_job"}
+    known = {"warp-translate", "pip", "sbatch", "docker", "ray", "serve", "sky", TPU_VM}
+    for words in COMMANDS:
+        program, *rest = (word for word in words if not re.match(r"[A-Z_]+=", word))
         if program == "python":
-            assert words[1] == "-m"
-            assert words[2] in (
-                *("launch.local", "launch.sweep", "launch.kubernetes.render", "launch.plan"),
-                "launch.ray.translate_job",
-            )
+            assert rest[0] == "-m" and rest[1].removeprefix("launch.") in modules, words
+        else:
+            assert program in known, words
 
 
 def test_train(parse_train):
-    for words in commands():
+    for words in COMMANDS:
         if "warp-translate" in words:
             parse_train(words[words.index("warp-translate") + 1 :])
 
@@ -78,8 +57,7 @@ def test_kubernetes(capsys, parse_train):
         pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         accelerators |= set(container["resources"]["limits"])
-        numbered = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]]
-        parse_train(numbered)
+        parse_train([word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]])
     assert accelerators == {"nvidia.com/gpu", "google.com/tpu"}
 
 
@@ -92,23 +70,18 @@ def test_slurm(parse_train):
 
 def test_tpu_vm(parse_train):
     ran = set()
-    for words in commands_of("launch/tpu_vm/tpu_vm.sh"):
-        ran.add(words[0])
-        done = subprocess.run(
-            ["launch/tpu_vm/tpu_vm.sh", words[0], "--dry-run", *words[1:]],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+    for command, *words in commands_of(TPU_VM):
+        ran.add(command)
+        output = subprocess.check_output(
+            [TPU_VM, command, "--dry-run", *words], cwd=ROOT, text=True
         )
-        assert done.returncode == 0, done.stderr
-        assert "gcloud compute tpus" in done.stdout
+        assert "gcloud compute tpus" in output
         if "--" in words:
             parse_train(words[words.index("--") + 1 :])
     assert ran == {"create", "status", "install", "run", "stop", "delete"}
 
 
-def test_skypilot(parse_train):
+def test_skypilot():
     (words,) = commands_of("sky", "jobs", "launch")
     task = yaml.safe_load((ROOT / words[0]).read_text())
     given = [word for word in words[1:] if word != "--env"]
@@ -128,7 +101,7 @@ def test_ray_job(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for words in commands_of("python", "-m", "launch.ray.translate_job"):
         with pytest.raises(UserError, match="bundles/man-woman holds no bundle"):
-            translate_job.main(words)  # Its flags are taken.
+            translate_job.main(words)
 
 
 def test_ray_serve(monkeypatch, tmp_path):
@@ -140,19 +113,21 @@ def test_ray_serve(monkeypatch, tmp_path):
     (tmp_path / "bundles").mkdir()
     monkeypatch.chdir(tmp_path)
     assert serve_app.app(dict(word.split("=") for word in words[1:]))
-    deployed = [words for words in commands() if words[1:3] == ["serve", "deploy"]]
-    assert [(ROOT / words[3]).is_file() for words in deployed] == [True]
+    (deployed,) = (words for words in COMMANDS if words[1:3] == ["serve", "deploy"])
+    assert (ROOT / deployed[3]).is_file()
 
 
 def test_docker():
     for words in commands_of("docker", "build"):
-        assert (ROOT / words[0].removeprefix("--file=")).is_file()
+        file = ROOT / words[0].removeprefix("--file=")
+        for name in re.findall(r"--build-arg=(\w+)=", " ".join(words)):
+            assert f"\nARG {name}=" in file.read_text()
         assert words[-1] == "."
 
 
 @pytest.mark.parametrize("words", commands_of("python", "-m", "launch.sweep"), ids=" ".join)
 def test_sweep(words, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # Where the file of tasks is written.
+    monkeypatch.chdir(tmp_path)  # The task file is written here.
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     assert sweep.main(words) == 0
     assert capsys.readouterr().out
