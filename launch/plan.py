@@ -244,7 +244,7 @@ def table(plan: Plan) -> str:
         "inputs (without padding)",
         *(_row(name, _size(size)) for name, size in plan.parts.items()),
         "memory of the compiled program (with padding)",
-        *(_row(_MEMORY_NAMES[name], _size(size)) for name, size in plan.memory.items()),
+        *(_row(name, _size(size)) for name, size in plan.memory.items()),
     ]
     if plan.hbm_bytes is None:
         rows.append("  fits: unknown, the memory of this chip is not in the table")
@@ -294,15 +294,6 @@ def table(plan: Plan) -> str:
             for each in plan.operations
         ]
     return "\n".join([*rows, *_gather_rows(plan)])
-
-
-_MEMORY_NAMES = {
-    "arguments": "state and batch",
-    "new results": "outputs not aliased to inputs",
-    "temporaries": "activations and temporaries",
-    "code": "code",
-    "total": "total",
-}
 
 
 def _gather_rows(plan: Plan) -> list[str]:

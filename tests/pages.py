@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def _pages() -> dict[str, str]:
-    """Returns the text of every tracked page, in the order in which a user meets them."""
+    """Returns the text of every page, in the order in which a user meets them."""
     first = ("README.md", "warp_translate/training/README.md", "warp_translate/serving/README.md")
-    listed = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert set(first) <= set(listed)
-    names = [*first, *(name for name in listed if name not in first)]
+    paths = [
+        path
+        for folder in ("experiments", "launch", "tests", "warp_translate")
+        for path in sorted((ROOT / folder).rglob("*.md"))
+    ]
+    names = dict.fromkeys([*first, *(path.relative_to(ROOT).as_posix() for path in paths)])
     return {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
 
 

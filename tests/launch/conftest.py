@@ -3,6 +3,7 @@
 import copy
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from warp_translate.cli import train
 ROOT = Path(__file__).parents[2]
 
 
+def call(*words, **options):
+    """Runs a command in the checkout and returns its status and output."""
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300, **options}
+    return subprocess.run(words, check=False, **options)
+
+
 @pytest.fixture
 def parse_train(monkeypatch):
     """Parses the arguments of ``warp-translate`` as the real command does and returns its flags."""
-    assert train.run  # The module defines the flags.
+    assert train  # The module defines the flags.
 
     def parse(words):
         assert words[0] == "train", words

@@ -1,6 +1,5 @@
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from launch import local
+from tests.launch.conftest import ROOT, call
 from warp_translate.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 READY_LOOP = "echo ready; while :; do sleep 0.02; done"
 
 # The first of two processes to exit, and the other's wait until the launcher has noticed.
@@ -107,29 +106,20 @@ def test_signals_reach_every_process_once(number, name):
     assert sorted(rest.splitlines()) == ["[0] signaled", "[1] signaled"]
 
 
-def test_ctrl_c_in_the_terminal_reaches_each_process_once():
-    """A terminal signals the process group; the children are in groups of their own."""
+def test_terminal_signals():
+    """Ctrl-C signals the terminal's whole group, but each child once; nohup ignores a hangup."""
     script = f"trap 'echo signaled' INT; trap 'exit 42' TERM; {READY_LOOP}"
-    with Launcher(script, start_new_session=True) as launcher:
+    options = {"start_new_session": True, "stderr": subprocess.DEVNULL}
+    with Launcher(script, prefix=["nohup"], **options) as launcher:
         assert launcher.stdout.readline() == "[0] ready\n"
         os.killpg(launcher.pid, signal.SIGINT)
         assert launcher.stdout.readline() == "[0] signaled\n"
-        time.sleep(0.3)
-        os.killpg(launcher.pid, signal.SIGTERM)
-        rest, _ = launcher.communicate(timeout=300)
-    assert (launcher.returncode, rest) == (42, "")
-
-
-def test_ignored_hangup_stays_ignored():
-    script = f"trap 'echo signaled; exit 42' TERM; {READY_LOOP}"
-    with Launcher(script, prefix=["nohup"], stderr=subprocess.DEVNULL) as launcher:
-        assert launcher.stdout.readline() == "[0] ready\n"
         launcher.send_signal(signal.SIGHUP)
         time.sleep(0.3)
         assert launcher.poll() is None
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=300)
-    assert launcher.returncode == 42
+        rest, _ = launcher.communicate(timeout=300)
+    assert (launcher.returncode, rest) == (42, "")
 
 
 def test_training_continues_when_the_output_is_closed():
@@ -204,27 +194,18 @@ def test_gpus_are_shared_evenly(fake, monkeypatch):
         shares(2, {})
 
 
-def test_command_starts_train(tmp_path):
-    package = tmp_path / "warp_translate"
-    (package / "cli").mkdir(parents=True)
-    for module in ("errors.py", "cli/status.py", "cli/streams.py"):  # The launcher's own imports.
-        shutil.copy(ROOT / "warp_translate" / module, package / module)
-    (package / "__init__.py").touch()
-    (package / "cli/train.py").write_text("import sys\nprint(*sys.argv[1:])\nsys.exit(42)\n")
-    command = "-m launch.local --processes=2 --devices=3 -- train --config=c.py --workdir=a"
-    done = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 42, done.stderr
-    lines = sorted(done.stdout.splitlines())
-    port = re.search(r"127\.0\.0\.1:(\d+)", lines[0])[1]
-    assert lines == [
-        f"[{index}] --config=c.py --workdir=a --coordinator=127.0.0.1:{port} --num_processes=2 "
+def test_command_starts_train(monkeypatch):
+    calls = []
+    monkeypatch.setattr(local, "supervise", lambda *args, **kw: calls.append((*args, kw)) or 42)
+    train = ["--", "train", "--config=c.py", "--workdir=a"]
+    assert local.main(["--processes=2", "--devices=3", *train]) == 42
+    assert local.main(["--devices=1", "--heartbeat_timeout=5", *train]) == 42
+    assert local.main(["--devices=1", "--grace=0.5", *train]) == 42
+    assert [kw["grace"] for _, kw in calls] == [40, 15, 0.5]
+    words = [" ".join(child.command[3:]) for child in calls[0][0]]
+    port = re.search(r"127\.0\.0\.1:(\d+)", words[0])[1]
+    assert words == [
+        f"--config=c.py --workdir=a --coordinator=127.0.0.1:{port} --num_processes=2 "
         f"--process_id={index} --heartbeat_timeout=30"
         for index in range(2)
     ]
@@ -250,20 +231,6 @@ def test_user_errors(words, message):
 
 
 def test_user_error_is_one_line_and_status_2():
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.local", "--process=2", "--", "train"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = call(sys.executable, "-m", "launch.local", "--process=2", "--", "train")
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*unrecognized arguments: --process=2.*\n", done.stderr)
-
-
-def test_default_grace_is_ten_seconds_longer_than_the_heartbeat(monkeypatch):
-    seen = []
-    monkeypatch.setattr(local, "supervise", lambda to_start, grace: seen.append(grace) or 0)
-    local.main(["--devices=1", "--heartbeat_timeout=5", "--", "train"])
-    local.main(["--devices=1", "--grace=0.5", "--", "train"])
-    assert seen == [15, 0.5]

@@ -2,23 +2,20 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments import cycle
 from launch import compiled, gathers, plan, topology
+from tests.launch.conftest import call
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
 from warp_translate.ops import bilinear_warp, warp_pixels
 
-ROOT = Path(__file__).parents[2]
 FLOAT = 4
 
 
@@ -82,74 +79,48 @@ def test_verdicts(local_plan):
     assert (found["blown_up"], found["gathers"][1]["moved"]) == (1, 11)
 
 
-@pytest.mark.parametrize(
-    ("batch", "chips", "accumulate", "remedy"),
-    [(8, 256, 1, "256"), (1000, 256, 1, "768 or 1024"), (6, 4, 1, "4 or 8"), (8, 4, 3, "12")],
-)
-def test_indivisible_batch_error_suggests_one_that_divides(batch, chips, accumulate, remedy):
-    config = tiny_config()
-    config.training.update(global_batch=batch, accumulate=accumulate)
-    with pytest.raises(UserError, match=f"global_batch {batch} .* {chips} .*: {remedy} would do"):
-        build.check_batch(config, chips)
-    config.training.global_batch = int(remedy.split()[-1])
-    build.check_batch(config, chips)
-
-
 def plan_command(*further, **environment):
-    words = ["--config=experiments/paired.py:runlocal", *further]
-    return subprocess.run(
-        [sys.executable, "-m", "launch.plan", *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_user_error_is_one_line_and_status_2():
-    devices = "--xla_force_host_platform_device_count=4"
-    words = ["--topology=local", "--config.training.global_batch=6"]
-    done = plan_command(*words, XLA_FLAGS=devices)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert re.match("error: .*global_batch 6 must be a multiple of the 4 devices: 4 or 8", line)
-
-
-@pytest.fixture
-def restored_environment(monkeypatch):
-    for name, value in topology._ENVIRONMENT.items():  # open_topology sets them.
-        monkeypatch.setenv(name, value)
-
-
-def test_missing_flags_and_unknown_topology():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with pytest.raises(UserError, match=r"needs --config=experiments/FILE\.py and --topology"):
-        plan.main(["plan"])
-    known = r"--topology=v5e:3x5 does not exist; choose local or one of .*v5e:\{2x2,"
-    with pytest.raises(UserError, match=known):
-        topology.open_topology("v5e:3x5")
+    words = ["-m", "launch.plan", "--config=experiments/paired.py:runlocal", *further]
+    return call(sys.executable, *words, env={**os.environ, **environment}, timeout=1200)
 
 
 @pytest.mark.parametrize(
-    ("message", "expected"),
+    ("words", "message"),
     [
-        ("JAX TPU support not installed; cannot generate", r"pip install 'warp-translate\[plan\]'"),
-        ("ABORTED: Internal error when accessing libtpu multi-process lockfile.", "only one can"),
-        (
-            "INVALID_ARGUMENT: no such chip\nmore",
-            "cannot be opened: INVALID_ARGUMENT: no such chip$",
-        ),
+        (["--topology=local", "--config.training.global_batch=6"], ".*: 4 or 8 would do"),
+        ([], r"plan needs --config=experiments/FILE\.py and --topology"),
     ],
 )
-def test_libtpu_errors_become_one_line(restored_environment, monkeypatch, message, expected):
+def test_user_error_is_one_line_and_status_2(words, message):
+    done = plan_command(*words, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert re.match(f"error: {message}", line)
+
+
+@pytest.mark.parametrize(
+    ("name", "libtpu", "expected"),
+    [
+        ("v5e:3x5", "", r"v5e:3x5 does not exist; choose local or one of .*v5e:\{2x2,"),
+        (
+            "v5e:2x2",
+            "JAX TPU support not installed; cannot",
+            r"pip install 'warp-translate\[plan\]'",
+        ),
+        ("v5e:2x2", "ABORTED: error when accessing libtpu multi-process lockfile.", "only one can"),
+        ("v5e:2x2", "INVALID: no such chip\nmore", "cannot be opened: INVALID: no such chip$"),
+    ],
+)
+def test_topology_errors_are_one_line(monkeypatch, name, libtpu, expected):
+    for variable, value in topology._ENVIRONMENT.items():  # open_topology sets them.
+        monkeypatch.setenv(variable, value)
+
     def refuse(*arguments, **options):
-        raise RuntimeError(message)
+        raise RuntimeError(libtpu)
 
     monkeypatch.setattr(topology.topologies, "get_topology_desc", refuse)
     with pytest.raises(UserError, match=expected) as raised:
-        topology.open_topology("v5e:2x2")
+        topology.open_topology(name)
     assert "\n" not in str(raised.value)
 
 

@@ -1,10 +1,8 @@
-import subprocess
-from pathlib import Path
-
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.launch.conftest import ROOT, call
+
 TASK = yaml.safe_load((ROOT / "launch/skypilot/train.yaml").read_text())
 
 
@@ -32,12 +30,8 @@ def test_nodes_get_their_rank_and_the_address_of_the_first(fake, parse_train, ra
         "FLAGS": "--config.optim.lr=1e-3 --config.seed=3",
         "RUN": "two words",
     }
-    done = subprocess.run(
-        ["bash", "-c", TASK["run"]],
-        cwd=fake.folder.parent,
-        env={**fake.environment, **TASK["envs"], **environment},
-        check=False,
-    )
+    environment = {**fake.environment, **TASK["envs"], **environment}
+    done = call("bash", "-c", TASK["run"], cwd=fake.folder.parent, env=environment)
     assert done.returncode == 42
     (words,) = fake.calls("warp-translate")
     parsed = parse_train(words)

@@ -3,11 +3,11 @@ import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.launch.conftest import ROOT, call
+
 TRAIN = ["--config=experiments/paired.py", "--workdir=runs/two words"]
 # Drops srun's flags and runs the command once per task.
 SRUN = """
@@ -33,15 +33,7 @@ def slurm(fake):
 
 
 def sbatch(fake, *words, script="train.sbatch", **environment):
-    return subprocess.run(
-        ["bash", f"launch/slurm/{script}", *words],
-        cwd=ROOT,
-        env={**fake.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return call("bash", f"launch/slurm/{script}", *words, env={**fake.environment, **environment})
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 134])
@@ -101,7 +93,7 @@ def test_shells_survive_sigterm(slurm, tmp_path, whole_group):
     slurm.add(
         "warp-translate",
         f"trap 'touch {signaled}' TERM; touch {ready}; "
-        f"while [[ ! -e {signaled} ]]; do /bin/sleep 0.02; done; exit 42",
+        f"while [[ ! -e {signaled} ]]; do /bin/sleep 0.02; done; trap '' TERM; exit 42",
     )
     # The real srun survives the signal and keeps waiting for its tasks.
     slurm.add("srun", 'trap : TERM; while [[ $1 == --* ]]; do shift; done; "$@"')

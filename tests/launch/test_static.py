@@ -2,14 +2,14 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.launch.conftest import ROOT, call
+
 LAUNCH = ROOT / "launch"
 SCRIPTS = {p.name: p.read_text() for p in LAUNCH.rglob("*") if p.suffix in (".sh", ".sbatch")}
 DOCKERFILES = {path.stem: path.read_text() for path in LAUNCH.glob("docker/*")}
@@ -18,13 +18,7 @@ SETUP = (ROOT / "setup.py").read_text()
 
 
 def lint(program, *words, source):
-    return subprocess.run(
-        [Path(sys.executable).with_name(program), *words, "-"],
-        input=source,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
+    return call(Path(sys.executable).with_name(program), *words, "-", input=source).stdout
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from launch import sweep
+from tests.launch.conftest import ROOT
 from warp_translate.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = "experiments/quickstart.py"
 MANIFEST = ["--image=a", "--queue=b", "--claim=c"]
 # Variant and seed of the runs of --seeds=3, in order.

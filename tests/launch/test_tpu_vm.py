@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.launch.conftest import ROOT, call
+
 SCRIPT = "launch/tpu_vm/tpu_vm.sh"
 PLACE = ["--name=pod", "--zone=us-west4-a"]
 TRAIN = ["train", "--config=experiments/paired.py", "--workdir=/mnt/runs/two words"]
@@ -19,15 +20,7 @@ done
 
 
 def tpu_vm(fake, *words):
-    return subprocess.run(
-        [f"./{SCRIPT}", *words],
-        cwd=ROOT,
-        env=fake.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return call(f"./{SCRIPT}", *words, env=fake.environment)
 
 
 @pytest.fixture
