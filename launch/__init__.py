@@ -1,1 +1,1 @@
-"""What runs before and around a training: plans of its cost, sweeps, and ways to start it."""
+"""Launchers, sweeps and cost plans of trainings."""

@@ -1,7 +1,7 @@
-"""What the launchers share: arguments, and how a user's mistake ends them.
+"""Argument parsing and exit statuses of the launchers.
 
-They take argparse where the package takes absl, because what stands behind ``--`` belongs to
-``warp-translate train`` and must reach it as it was typed.
+They use argparse, not absl, because everything after ``--`` must reach ``warp-translate train``
+unparsed.
 """
 
 import argparse
@@ -12,9 +12,11 @@ from typing import NoReturn
 from warp_translate.cli import status, streams
 from warp_translate.errors import UserError
 
+PROCESS_FLAGS = ("coordinator", "num_processes", "process_id", "heartbeat_timeout")
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and that takes no abbreviated flag."""
+    """An argument parser with one-line errors and no abbreviated flags."""
 
     def __init__(self, description: str):
         super().__init__(
@@ -24,55 +26,47 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program as every mistake of the user does."""
-        _leave(message)
+        """Prints the error and exits with the status of a user error."""
+        _exit_with(message)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs a launcher; a UserError becomes one line on stderr and status 2.
 
     Args:
-      main: takes the command line without the program's name, returns the exit status.
+      main: maps the arguments without the program's name to the exit status.
     """
     with streams.ready():
         try:
             code = main(sys.argv[1:])
         except UserError as error:
-            _leave(str(error))
+            _exit_with(str(error))
         sys.exit(code)
 
 
 def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits ``launcher flags -- train its flags``.
-
-    Args:
-      argv: the command line without the program's name.
-
-    Returns:
-      The launcher's flags, and train's flags without the word ``train``.
+    """Splits ``LAUNCHER_FLAGS -- train TRAIN_FLAGS`` into the two lists of flags.
 
     Raises:
-      UserError: what stands behind ``--`` is missing or is not ``train``.
+      UserError: no ``train`` follows ``--``.
     """
-    own, separated, command = _split(argv)
-    if own and own[-1] in ("-h", "--help"):
-        return own, []
-    if not separated or not command or command[0] != "train":
+    own, command = split(argv)
+    if command[:1] != ["train"] and own[-1:] not in (["-h"], ["--help"]):
         raise UserError(
-            f"behind -- stands {' '.join(command)!r}: give the command to start there, for example "
-            "-- train --config=experiments/paired.py --workdir=runs/paired"
+            f"expected 'train' after --, got {' '.join(command)!r}: add the command to start, for "
+            "example -- train --config=experiments/paired.py --workdir=runs/paired"
         )
     return own, command[1:]
 
 
-def split_further(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits ``launcher flags [-- further flags]``, which may be missing."""
-    own, _, further = _split(argv)
-    return own, further
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits arguments at the first ``--``, which may be missing."""
+    at = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:at]), list(argv[at + 1 :])
 
 
 def flag_value(flags: Sequence[str], name: str) -> str | None:
-    """Returns what ``--name=value`` or ``--name value`` sets last, None if nothing does."""
+    """Returns the last value of ``--name=value`` or ``--name value``, or None."""
     value = None
     for index, word in enumerate(flags):
         flag, has_value, text = word.partition("=")
@@ -81,20 +75,15 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
     return value
 
 
-def refuse_flags(flags: Sequence[str], names: Sequence[str], remedy: str) -> None:
-    """Raises a UserError if train's flags hold one that the launcher sets itself."""
+def refuse_flags(
+    flags: Sequence[str], names: Sequence[str], remedy: str = "remove it after --"
+) -> None:
+    """Raises a UserError if ``flags`` contain one of ``names``, which the launcher sets."""
     for name in names:
         if flag_value(flags, name) is not None:
             raise UserError(f"--{name} is set by the launcher: {remedy}")
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
-    if "--" not in argv:
-        return list(argv), False, []
-    at = list(argv).index("--")
-    return list(argv[:at]), True, list(argv[at + 1 :])
-
-
-def _leave(message: str) -> NoReturn:
+def _exit_with(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status.USER_ERROR)

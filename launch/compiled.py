@@ -1,10 +1,9 @@
-"""What the text of a compiled program tells: collectives, loops, and the dearest operations."""
+"""Reads collectives, loops and the longest operations from the text of a compiled program."""
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 
 COLLECTIVES = (
     "all-reduce",
@@ -16,22 +15,18 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", re.MULTILINE
+)
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_ORIGIN = re.compile(r'op_name="([^"]*)"')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """The collectives of one kind in a program.
-
-    Attributes:
-      kind: as in `COLLECTIVES`.
-      count: how many.
-      bytes: what each device hands in, all together.
-    """
+    """All collectives of one kind: their number and the bytes of their operands per device."""
 
     kind: str
     count: int
@@ -40,13 +35,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """An operation of which the compiler estimated the time.
-
-    Attributes:
-      name: its name in the compiled program.
-      origin: the operation of the source that it comes from.
-      cycles: the estimate.
-    """
+    """An operation, its JAX operation (``origin``) and the compiler's time estimate."""
 
     name: str
     origin: str
@@ -55,51 +44,40 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the text tells.
+    """Contents of a compiled program."""
 
-    Attributes:
-      collectives: by kind, those that occur.
-      loops: how often each loop runs, None where that is not known.
-      conditionals: number of branchings.
-      operations: those with an estimate, dearest first.
-    """
-
-    collectives: tuple[Collective, ...]
-    loops: tuple[int | None, ...]
+    collectives: tuple[Collective, ...]  # One entry for each kind that occurs.
+    loops: tuple[int | None, ...]  # Trip counts, None if unknown.
     conditionals: int
-    operations: tuple[Operation, ...]
+    operations: tuple[Operation, ...]  # Those with an estimate, longest first.
 
 
 def read_program(text: str) -> Program:
-    """Reads ``compiled.as_text()``.
-
-    Args:
-      text: an optimised program in XLA's notation.
-    """
+    """Parses ``compiled.as_text()``, an optimized program in HLO notation."""
     sizes: dict[str, int] = {}
-    handed_in: dict[str, list[int]] = collections.defaultdict(list)
+    operands: dict[str, list[int]] = collections.defaultdict(list)
     loops, conditionals, operations = [], 0, []
-    for name, result, kind, rest in _instructions(text):
+    for name, result, opcode, rest in _INSTRUCTION.findall(text):
         sizes[name] = array_bytes(result)
-        plain = kind.removesuffix("-start")
-        if plain in COLLECTIVES:
-            operands = re.findall(r"%([\w.\-]+)", rest.partition(")")[0])
-            handed_in[plain].append(sum(sizes[operand] for operand in operands))
+        kind = opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            names = re.findall(r"%([\w.\-]+)", rest.partition(")")[0])
+            operands[kind].append(sum(sizes[operand] for operand in names))
         elif kind == "while":
-            trips = _TRIPS.search(rest)
+            trips = _TRIP_COUNT.search(rest)
             loops.append(int(trips.group(1)) if trips else None)
         elif kind == "conditional":
             conditionals += 1
         if cycles := _CYCLES.search(rest):
-            origin = _ORIGIN.search(rest)
+            origin = _OP_NAME.search(rest)
             operations.append(
                 Operation(name, origin.group(1) if origin else "", int(cycles.group(1)))
             )
     return Program(
         collectives=tuple(
-            Collective(kind, len(handed_in[kind]), sum(handed_in[kind]))
+            Collective(kind, len(operands[kind]), sum(operands[kind]))
             for kind in COLLECTIVES
-            if kind in handed_in
+            if kind in operands
         ),
         loops=tuple(loops),
         conditionals=conditionals,
@@ -108,22 +86,15 @@ def read_program(text: str) -> Program:
 
 
 def array_bytes(shape: str) -> int:
-    """Bytes of a shape in XLA's notation without padding; of a tuple, of all its members."""
+    """Returns the unpadded bytes of a shape in HLO notation; for a tuple, of all its elements."""
     return sum(
-        math.prod(int(length) for length in lengths.split(",") if length) * _item_bits(kind) // 8
-        for kind, lengths in _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
+        math.prod(int(length) for length in lengths.split(",") if length) * _item_bits(dtype) // 8
+        for dtype, lengths in _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
     )
 
 
-def _item_bits(kind: str) -> int:
-    if kind == "pred":
+def _item_bits(dtype: str) -> int:
+    if dtype == "pred":
         return 8
-    digits = re.search(r"\d+", kind)
+    digits = re.search(r"\d+", dtype)
     return int(digits.group()) if digits else 0  # Tokens and opaque values have no size.
-
-
-def _instructions(text: str) -> Iterator[tuple[str, str, str, str]]:
-    for line in text.splitlines():
-        if match := _INSTRUCTION.match(line):
-            name, result, kind, rest = match.groups()
-            yield name, result, kind, rest

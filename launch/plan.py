@@ -1,13 +1,12 @@
-"""Compiles the training step of an experiment ahead of time and tells what it will cost.
+"""Compiles the training step of an experiment ahead of time and prints its cost.
 
     python -m launch.plan --config=experiments/paired.py --topology=v5e:2x2
     python -m launch.plan --config=experiments/cycle.py --topology=v5e:16x16 --batch_per_chip=2
     python -m launch.plan --config=experiments/paired.py:runlocal --topology=local
 
-It is the very step that ``warp-translate train`` takes. No data set is opened, no parameter drawn,
-nothing runs, and for a named slice no TPU is needed, only the package ``libtpu`` (the extra
-``plan``). Exit status: 0 if all is well, 1 if the step does not fit or a gather blows up, 2 for a
-mistake in the command.
+It is the step of ``warp-translate train``. No data is read, no parameters are initialized and
+nothing is executed. A TPU slice needs no TPU, only the package ``libtpu`` (extra ``plan``). Exit
+status: 0 if the step fits, 1 if it does not or a gather exceeds its bound, 2 for a user error.
 """
 
 import contextlib
@@ -38,116 +37,88 @@ from warp_translate.training.throughput import peak_flops
 from warp_translate.types import PyTree
 
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, f"What to compile for: {LOCAL}, or a slice of TPUs such as v5e:2x2."
-)
-_GLOBAL_BATCH = flags.DEFINE_integer(
-    "global_batch", None, "Examples over all chips; the configuration's by default.", lower_bound=1
+    "topology", None, f"Devices to compile for: {LOCAL}, or a TPU slice such as v5e:2x2."
 )
 _BATCH_PER_CHIP = flags.DEFINE_integer(
-    "batch_per_chip", None, "The same by the examples on each chip.", lower_bound=1
+    "batch_per_chip",
+    None,
+    "Examples per chip, in place of config.training.global_batch.",
+    lower_bound=1,
 )
 _JSON = flags.DEFINE_string("json", None, "File for the plan as JSON.")
 
-_UNMET_STATUS = 1
-_PARTS = ("parameters", "optimiser", "moving average", "image pool", "other state", "batch")
+_FAILED_STATUS = 1
 _PROGRESS_SECONDS = 15
 _SHOWN_OPERATIONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step costs on each chip. Bytes and operations are those of one chip.
+    """Cost of one step. Bytes, operations and seconds are those of one chip."""
 
-    Attributes:
-      experiment: kind of training and size of the images.
-      topology: name of what was compiled for.
-      chips: how many.
-      chip: what a chip calls itself.
-      global_batch: examples over all chips.
-      compile_seconds: time to lower and compile.
-      parts: bytes of what the step is handed, without padding; names as in `_PARTS`.
-      memory: bytes of the compiled program: arguments, results that are not written over
-        arguments, temporaries (activations), code, and their total.
-      hbm_bytes: the chip's memory; None where it is not known.
-      flops: operations, as the compiler counts them.
-      bytes_accessed: bytes read and written, as the compiler counts them.
-      seconds: a lower bound for the step's time; None where the chip is not known.
-      limit: what sets it, "arithmetic" or "memory".
-      collectives: by kind.
-      loops: how often each loop of the program runs; the two counts above hold its body once.
-      conditionals: branchings; the two counts hold the dearest branch.
-      operations: the operations with the longest estimates.
-      cycles: the sum of all estimates.
-      gathers: gathers and scatters; None where the check is not made.
-    """
-
-    experiment: str
+    experiment: str  # Kind of training, image size and factor.
     topology: str
     chips: int
-    chip: str
+    chip: str  # Device kind.
     global_batch: int
     compile_seconds: float
-    parts: dict[str, int]
-    memory: dict[str, int]
-    hbm_bytes: int | None
-    flops: float
-    bytes_accessed: float
-    seconds: float | None
-    limit: str | None
+    parts: dict[str, int]  # Unpadded bytes of the step's inputs by purpose.
+    memory: dict[str, int]  # Padded bytes of the program by purpose, and their total.
+    hbm_bytes: int | None  # None if unknown.
+    flops: float  # Loop bodies counted once, and only the most expensive branch of a conditional.
+    bytes_accessed: float  # Counted likewise.
+    seconds: float | None  # Lower bound of the step time; None if the chip is unknown.
+    limit: str | None  # "arithmetic" or "memory", whichever sets `seconds`.
     collectives: tuple[Collective, ...]
-    loops: tuple[int | None, ...]
+    loops: tuple[int | None, ...]  # Trip counts, None if unknown.
     conditionals: int
-    operations: tuple[Operation, ...]
-    cycles: int
-    gathers: tuple[Moved, ...] | None
+    operations: tuple[Operation, ...]  # Those with the largest time estimates.
+    cycles: int  # Sum of all time estimates.
+    gathers: tuple[Moved, ...] | None  # None off TPUs.
 
     @property
     def fits(self) -> bool | None:
-        """Whether a chip's memory holds the step; None where it is not known."""
+        """Whether the step fits in the chip's memory; None if unknown."""
         return None if self.hbm_bytes is None else self.memory["total"] <= self.hbm_bytes
 
     @property
     def blown_up(self) -> tuple[Moved, ...]:
-        """The gathers and scatters that move more than they may."""
+        """The gathers and scatters that exceed their bounds."""
         return tuple(each for each in self.gathers or () if each.blows_up)
 
     @property
     def passes(self) -> bool:
-        """Whether nothing speaks against the step."""
+        """Whether the step fits, as far as known, and all gathers are within their bounds."""
         return self.fits is not False and not self.blown_up
 
 
 def make_plan(
-    config: ml_collections.ConfigDict, topology: Topology, global_batch: int | None = None
+    config: ml_collections.ConfigDict, topology: Topology, batch_per_chip: int | None = None
 ) -> Plan:
-    """Compiles the training step and reads what it costs.
+    """Compiles the training step and reads its cost.
 
     Args:
       config: the experiment.
-      topology: what to compile for.
-      global_batch: examples over all chips; the configuration's by default.
-
-    Returns:
-      The plan.
+      topology: the devices to compile for.
+      batch_per_chip: examples per chip; by default the configuration's global batch is used.
 
     Raises:
-      UserError: the configuration cannot be built, the batch does not divide over the chips, or
-        the compiler finds that the step does not fit.
+      UserError: the configuration is invalid, the batch does not divide over the chips, or the
+        compiler reports that the step does not fit.
     """
-    chips = len(topology.devices)
+    chips, device = len(topology.devices), topology.devices[0]
     config = config.copy_and_resolve_references()
-    if global_batch is not None:
-        config.training.global_batch = global_batch
+    if batch_per_chip is not None:
+        config.training.global_batch = batch_per_chip * chips
     global_batch = config.training.global_batch
     build.check_batch(config, chips)
     training = build.training(config)
     replicas = Replicas(training.axes, tuple(topology.devices), "shard_map")
     step = replicas.map(training.step, steps_per_call=config.training.steps_per_call)
     state, batch, root = _abstract_inputs(replicas, training, config)
-    say = functools.partial(print, file=sys.stderr, flush=True)
-    about = f"the {config.method.training} step for {chips} x {topology.devices[0].device_kind}"
+    title = f"the {config.method.training} step for {chips} x {device.device_kind}"
     begin = time.perf_counter()
-    with _progress(f"compiling {about}"):
+    with _progress(f"compiling {title}"):
         traced = step.trace(state, batch, root)
         try:
             compiled = traced.lower().compile()
@@ -155,38 +126,34 @@ def make_plan(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(
-                f"{about} does not fit at {global_batch // chips} examples a chip: "
-                f"{' '.join(str(error).split())[:300]}: use fewer a chip, a larger factor or "
-                "more memory"
+                f"{title} does not fit at {global_batch // chips} examples per chip: "
+                f"{' '.join(str(error).split())[:300]}: use fewer per chip, a larger factor or "
+                "chips with more memory"
             ) from error
-    seconds = time.perf_counter() - begin
+    compile_seconds = time.perf_counter() - begin
     read = read_program(compiled.as_text())
-    cost, memory = compiled.cost_analysis(), _memory(compiled.memory_analysis())
+    cost = compiled.cost_analysis()
     flops, accessed = cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
     chip, times = topology.chip, {}
-    if peak := peak_flops(topology.devices[0].device_kind):
+    if peak := peak_flops(device.device_kind):
         times["arithmetic"] = flops / peak
     if chip:
         times["memory"] = accessed / chip.hbm_bandwidth
     moved = None
     if topology.platform == "tpu":
         with _progress("checking the gathers"):
-            moved = tuple(moved_by_gathers(traced.jaxpr, topology.devices[0], say))
+            log = functools.partial(print, file=sys.stderr, flush=True)
+            moved = tuple(moved_by_gathers(traced.jaxpr, device, log))
+    factor = [f"factor {config.method.factor}"] if "factor" in config.method else []
     return Plan(
-        experiment=", ".join(
-            [
-                config.method.training,
-                f"{config.data.size} px",
-                *([f"factor {config.method.factor}"] if "factor" in config.method else []),
-            ]
-        ),
+        experiment=", ".join([config.method.training, f"{config.data.size} px", *factor]),
         topology=topology.name,
         chips=chips,
-        chip=topology.devices[0].device_kind,
+        chip=device.device_kind,
         global_batch=global_batch,
-        compile_seconds=seconds,
+        compile_seconds=compile_seconds,
         parts=_parts(training, state, batch, chips),
-        memory=memory,
+        memory=_memory(compiled.memory_analysis()),
         hbm_bytes=chip.hbm_bytes if chip else None,
         flops=flops,
         bytes_accessed=accessed,
@@ -204,7 +171,7 @@ def make_plan(
 def _abstract_inputs(
     replicas: Replicas, training: Training, config: ml_collections.ConfigDict
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """Shapes, types and places of state, batch and root key; nothing is drawn."""
+    """Returns shapes, dtypes and shardings of the state, the batch and the root key."""
     try:
         root = jax.eval_shape(lambda: build.root_key(config))
         state = jax.eval_shape(lambda root: training.init(root, config.data.size), root)
@@ -217,8 +184,8 @@ def _abstract_inputs(
 
 
 def _parts(training: Training, state: PyTree, batch: PyTree, chips: int) -> dict[str, int]:
-    """Bytes on each chip by what they are for."""
-    own = jax.tree.leaves(
+    """Returns bytes per chip by purpose."""
+    sharded = jax.tree.leaves(
         jax.tree.map(
             lambda axis, part: jax.tree.map(lambda leaf: axis is not None, part),
             training.axes,
@@ -227,13 +194,13 @@ def _parts(training: Training, state: PyTree, batch: PyTree, chips: int) -> dict
         )
     )
     names = {"params": "parameters", "opt_state": "optimiser", "ema": "moving average"}
-    parts = dict.fromkeys(_PARTS, 0)
+    parts = dict.fromkeys([*names.values(), "image pool", "other state"], 0)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    for (path, leaf), is_own in zip(leaves, own, strict=True):
+    for (path, leaf), is_sharded in zip(leaves, sharded, strict=True):
         fields = [getattr(key, "name", None) for key in path]
         name = next((names[field] for field in fields if field in names), "other state")
         size = leaf.size * leaf.dtype.itemsize
-        parts["image pool" if is_own else name] += size // chips if is_own else size
+        parts["image pool" if is_sharded else name] += size // chips if is_sharded else size
     parts["batch"] = sum(leaf.size for leaf in jax.tree.leaves(batch)) // chips
     return parts
 
@@ -249,112 +216,108 @@ def _memory(stats: Any) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """Says on stderr what is done, and every so often that it still is."""
+def _progress(activity: str) -> Iterator[None]:
+    """Prints the activity to stderr, and its elapsed time every few seconds."""
     done = threading.Event()
     begin = time.monotonic()
 
-    def tell() -> None:
+    def report() -> None:
         while not done.wait(_PROGRESS_SECONDS):
-            print(f"{what}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+            print(f"{activity}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
-    print(f"{what} ...", file=sys.stderr, flush=True)
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    print(f"{activity} ...", file=sys.stderr, flush=True)
+    threading.Thread(target=report, daemon=True).start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
 
 
 def table(plan: Plan) -> str:
-    """The plan for a terminal."""
-    per_chip = plan.global_batch // plan.chips
-    lines = [
+    """Formats a plan for a terminal."""
+    rows = [
         f"{plan.experiment} on {plan.topology}: {plan.chips} x {plan.chip}, global batch "
-        f"{plan.global_batch} ({per_chip} a chip); compiled in {plan.compile_seconds:.0f} s",
+        f"{plan.global_batch} ({plan.global_batch // plan.chips} per chip); compiled in "
+        f"{plan.compile_seconds:.0f} s",
         "All figures are for one chip and one step.",
         "",
-        "handed in (without padding)",
-        *(f"  {name:<28}{_size(size)}" for name, size in plan.parts.items()),
+        "inputs (without padding)",
+        *(_row(name, _size(size)) for name, size in plan.parts.items()),
         "memory of the compiled program (with padding)",
-        *(f"  {_MEMORY_NAMES[name]:<28}{_size(size)}" for name, size in plan.memory.items()),
+        *(_row(name, _size(size)) for name, size in plan.memory.items()),
     ]
     if plan.hbm_bytes is None:
-        lines.append("  fits: unknown, the memory of this chip is not in the table")
+        rows.append("  fits: unknown, the memory of this chip is not in the table")
     else:
         share = plan.memory["total"] / plan.hbm_bytes
-        left = plan.hbm_bytes - plan.memory["total"]
-        lines.append(
+        free = plan.hbm_bytes - plan.memory["total"]
+        rows.append(
             f"  fits: {'yes' if plan.fits else 'NO'}, {share:.1%} of "
-            f"{_size(plan.hbm_bytes).strip()}, {_size(left).strip()} left"
+            f"{_size(plan.hbm_bytes).strip()}, {_size(free).strip()} free"
         )
     intensity = plan.flops / plan.bytes_accessed if plan.bytes_accessed else 0.0
-    lines += [
+    rows += [
         "work, by the compiler's count",
-        f"  {'operations':<28}{plan.flops / 1e9:12.2f} GFLOP",
-        f"  {'bytes read and written':<28}{plan.bytes_accessed / 1e9:12.2f} GB",
-        f"  {'operations a byte':<28}{intensity:12.2f}",
+        _row("operations", f"{plan.flops / 1e9:12.2f} GFLOP"),
+        _row("bytes read and written", f"{plan.bytes_accessed / 1e9:12.2f} GB"),
+        _row("operations per byte", f"{intensity:12.2f}"),
     ]
     if plan.seconds:
-        lines.append(
-            f"  {'estimate of the step':<28}{plan.seconds * 1e3:12.2f} ms, "
-            f"{plan.global_batch / plan.seconds:.0f} examples/s over all chips"
-        )
-        lines.append(
-            f"    (not measured: the time for {plan.limit} alone at the chip's peak, bfloat16 "
-            "operations or bandwidth, collectives not counted)"
-        )
+        rate = plan.global_batch / plan.seconds
+        rows += [
+            _row(
+                "estimated step time",
+                f"{plan.seconds * 1e3:12.2f} ms, {rate:.0f} examples/s over all chips",
+            ),
+            f"    (not measured: {plan.limit} alone at the chip's bfloat16 peak or bandwidth, "
+            "collectives not counted)",
+        ]
     if plan.conditionals:
-        lines.append(
-            f"  {plan.conditionals} branchings: of each the dearest branch is counted, so a step "
-            "with a gradient penalty"
+        rows.append(
+            f"  {plan.conditionals} conditionals: the most expensive branch of each is counted, so "
+            "a step with a gradient penalty"
         )
     if plan.loops:
         counts = ", ".join("?" if trips is None else str(trips) for trips in plan.loops)
-        lines.append(f"  {len(plan.loops)} loops, run {counts} times: bodies are counted once")
-    lines.append("collectives")
-    lines += [
-        f"  {each.kind:<28}{_size(each.bytes)} in {each.count}" for each in plan.collectives
+        rows.append(f"  {len(plan.loops)} loops, run {counts} times: bodies are counted once")
+    rows.append("collectives")
+    rows += [
+        _row(each.kind, f"{_size(each.bytes)} in {each.count}") for each in plan.collectives
     ] or ["  none"]
     if plan.operations:
-        lines.append(
-            f"longest operations of those that the compiler estimates ({plan.cycles:.3g} cycles in "
-            "all; gathers have no estimate)"
+        rows.append(
+            f"longest operations by the compiler's estimates ({plan.cycles:.3g} cycles in all; "
+            "gathers have no estimate)"
         )
-        lines += [
+        rows += [
             f"  {each.cycles / plan.cycles:6.1%}  {each.name}  {each.origin[-70:]}"
             for each in plan.operations
         ]
-    return "\n".join([*lines, *_verdict(plan)])
+    return "\n".join([*rows, *_gather_rows(plan)])
 
 
-_MEMORY_NAMES = {
-    "arguments": "state and batch",
-    "new results": "results not written over them",
-    "temporaries": "activations and temporaries",
-    "code": "code",
-    "total": "total",
-}
-
-
-def _verdict(plan: Plan) -> list[str]:
+def _gather_rows(plan: Plan) -> list[str]:
     if plan.gathers is None:
-        return ["gathers and scatters: not checked, only TPUs hold memory in tiles"]
-    lines = ["gathers and scatters, each compiled alone (times, GB each, bound, least possible)"]
-    for each in plan.gathers:
-        lines.append(
-            f"  {each.count:3d} x {each.moved / 1e9:8.3f} GB  bound {each.bound / 1e9:8.3f}  least "
-            f"{each.floor / 1e9:.4f}  {'BLOWS UP  ' if each.blows_up else ''}{each.name}"
-        )
+        return ["gathers and scatters: not checked, only TPUs tile memory"]
     total = sum(each.moved * each.count for each in plan.gathers)
     verdict = (
-        "no blow-up: each is within its bound"
+        "no blow-up: all are within their bounds"
         if not plan.blown_up
-        else f"BLOW-UP: {len(plan.blown_up)} of them move more than the tiles of their places"
+        else f"BLOW-UP: {len(plan.blown_up)} of them move more than the tiles that they touch"
     )
-    return [*lines, f"  together {total / 1e9:.2f} GB; {verdict}"]
+    return [
+        "gathers and scatters, each compiled alone (count, GB each, bound, minimum)",
+        *(
+            f"  {each.count:3d} x {each.moved / 1e9:8.3f} GB  bound {each.bound / 1e9:8.3f}  "
+            f"minimum {each.floor / 1e9:.4f}  {'BLOWS UP  ' if each.blows_up else ''}{each.name}"
+            for each in plan.gathers
+        ),
+        f"  {total / 1e9:.2f} GB in total; {verdict}",
+    ]
+
+
+def _row(name: str, value: str) -> str:
+    return f"  {name:<30}{value}"
 
 
 def _size(count: int) -> str:
@@ -362,22 +325,14 @@ def _size(count: int) -> str:
 
 
 def to_json(plan: Plan) -> str:
-    """The plan as JSON, with its verdicts."""
+    """Returns the plan and its verdicts as JSON."""
     fields = dataclasses.asdict(plan)
     verdicts = {"fits": plan.fits, "passes": plan.passes, "blown_up": len(plan.blown_up)}
     return json.dumps({**fields, **verdicts}, indent=2) + "\n"
 
 
-def _global_batch(chips: int) -> int | None:
-    if _BATCH_PER_CHIP.value is None:
-        return _GLOBAL_BATCH.value
-    if _GLOBAL_BATCH.value is not None:
-        raise UserError("--global_batch and --batch_per_chip exclude each other: give one")
-    return _BATCH_PER_CHIP.value * chips
-
-
 def main(argv: Sequence[str]) -> None:
-    """Checks the command line, plans and prints."""
+    """Prints the plan of the experiment named by the flags."""
     if len(argv) > 1:
         raise UserError(f"plan takes flags only, got {' '.join(argv[1:])!r}")
     if CONFIG.value is None or _TOPOLOGY.value is None:
@@ -385,9 +340,7 @@ def main(argv: Sequence[str]) -> None:
             "plan needs --config=experiments/FILE.py and --topology, for example "
             "--config=experiments/paired.py --topology=v5e:2x2"
         )
-    config = experiment()
-    topology = open_topology(_TOPOLOGY.value)
-    plan = make_plan(config, topology, _global_batch(len(topology.devices)))
+    plan = make_plan(experiment(), open_topology(_TOPOLOGY.value), _BATCH_PER_CHIP.value)
     print(table(plan))
     if _JSON.value:
         try:
@@ -395,7 +348,7 @@ def main(argv: Sequence[str]) -> None:
         except OSError as error:
             raise UserError(f"--json={_JSON.value} cannot be written: {error.strerror}") from error
     if not plan.passes:
-        sys.exit(_UNMET_STATUS)
+        sys.exit(_FAILED_STATUS)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
     python -m launch.sweep --config=experiments/ablations/fusion.py --workdir=runs/fusion --seeds=3
 
-The file holds ``get_sweep(arg)`` beside ``get_config(arg)``, see
-``warp_translate/experiment/sweep.py``.
-What stands behind ``--`` goes to every run. On one machine ``warp-translate ablate`` runs them, and
-measures what was trained anywhere.
+The file defines ``get_sweep(arg)``, see ``warp_translate/experiment/sweep.py``. Arguments after
+``--`` go to every run. ``warp-translate ablate`` evaluates the runs wherever they were trained.
 """
 
 import shlex
@@ -25,43 +23,43 @@ _ARRAY_SCRIPT = "launch/slurm/array.sbatch"
 def expand(
     config: str, workdir: str, further: Sequence[str] = (), *, seeds: int | None = None
 ) -> list[list[str]]:
-    """What ``warp-translate train`` gets in each run of an experiment's sweep.
+    """Returns the flags of ``warp-translate train`` for each run of a sweep.
 
     Args:
-      config: experiment file, with its argument behind a colon if it has one.
-      workdir: folder that the runs' own folders are in.
+      config: experiment file, optionally with an argument after a colon.
+      workdir: parent folder of the runs.
       further: flags for every run.
-      seeds: runs of each variant; None for one that keeps its seed.
+      seeds: runs of each variant; None for one run with the configured seed.
 
     Raises:
-      UserError: see `read_sweep`, or ``further`` sets what the sweep does.
+      UserError: see `read_sweep`, or ``further`` sets a field that the sweep overrides.
     """
     on_disk = None if storage.scheme(workdir) else workdir
     sweep = read_sweep(config, seeds=seeds, workdir=on_disk)
     for field in {field for run in sweep.runs for field in run.overrides}:
         command_line.refuse_flags(
-            further, [f"config.{field}"], "the sweep overrides that, leave it out behind --"
+            further, [f"config.{field}"], "the sweep overrides it; remove it after --"
         )
     return [run.flags(config, workdir, further) for run in sweep.runs]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks the command line and prints the runs as it says."""
+    """Prints the runs in the requested format."""
     parser = command_line.Parser(
         "Expands the sweep of an experiment file into commands, a SLURM array or JobSets."
     )
     parser.add_argument("--config", required=True, help="experiment file with get_sweep")
-    parser.add_argument("--workdir", required=True, help="folder that the runs' folders are in")
-    parser.add_argument("--seeds", type=int, help="runs of each variant, with seeds from 0")
+    parser.add_argument("--workdir", required=True, help="parent folder of the runs")
+    parser.add_argument("--seeds", type=int, help="runs per variant, with seeds from 0")
     parser.add_argument(
         "--format",
         choices=("commands", "slurm", "jobset"),
         default="commands",
-        help="of the output",
+        help="output format",
     )
-    parser.add_argument("--name", default="sweep", help="jobset: of the JobSets, before a number")
+    parser.add_argument("--name", default="sweep", help="jobset: prefix of the JobSets' names")
     render.add_arguments(parser)
-    own, further = command_line.split_further(argv)
+    own, further = command_line.split(argv)
     arguments = parser.parse_args(own)
     manifest_flags = render.given_flags(arguments)
     if manifest_flags and arguments.format != "jobset":

@@ -1,43 +1,34 @@
-"""What the READMEs tell users to type exists; the two set-up commands are run by .ci/run."""
+"""Commands, fields, links and code in the pages. .ci/run runs the README's set-up commands."""
 
 import importlib
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.pages import BLOCKS, PAGES, ROOT, commands
 from warp_translate.cli.main import COMMANDS
 
-ROOT = Path(__file__).parents[1]
-READMES = [
-    "README.md",
-    "experiments/README.md",
-    "launch/README.md",
-    "experiments/COOKBOOK.md",
-    "warp_translate/METHOD.md",
-]
+SETUP = (ROOT / "setup.py").read_text()
+LANGUAGES = {"bash", "python", "bibtex", "diff"}  # The first two are run.
+NEEDS = {"a cluster", "two machines", "docker", "libtpu"}
 
 
-def blocks(language, pages=READMES):
-    for name in pages:
-        text = (ROOT / name).read_text(encoding="utf-8")
-        yield from re.findall(rf"```{language}\n(.*?)```", text, re.S)
+def test_readme_is_short_and_cites_the_version():
+    assert len(PAGES["README.md"].encode()) <= 9 * 1024
+    (version,) = re.findall(r"version = \{(.*?)\}", PAGES["README.md"])
+    assert f'version="{version}"' in SETUP
 
 
-def commands():
-    """Every ``warp-translate ...`` as a list of words."""
-    for block in blocks("bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if "warp-translate" in words:
-                yield words[words.index("warp-translate") + 1 :]
+def test_blocks_declare_language_and_needs():
+    assert {block.language for block in BLOCKS} <= LANGUAGES
+    assert {block.needs for block in BLOCKS if block.needs} == NEEDS
+    assert sum(text.count("\n```") for text in PAGES.values()) == 2 * len(BLOCKS)
 
 
 def test_every_command_is_shown():
-    """That their flags exist is tested in tests/cli/test_wrong_commands.py."""
+    """Their flags are tested in tests/cli/test_wrong_commands.py."""
     assert {words[0] for words in commands()} == set(COMMANDS)
 
 
@@ -50,7 +41,7 @@ def test_overridden_fields_and_experiment_files_exist():
                 path, _, arg = word.removeprefix("--config=").partition(":")
                 assert (ROOT / path).is_file(), path
                 module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-                config = module.get_config(arg)  # Its own arguments are checked here.
+                config = module.get_config(arg)  # Checks the file's own arguments.
             elif word.startswith("--config."):
                 assert config is not None, f"{' '.join(words)}: --config comes first"
                 section, name = word.removeprefix("--config.").split("=")[0].split(".")
@@ -59,17 +50,51 @@ def test_overridden_fields_and_experiment_files_exist():
     assert overridden
 
 
-def test_linked_files_exist():
-    for name in READMES:
-        text = (ROOT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            if "://" not in target:
-                assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
+def test_named_fields_exist():
+    """Fields that the text names as `config.section.name`, `section.name=value` or similar."""
+    fields = {
+        f"{section}.{name}"
+        for kind in ("paired", "cycle")
+        for section, values in get_base_config(kind).items()
+        if hasattr(values, "keys")
+        for name in values
+    }
+    sections = {field.partition(".")[0] for field in fields}
+    for page, text in PAGES.items():
+        for section, name in re.findall(r"`(?:--)?config\.(\w+)\.(\w+)", text):
+            assert f"{section}.{name}" in fields or section == "classifier", f"{page}: {name}"
+        for section, name in re.findall(r"`(\w+)\.(\w+)(?:=\w+)?`", text):
+            if section in sections:
+                assert f"{section}.{name}" in fields or name in ("py", "md"), f"{page}: {name}"
+
+
+def get_base_config(kind):
+    return importlib.import_module("experiments.base").get_config(kind)
+
+
+def test_installed_extras_exist():
+    known = set(re.findall(r'^        "(\w+)": ', SETUP, re.M))
+    for page, text in PAGES.items():
+        for extras in re.findall(r"pip install .*\[([\w,]+)\]", text):
+            assert set(extras.split(",")) <= known, page
+
+
+def test_links_lead_to_files_and_headings():
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+            if "://" in target:
+                continue
+            linked = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+            assert linked.exists(), f"{page} links to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
+                slugs = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+                assert anchor in slugs, f"{page} links to {target}#{anchor}"
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("code", list(blocks("python", READMES[:1])))
-def test_python_blocks_run(code):
+def test_python_block_of_the_readme_runs():
+    (code,) = (b.code for b in BLOCKS if (b.page, b.language) == ("README.md", "python"))
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

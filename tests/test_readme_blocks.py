@@ -1,7 +1,7 @@
-"""Every block of code in the pages for users, run in their order in a folder like a checkout.
+"""Runs every code block of the pages, in order, in a folder like a checkout.
 
-A block that needs what a test has not stands behind a comment that says so. Experiments are run as
-``runlocal`` has them, and what installs is left to .ci/run, which does install.
+Blocks with unavailable requirements follow a ``needs`` comment and are skipped. Experiments run as
+``runlocal``. Installations are left to .ci/run.
 """
 
 import os
@@ -13,23 +13,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    "README.md",
-    "experiments/README.md",
-    "launch/README.md",
-    "experiments/COOKBOOK.md",
-    "warp_translate/METHOD.md",
-]
-NEEDS = {"a cluster", "two machines", "docker", "libtpu"}
+from tests.pages import BLOCKS, ROOT
 
-# How a line is made small; everything else runs as it is written.
+# Replacements that shorten a command.
 SMALLER = [
     (r"python3 -m venv .*pip install .*'\.\[demo\]' && ", ""),
     (r"(--config=experiments/[\w/]+\.py):((?:(?!runlocal)\S)+)(?=\s|$)", r"\1:\2,runlocal"),
@@ -45,22 +36,6 @@ SMALLER = [
 ]
 
 
-def blocks(page):
-    """Language, code and what it needs that is not here, for each block of a page."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    pattern = r"(?:<!-- needs ([^>]+) -->\n)?```(\w+)\n(.*?)```"
-    return [(language, code, needs) for needs, language, code in re.findall(pattern, text, re.S)]
-
-
-def test_every_block_is_of_a_language_that_is_run_here_or_says_what_it_needs():
-    found = [(page, *block) for page in PAGES for block in blocks(page)]
-    assert len(found) > 40
-    assert {language for _, language, _, _ in found} == {"bash", "python"}
-    assert {needs for *_, needs in found if needs} == NEEDS
-    fences = sum((ROOT / page).read_text().count("\n```") for page in PAGES)
-    assert fences == 2 * len(found)
-
-
 def noise(path, size, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -69,7 +44,7 @@ def noise(path, size, seed):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """What the pages suppose: the checkout, and data of the reader's own under their names."""
+    """A folder with the checkout and the data that the pages name."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("experiments", "launch", "setup.py"):
         (folder / name).symlink_to(ROOT / name)
@@ -112,7 +87,7 @@ def environment(checkout, buckets):
 
 
 class Server:
-    """``warp-translate serve`` on a port of its own, for as long as a page is read."""
+    """``warp-translate serve`` on a free port."""
 
     def __init__(self, checkout, environment):
         self._checkout, self._environment = checkout, environment
@@ -152,61 +127,42 @@ def server(checkout, environment):
 
 
 def smaller(line):
-    """A line as it is run here."""
     for pattern, replacement in SMALLER:
         line = re.sub(pattern, replacement, line)
     return line
 
 
-def lines(code):
-    return [line for line in code.replace("\\\n", " ").splitlines() if line.strip()]
-
-
 @pytest.mark.full
 @pytest.mark.pages
-def test_every_line_does_what_it_says(checkout, environment, server):
-    """One test, since what one page makes the next one uses."""
+def test_every_block_runs(checkout, environment, server):
+    """One test, since later pages use the results of earlier ones."""
     wrong = []
 
-    def run(words, shown):
+    def run(words, block, shown):
         done = subprocess.run(
             words, cwd=checkout, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode or "Traceback" in done.stderr:
-            wrong.append(f"{page}: {shown}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}")
+            wrong.append(f"{block.page}: {shown}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}")
 
-    for page in PAGES:
-        for language, code, needs in blocks(page):
-            if language == "python" and not needs:
-                run([sys.executable, "-c", code], code)
-                continue
-            for line in [] if needs else map(smaller, lines(code)):
-                if line.startswith("warp-translate serve"):
-                    server.start(line)
-                elif not re.match(r"(python3 -m venv|pip install)", line):
-                    here = line.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
-                    run(["bash", "-c", here], line)
+    for block in BLOCKS:
+        if block.needs or block.language not in ("bash", "python"):
+            continue
+        if block.language == "python":
+            run([sys.executable, "-c", block.code], block, block.code)
+            continue
+        for line in map(smaller, block.lines()):
+            if line.startswith("warp-translate serve"):
+                server.start(line)
+            elif not re.match(r"(python3 -m venv|pip install)", line):
+                here = line.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+                run(["bash", "-c", here], block, line)
     assert not wrong, "\n\n".join(wrong)
 
 
-def test_the_extras_that_are_installed_exist():
-    known = set(re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), re.M))
-    for page in PAGES:
-        for _, code, _ in blocks(page):
-            for extras in re.findall(r"pip install .*\[([\w,]+)\]", code):
-                assert set(extras.split(",")) <= known
-
-
-def test_nothing_is_made_small_in_vain():
-    """Each replacement changes some line, so that none is left of a page that has changed."""
-    everything = "\n".join(
-        line
-        for page in PAGES
-        for _, code, needs in blocks(page)
-        if not needs
-        for line in lines(code)
-    )
+def test_every_replacement_applies():
+    text = "\n".join(line for block in BLOCKS if not block.needs for line in block.lines())
     for pattern, replacement in SMALLER:
-        changed = re.sub(pattern, replacement, everything)
-        assert changed != everything, pattern
-        everything = changed
+        changed = re.sub(pattern, replacement, text)
+        assert changed != text, pattern
+        text = changed

@@ -1,4 +1,4 @@
-# Answers over HTTP with the bundles in /bundles; no jax. In the folder that holds setup.py:
+# Serving image without jax, built in the folder that contains setup.py. Bundles are in /bundles.
 #
 #   docker build --file=launch/docker/serve.Dockerfile --tag=warp_translate:serve .
 #   docker run --publish=127.0.0.1:8000:8000 --volume="$PWD/bundles:/bundles:ro" warp_translate:serve

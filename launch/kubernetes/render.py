@@ -1,10 +1,10 @@
-"""Fills in the JobSet manifest and prints it.
+"""Renders the JobSet manifest of a training.
 
     python -m launch.kubernetes.render --name=paired --queue=research --claim=runs --hosts=2 \
       --image=registry.example/warp_translate:cuda --accelerator=gpu --gpus=8 \
       -- train --config=experiments/paired.py --workdir=/runs/paired | kubectl apply -f -
 
-A value that Kubernetes would refuse, and a work directory that would be lost, end it with one line.
+Values that Kubernetes would reject are user errors.
 """
 
 import argparse
@@ -16,59 +16,55 @@ import string
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from launch import command_line
 from warp_translate.errors import UserError
 
 _TEMPLATE = Path(__file__).with_name("jobset.yaml")
 _LABEL = r"[a-z]([a-z0-9-]*[a-z0-9])?"
-_LABEL_LENGTH = 63  # What a name in the DNS may have; a pod's host name is one.
+_LABEL_LENGTH = 63  # Limit of a DNS label, which a pod's host name is.
 _GPU_SELECTOR = "cloud.google.com/gke-accelerator"
 _TPU_SELECTOR = "cloud.google.com/gke-tpu-accelerator"
 _TPU_TOPOLOGY = "cloud.google.com/gke-tpu-topology"
-# One node pool is one slice: pods of one Job must not be spread over two slices of equal shape.
+# One node pool is one slice: the pods of a Job must not span two slices of equal shape.
 _ONE_SLICE = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+
+
+def _flag(text: str, default: Any = None, **options: Any) -> Any:
+    """Returns a field that is also a command-line flag, required unless it has a default."""
+    metadata = {
+        "help": f"{text} (default: {default})" if default else text,
+        "type": str if default is None else type(default),
+        "default": argparse.SUPPRESS,
+        **options,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What one JobSet is made of, beside the flags of its training.
+    """The values of a JobSet, each of which is a flag, other than the flags of its training."""
 
-    Attributes:
-      name: of the JobSet, a DNS label.
-      image: container image whose entry point is ``warp-translate``, see ``launch/docker``.
-      queue: Kueue's local queue.
-      claim: persistent volume claim, ReadWriteMany, for the work directories.
-      mount: where the claim is mounted; the work directory lies below it.
-      accelerator: "gpu" or "tpu".
-      hosts: pods, one process each; of a TPU slice it follows from the topology.
-      gpus: of each host.
-      gpu_type: GKE's name of the GPU, None for whichever node has one.
-      tpu_type: GKE's name of the TPU.
-      tpu_topology: of the slice, in chips, for example "4x4".
-      tpu_chips: of each host.
-      port: where the first process coordinates.
-      heartbeat_timeout: seconds after which a process that is silent counts as lost.
-      max_restarts: after crashes; preemptions do not count.
-      grace: seconds from SIGTERM to SIGKILL.
-    """
+    name: str  # A DNS label.
+    image: str = _flag("container image whose entry point is warp-translate")
+    queue: str = _flag("Kueue's local queue")
+    claim: str = _flag("persistent volume claim, ReadWriteMany, for the work directories")
+    mount: str = _flag("mount path of the claim", "/runs")
+    accelerator: str = _flag("kind of accelerator", "gpu", choices=("gpu", "tpu"))
+    hosts: int | None = _flag("pods, one process each; a TPU slice implies it", type=int)
+    gpus: int = _flag("GPUs per host", 8)
+    gpu_type: str | None = _flag("GKE's name of the GPU, for example nvidia-h100-80gb")
+    tpu_type: str = _flag("GKE's name of the TPU", "tpu-v5-lite-podslice")
+    tpu_topology: str = _flag("shape of the slice in chips", "4x4")
+    tpu_chips: int = _flag("chips per host", 4)
+    port: int = _flag("port of the coordinator", 8476)
+    heartbeat_timeout: int = _flag("seconds after which a silent process is lost", 100)
+    max_restarts: int = _flag("restarts after crashes; preemptions do not count", 10)
+    grace: int = _flag("seconds from SIGTERM to SIGKILL", 120)
 
-    name: str
-    image: str
-    queue: str
-    claim: str
-    mount: str = "/runs"
-    accelerator: str = "gpu"
-    hosts: int | None = None
-    gpus: int = 8
-    gpu_type: str | None = None
-    tpu_type: str = "tpu-v5-lite-podslice"
-    tpu_topology: str = "4x4"
-    tpu_chips: int = 4
-    port: int = 8476
-    heartbeat_timeout: int = 100
-    max_restarts: int = 10
-    grace: int = 120
+
+_FLAGS = {field.name: field for field in dataclasses.fields(Manifest) if field.metadata}
 
 
 def render(manifest: Manifest, train_flags: Sequence[str]) -> str:
@@ -76,29 +72,25 @@ def render(manifest: Manifest, train_flags: Sequence[str]) -> str:
 
     Args:
       manifest: the values.
-      train_flags: what ``warp-translate train`` gets, beside the address of the coordinator.
+      train_flags: flags of ``warp-translate train``, without those of the coordinator.
 
     Raises:
-      UserError: a value that Kubernetes would refuse, or a work directory that would be lost.
+      UserError: Kubernetes would reject a value, or the work directory is not on the claim.
     """
     hosts = _hosts(manifest)
-    # The longest name that comes of it is the last pod's host name.
+    # The longest derived name is the host name of the last pod.
     pod = f"{manifest.name}-workers-0-{hosts - 1}"
     if not re.fullmatch(_LABEL, manifest.name) or len(pod) > _LABEL_LENGTH:
         raise UserError(
-            f"--name={manifest.name} must be lower-case letters, digits and -, beginning with a "
-            f"letter, and short: {pod} may have {_LABEL_LENGTH} characters"
+            f"--name={manifest.name} must be lower-case letters, digits and -, start with a letter "
+            f"and be short: {pod} may have {_LABEL_LENGTH} characters"
         )
-    command_line.refuse_flags(
-        train_flags,
-        ["coordinator", "num_processes", "process_id", "heartbeat_timeout"],
-        "leave it out behind --",
-    )
+    command_line.refuse_flags(train_flags, command_line.PROCESS_FLAGS)
     workdir = command_line.flag_value(train_flags, "workdir")
     if not workdir or PurePosixPath(manifest.mount) not in PurePosixPath(workdir).parents:
         raise UserError(
-            f"--workdir={workdir or ''} behind -- must be a folder below --mount={manifest.mount}: "
-            "elsewhere it would go with the pod"
+            f"--workdir={workdir or ''} after -- must be a folder below --mount={manifest.mount}: "
+            "elsewhere it is deleted with the pod"
         )
     if manifest.accelerator == "tpu":
         limits = {"google.com/tpu": manifest.tpu_chips}
@@ -108,7 +100,7 @@ def render(manifest: Manifest, train_flags: Sequence[str]) -> str:
         selector = {_GPU_SELECTOR: manifest.gpu_type} if manifest.gpu_type else {}
     arguments = [
         "train",
-        # Kubernetes would fill in $(...) of the user's too.
+        # Escaped: Kubernetes expands $(...) in arguments.
         *(flag.replace("$(", "$$(") for flag in train_flags),
         f"--coordinator={manifest.name}-workers-0-0.{manifest.name}:{manifest.port}",
         f"--num_processes={hosts}",
@@ -133,47 +125,21 @@ def render(manifest: Manifest, train_flags: Sequence[str]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the manifest's flags, all but ``--name``; one that is not given is None."""
-    default = Manifest(name="", image="", queue="", claim="")
-
-    def add(name: str, text: str, kind: type = str, choices: Sequence[str] | None = None) -> None:
-        value = getattr(default, name)
-        parser.add_argument(
-            f"--{name}",
-            type=kind,
-            choices=choices,
-            default=argparse.SUPPRESS,
-            help=f"{text} (default: {value})" if value else text,
-        )
-
-    add("image", "container image whose entry point is warp-translate")
-    add("queue", "Kueue's local queue")
-    add("claim", "persistent volume claim, ReadWriteMany, for the work directories")
-    add("mount", "where the claim is mounted")
-    add("accelerator", "gpu or tpu", choices=("gpu", "tpu"))
-    add("hosts", "pods, one process each; a TPU slice has as many as its topology says", int)
-    add("gpus", "GPUs of each host", int)
-    add("gpu_type", "GKE's name of the GPU, for example nvidia-h100-80gb")
-    add("tpu_type", "GKE's name of the TPU")
-    add("tpu_topology", "chips of the slice")
-    add("tpu_chips", "chips of each host", int)
-    add("port", "where the first process coordinates", int)
-    add("heartbeat_timeout", "seconds until a silent process is lost", int)
-    add("max_restarts", "after crashes; preemptions do not count", int)
-    add("grace", "seconds from SIGTERM to SIGKILL", int)
+    """Adds the manifest's flags except ``--name``; those not given are absent from the result."""
+    for name, field in _FLAGS.items():
+        parser.add_argument(f"--{name}", **field.metadata)
 
 
 def given_flags(arguments: argparse.Namespace) -> list[str]:
-    """Returns which of the manifest's flags were given."""
-    flags = [field.name for field in dataclasses.fields(Manifest) if field.name != "name"]
-    return [flag for flag in flags if hasattr(arguments, flag)]
+    """Returns the names of the manifest's flags that were given."""
+    return [name for name in _FLAGS if hasattr(arguments, name)]
 
 
 def from_arguments(name: str, arguments: argparse.Namespace) -> Manifest:
-    """Builds the manifest of a parsed command line.
+    """Builds the manifest from parsed arguments.
 
     Raises:
-      UserError: a flag that has no default is missing.
+      UserError: a required flag is missing.
     """
     given = {flag: getattr(arguments, flag) for flag in given_flags(arguments)}
     for flag in ("image", "queue", "claim"):
@@ -183,35 +149,33 @@ def from_arguments(name: str, arguments: argparse.Namespace) -> Manifest:
 
 
 def _hosts(manifest: Manifest) -> int:
-    for flag in ("gpus", "tpu_chips", "port", "heartbeat_timeout"):
-        if getattr(manifest, flag) < 1:
-            raise UserError(f"--{flag}={getattr(manifest, flag)} must be at least 1")
+    for flag in ("hosts", "gpus", "tpu_chips", "port", "heartbeat_timeout"):
+        value = getattr(manifest, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag}={value} must be at least 1")
     if manifest.accelerator == "gpu":
-        hosts = 1 if manifest.hosts is None else manifest.hosts
-        if hosts < 1:
-            raise UserError(f"--hosts={hosts} must be at least 1")
-        return hosts
+        return 1 if manifest.hosts is None else manifest.hosts
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", manifest.tpu_topology):
         raise UserError(f"--tpu_topology={manifest.tpu_topology} must be like 4x4 or 2x2x4")
     chips = math.prod(int(side) for side in manifest.tpu_topology.split("x"))
     hosts, rest = divmod(chips, manifest.tpu_chips)
     if rest:
         raise UserError(
-            f"--tpu_topology={manifest.tpu_topology} has {chips} chips, which hosts of "
-            f"--tpu_chips={manifest.tpu_chips} do not make up"
+            f"--tpu_topology={manifest.tpu_topology} has {chips} chips, not a multiple of "
+            f"--tpu_chips={manifest.tpu_chips}"
         )
     if manifest.hosts not in (None, hosts):
         raise UserError(
-            f"--hosts={manifest.hosts} is not what --tpu_topology={manifest.tpu_topology} has with "
-            f"--tpu_chips={manifest.tpu_chips}: {hosts}; leave --hosts out"
+            f"--hosts={manifest.hosts} contradicts --tpu_topology={manifest.tpu_topology} with "
+            f"--tpu_chips={manifest.tpu_chips}, which has {hosts} hosts; omit --hosts"
         )
     return hosts
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks the command line and prints the manifest."""
+    """Prints the manifest."""
     parser = command_line.Parser("Prints a JobSet: ... -- train --config=... --workdir=/runs/...")
-    parser.add_argument("--name", required=True, help="of the JobSet")
+    parser.add_argument("--name", required=True, help="name of the JobSet")
     add_arguments(parser)
     own, train_flags = command_line.split_train(argv)
     arguments = parser.parse_args(own)

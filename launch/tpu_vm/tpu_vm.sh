@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# TPU VMs by gcloud: see usage below.
+# Creates TPU VMs with gcloud and trains on them; see usage below.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 Usage: launch/tpu_vm/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [flags] [-- train ...]
 
-  create   queues a request for TPU VMs; needs --type and --runtime, and --spot is possible
-  status   says whether the request was granted
-  install  copies the committed state of this checkout to all workers and installs it there
-  run      trains on all workers: run ... -- train --config=... --workdir=...
-  stop     tells the training to save and to leave, with status 42
-  delete   gives the TPU VMs back
+  create   queue a request for TPU VMs; needs --type and --runtime
+  status   print the state of the request
+  install  copy the committed state of this checkout to all workers and install it
+  run      train on all workers: run ... -- train --config=... --workdir=...
+  stop     make the training save and exit with status 42
+  delete   delete the TPU VMs and the request
 
-  --name=NAME           of the request and of the TPU VM
-  --zone=ZONE           for example us-west4-a
-  --project=PROJECT     gcloud's own default if left out
-  --type=TYPE           accelerator, for example v5litepod-16
-  --runtime=VERSION     image of the VM, for example v2-alpha-tpuv5-lite
-  --spot                cheaper, and may be taken away
-  --dry-run             prints the commands instead
+  --name=NAME           name of the request and of the TPU VM
+  --zone=ZONE           zone, for example us-west4-a
+  --project=PROJECT     project; gcloud's default if omitted
+  --type=TYPE           accelerator type, for example v5litepod-16
+  --runtime=VERSION     VM image, for example v2-alpha-tpuv5-lite
+  --spot                create a cheaper VM that may be preempted
+  --dry-run             print the gcloud commands without running them
 
-JAX reads from the TPU VMs which worker it is, so run is given no coordinator. The work directory
-must be on storage that all workers have mounted. run prints the status that every worker left with;
-when the connection is lost the training goes on, with its output in ~/warp_translate/train.log.
+JAX finds its worker index on the TPU VM, so run needs no coordinator. The work directory must be on
+storage mounted by all workers. run prints every worker's exit status; after a lost connection the
+training continues, with its output in ~/warp_translate/train.log.
 END
 }
 
@@ -32,7 +32,7 @@ fail() {
   exit 2
 }
 
-# Runs a command, or prints it so that it can be pasted.
+# Runs a command, or prints it quoted for the shell.
 call() {
   if [[ $dry_run ]]; then
     printf '%q ' "$@"
@@ -42,7 +42,7 @@ call() {
   fi
 }
 
-# A command on every worker.
+# Runs a command on every worker.
 on_workers() {
   call gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all --command="$1"
 }
@@ -82,7 +82,7 @@ while (($#)); do
 done
 [[ $name ]] || fail "--name is missing"
 [[ $zone ]] || fail "--zone is missing"
-[[ $command == run || $# == 0 ]] || fail "$command takes nothing behind --"
+[[ $command == run || $# == 0 ]] || fail "$command takes no arguments after --"
 place=("--zone=$zone" ${project:+"--project=$project"})
 
 case $command in
@@ -100,7 +100,7 @@ case $command in
     call git archive --format=tar.gz --output="$archive" HEAD
     call gcloud compute tpus tpu-vm scp "$archive" "$name:warp_translate.tar.gz" "${place[@]}" \
       --worker=all
-    # The images come with a Python that is too old; uv brings one.
+    # The Python of the VM images is too old; uv installs one.
     on_workers "set -e; mkdir -p warp_translate; tar -xzf warp_translate.tar.gz -C warp_translate; \
 cd warp_translate; python3 -m pip install --quiet --user uv; \
 test -d .venv || python3 -m uv venv --quiet --python=3.12 .venv; \
@@ -108,11 +108,11 @@ python3 -m uv pip install --quiet --python=.venv/bin/python -e '.[demo,eval,tpu]
     ;;
   run)
     [[ ${1:-} == train ]] || fail "run needs -- train --config=... --workdir=..."
-    # Left to itself by nohup, watched by tail: a lost connection ends only the watching.
+    # nohup keeps the training running after a lost connection; only tail ends.
     on_workers "cd warp_translate || exit; \
 nohup .venv/bin/warp-translate $(printf '%q ' "$@")> train.log 2>&1 & \
 echo \$! > train.pid; tail --pid=\$! -n +1 -F train.log; \
-wait \$!; status=\$?; echo \"left with status \$status\"; exit \$status"
+wait \$!; status=\$?; echo \"exited with status \$status\"; exit \$status"
     ;;
   stop)
     on_workers "kill -TERM \$(cat warp_translate/train.pid)"

@@ -1,8 +1,9 @@
-"""What the tests of the launchers share: the real command's flags, and commands that are faked."""
+"""Fixtures of the launchers' tests: train's flag parser, and fake commands."""
 
 import copy
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,21 +16,27 @@ from warp_translate.cli import train
 ROOT = Path(__file__).parents[2]
 
 
+def call(*words, **options):
+    """Runs a command in the checkout and returns its status and output."""
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300, **options}
+    return subprocess.run(words, check=False, **options)
+
+
 @pytest.fixture
 def parse_train(monkeypatch):
-    """Parses what follows ``warp-translate`` as the real command does, and returns its flags."""
-    assert train.run  # Whose flags these are.
+    """Parses the arguments of ``warp-translate`` as the real command does and returns its flags."""
+    assert train  # The module defines the flags.
 
     def parse(words):
         assert words[0] == "train", words
         values = flags.FlagValues()
         for name in flags.FLAGS:
-            # Not the short names, which come with the long ones.
+            # Short names come with the long ones.
             if name == flags.FLAGS[name].name and name.partition(".")[0] != "config":
                 values[name] = copy.deepcopy(flags.FLAGS[name])
         config_flags.DEFINE_config_file("config", None, flag_values=values, lock_config=True)
         monkeypatch.chdir(ROOT)
-        # Where config_flags looks for the fields that are to be flags.
+        # config_flags reads sys.argv to define the overridden fields.
         monkeypatch.setattr(sys, "argv", list(words))
         assert values(sys.argv) == ["train"], f"not all of {words} are flags"
         assert values.config is not None and values.workdir, words
@@ -40,7 +47,7 @@ def parse_train(monkeypatch):
 
 @pytest.fixture
 def fake(tmp_path):
-    """Makes commands of bash scripts; ``fake.environment`` finds them first."""
+    """Creates commands from bash scripts; ``fake.environment`` has them first on PATH."""
     return Fake(tmp_path)
 
 
@@ -56,7 +63,7 @@ class Fake:
         }
 
     def add(self, name, script="", path=None):
-        """A command that records its words in ``calls`` and then does what the script says."""
+        """Adds a command that logs its arguments to ``calls`` and runs the script."""
         path = path or self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         record = f'printf "%s\\0" {name} "$@" "" >> "$CALLS"; printf "\\n" >> "$CALLS"'
@@ -64,7 +71,7 @@ class Fake:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     def calls(self, name):
-        """The words of every call of a command."""
+        """Returns the arguments of every call of a command."""
         text = self.log.read_text() if self.log.exists() else ""
         found = [call.split("\0") for call in text.split("\0\0\n")]
         return [words[1:] for words in found if words[0] == name]

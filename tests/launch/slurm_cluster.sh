@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A real SLURM on this machine runs launch/slurm/train.sbatch with two tasks: they are told to stop,
-# save, leave with 42, are queued again and finish.
+# Runs launch/slurm/train.sbatch with two tasks on a real one-node SLURM cluster: they are preempted,
+# save, exit with 42, are requeued and finish.
 #
 #   apt-get install slurm-wlm slurm-client munge
 #   tests/launch/slurm_cluster.sh FOLDER
 #
-# As root, with warp-translate on PATH, in the folder that holds experiments/. FOLDER is made, gets
-# everything, and is kept. The daemons end with the script.
+# Run as root, with warp-translate on PATH, in the folder that contains experiments/. FOLDER is
+# created and kept; the daemons end with the script.
 set -euo pipefail
 
 if (($# != 1)); then
@@ -17,18 +17,16 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 host=$(hostname -s)
 daemons=()
+job=
 
 stop() {
-  if [[ -n ${job:-} ]]; then
+  if [[ $job ]]; then
     scancel --full --signal=KILL "$job" 2>/dev/null || true
     sleep 1
   fi
-  if ((${#daemons[@]})); then
-    kill "${daemons[@]}" 2>/dev/null || true
-    sleep 2
-    # Some of them wait for others that are gone already.
-    kill -KILL "${daemons[@]}" 2>/dev/null || true
-  fi
+  kill "${daemons[@]}" 2>/dev/null || true
+  sleep 2
+  kill -KILL "${daemons[@]}" 2>/dev/null || true  # Some wait for others that have exited.
   wait
 }
 trap stop EXIT
@@ -64,26 +62,25 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF=$folder/slurm.conf
 
+# Retries a command every 0.2 s, at most 100 times.
+retry() { for _ in {1..100}; do "$@" 2>/dev/null && return; sleep 0.2; done; }
+
+idle() { sinfo --noheader --format=%T | grep -q idle; }
+
 (umask 077 && head -c 1024 /dev/urandom > "$folder/munge.key")
 munged --foreground --force --socket="$folder/munge.sock" --key-file="$folder/munge.key" \
   --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" \
   --seed-file="$folder/munge.seed" &> "$folder/munged.out" &
 daemons+=($!)
-for _ in {1..50}; do
-  [[ -S $folder/munge.sock ]] && break
-  sleep 0.2
-done
+retry test -S "$folder/munge.sock"
 slurmctld -D &> "$folder/slurmctld.out" &
 daemons+=($!)
 slurmd -D &> "$folder/slurmd.out" &
 daemons+=($!)
-for _ in {1..100}; do
-  sinfo --noheader --format=%T 2>/dev/null | grep -q idle && break
-  sleep 0.2
-done
+retry idle
 sinfo
 
-# Each task pretends to have two devices; addresses of the steps' node must lead to this machine.
+# Two simulated devices per task.
 export JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=2
 work=$folder/run
 job=$(sbatch --parsable --ntasks-per-node=2 --output="$folder/job.log" launch/slurm/train.sbatch \
@@ -92,12 +89,12 @@ job=$(sbatch --parsable --ntasks-per-node=2 --output="$folder/job.log" launch/sl
   --config.training.save_every=50 --config.training.evaluate_every=600)
 echo "job $job"
 
-# The steps of the checkpoints there are, oldest first.
-steps() { find "$work/checkpoints" -mindepth 1 -maxdepth 1 -name '[0-9]*' -printf '%f\n' \
-  2>/dev/null | grep -x '[0-9]*' | sort -n; }
+# Prints the last checkpoint's step.
+last_step() { find "$work/checkpoints" -mindepth 1 -maxdepth 1 -name '[0-9]*' -printf '%f\n' \
+  2>/dev/null | grep -x '[0-9]*' | sort -n | tail -1; }
 
-# Whether the job is gone. A controller that is busy answers late or not at all, which says nothing.
-gone() {
+# Whether the job has ended. A busy controller may not answer, which means nothing.
+ended() {
   local found
   if found=$(squeue --noheader --job="$job" 2>&1); then
     [[ -z $found ]]
@@ -106,21 +103,15 @@ gone() {
   fi
 }
 
-# Waits until a line of the job's log matches, with the job alive. A job that is queued again is
-# nowhere to be seen for a moment.
+# Waits until a line of the job's log matches. A job that is requeued disappears for a moment.
 await() {
   local missed=0
   for _ in {1..900}; do
     if grep -q -- "$1" "$folder/job.log" 2>/dev/null; then return; fi
-    if gone; then
-      ((++missed < 20)) || break
-    else
-      missed=0
-    fi
+    if ended; then ((++missed < 20)) || break; else missed=0; fi
     sleep 0.5
   done
-  # What happened, by the job's log, the queue and the controller.
-  echo "error: \"$1\" did not come; $missed times the job was gone:" >&2
+  echo "error: \"$1\" is not in the log; the job was missing $missed times:" >&2
   tail -40 "$folder/job.log" >&2
   scontrol show job "$job" >&2 || true
   tail -20 "$folder/slurmctld.log" >&2
@@ -129,20 +120,16 @@ await() {
 
 await '4 cpu device(s) of 2 processes'
 await 'steps/s'
-echo "trains; it is told to stop"
-# What a cluster does before it takes the node away: it signals the job's steps.
+echo "training; sending SIGTERM to the job's steps, as a cluster does on preemption"
 scancel --signal=TERM "$job"
-await 'is queued again'
-saved=$(steps | tail -1)
-echo "preempted and queued again after step $saved"
-# A job that was queued again waits two minutes unless it is told not to. Before the credential of
-# its first start has expired, after five seconds, the second one would be refused as revoked.
+await 'requeuing job'
+saved=$(last_step)
+echo "preempted and requeued after step $saved"
+# A requeued job waits two minutes unless its start time is set. It would be refused as revoked
+# before the credential of its first start has expired, after five seconds.
 sleep 8
-for _ in {1..100}; do
-  scontrol update jobid="$job" starttime=now 2>/dev/null && break
-  sleep 0.2
-done
-await "going on from the checkpoint of step $saved "
-await 'trained; look at it'
-[[ $(steps | tail -1) == 600 ]]
-echo "went on and finished"
+retry scontrol update jobid="$job" starttime=now
+await "checkpoint of step $saved "
+await 'warp-translate evaluate'
+[[ $(last_step) == 600 ]]
+echo "resumed and finished"

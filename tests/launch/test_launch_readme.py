@@ -1,73 +1,32 @@
-"""Every command of launch/README.md is given to what it names, without starting anything."""
+"""Commands of launch/README.md are parsed by their programs; nothing is started.
 
-import re
-import shlex
-import subprocess
-from pathlib import Path
+tests/test_readme_blocks.py runs the others.
+"""
 
 import pytest
 import yaml
 
-from launch import local, sweep, topology
+from launch import topology
 from launch.kubernetes import render
 from launch.ray import translate_job
+from tests.pages import ROOT, lines
 from warp_translate.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-
-
-def commands():
-    """Every command as a list of words, up to a pipe."""
-    text = (ROOT / "launch/README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line)
-            yield words[: words.index("|")] if "|" in words else words
+COMMANDS = lines("launch/README.md")
+TPU_VM = "launch/tpu_vm/tpu_vm.sh"
+MODULES = ("local", "sweep", "kubernetes.render", "plan", "ray.translate_job")
 
 
 def commands_of(*beginning):
-    found = [words for words in commands() if words[: len(beginning)] == list(beginning)]
+    found = [words for words in COMMANDS if words[: len(beginning)] == list(beginning)]
     assert found, beginning
     return [words[len(beginning) :] for words in found]
 
 
-def test_every_command_is_of_a_known_kind():
-    known = {
-        "warp-translate",
-        "python",
-        "pip",
-        "sbatch",
-        "docker",
-        "ray",
-        "serve",
-        "sky",
-        "launch/tpu_vm/tpu_vm.sh",
-    }
-    for words in commands():
-        program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
-        assert program in known, words
-        if program == "python":
-            assert words[1] == "-m"
-            assert words[2] in (
-                *("launch.local", "launch.sweep", "launch.kubernetes.render", "launch.plan"),
-                "launch.ray.translate_job",
-            )
-
-
 def test_train(parse_train):
-    for words in commands():
+    for words in COMMANDS:
         if "warp-translate" in words:
             parse_train(words[words.index("warp-translate") + 1 :])
-
-
-def test_local(monkeypatch, parse_train):
-    started = []
-    monkeypatch.setattr(local, "supervise", lambda children, grace: started.extend(children) or 0)
-    for words in commands_of("python", "-m", "launch.local"):
-        assert local.main(words) == 0
-    for child in started:
-        parse_train(["train", *child.command[3:]])
-    assert len(started) == 2
 
 
 def test_kubernetes(capsys, parse_train):
@@ -78,8 +37,7 @@ def test_kubernetes(capsys, parse_train):
         pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         accelerators |= set(container["resources"]["limits"])
-        numbered = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]]
-        parse_train(numbered)
+        parse_train([word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]])
     assert accelerators == {"nvidia.com/gpu", "google.com/tpu"}
 
 
@@ -90,25 +48,7 @@ def test_slurm(parse_train):
         parse_train(["train", *words[script + 1 :]])
 
 
-def test_tpu_vm(parse_train):
-    ran = set()
-    for words in commands_of("launch/tpu_vm/tpu_vm.sh"):
-        ran.add(words[0])
-        done = subprocess.run(
-            ["launch/tpu_vm/tpu_vm.sh", words[0], "--dry-run", *words[1:]],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "gcloud compute tpus" in done.stdout
-        if "--" in words:
-            parse_train(words[words.index("--") + 1 :])
-    assert ran == {"create", "status", "install", "run", "stop", "delete"}
-
-
-def test_skypilot(parse_train):
+def test_skypilot():
     (words,) = commands_of("sky", "jobs", "launch")
     task = yaml.safe_load((ROOT / words[0]).read_text())
     given = [word for word in words[1:] if word != "--env"]
@@ -128,7 +68,7 @@ def test_ray_job(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for words in commands_of("python", "-m", "launch.ray.translate_job"):
         with pytest.raises(UserError, match="bundles/man-woman holds no bundle"):
-            translate_job.main(words)  # Its flags are taken.
+            translate_job.main(words)
 
 
 def test_ray_serve(monkeypatch, tmp_path):
@@ -140,19 +80,15 @@ def test_ray_serve(monkeypatch, tmp_path):
     (tmp_path / "bundles").mkdir()
     monkeypatch.chdir(tmp_path)
     assert serve_app.app(dict(word.split("=") for word in words[1:]))
-    deployed = [words for words in commands() if words[1:3] == ["serve", "deploy"]]
-    assert [(ROOT / words[3]).is_file() for words in deployed] == [True]
+    (deployed,) = (words for words in COMMANDS if words[1:3] == ["serve", "deploy"])
+    assert (ROOT / deployed[3]).is_file()
 
 
-def test_docker():
+def test_other_commands():
+    tested = ["warp-translate", "python", "sbatch", TPU_VM, "serve", "sky"]
+    others = [words for words in COMMANDS if not set(words[:2]) & set(tested)]
+    assert {words[0] for words in others} == {"pip", "docker", "PYTHONPATH=."}
+    modules = {words[1] for words in commands_of("python")}
+    assert modules == {f"launch.{name}" for name in MODULES}
     for words in commands_of("docker", "build"):
-        assert (ROOT / words[0].removeprefix("--file=")).is_file()
-        assert words[-1] == "."
-
-
-@pytest.mark.parametrize("words", commands_of("python", "-m", "launch.sweep"), ids=" ".join)
-def test_sweep(words, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # Where the file of tasks is written.
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    assert sweep.main(words) == 0
-    assert capsys.readouterr().out
+        assert (ROOT / words[0].removeprefix("--file=")).is_file() and words[-1] == "."

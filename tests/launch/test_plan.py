@@ -2,37 +2,33 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from experiments import cycle
 from launch import compiled, gathers, plan, topology
+from tests.launch.conftest import call
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
 from warp_translate.ops import bilinear_warp, warp_pixels
 
-ROOT = Path(__file__).parents[2]
 FLOAT = 4
 
 
 def tiny_config():
     config = cycle.get_config("runlocal")
-    config.adversary.r1 = 0.0  # The penalty would double what there is to compile.
+    config.adversary.r1 = 0.0  # The penalty would double the compilation.
     config.losses.update(identity=0.0, identity_pretranslated=0.0)
     return config
 
 
 @pytest.fixture(scope="module")
 def local_plan():
-    return plan.make_plan(tiny_config(), topology.open_topology("local"), global_batch=16)
+    return plan.make_plan(tiny_config(), topology.open_topology("local"), batch_per_chip=2)
 
 
 def nbytes(*trees):
@@ -40,7 +36,7 @@ def nbytes(*trees):
 
 
 @pytest.mark.full
-def test_the_parts_are_those_of_the_state_that_training_starts_from(local_plan):
+def test_parts_are_those_of_the_initial_state(local_plan):
     config = tiny_config()
     state = build.initial_state(build.training(config), config)
     networks = (state.a_to_b, state.b_to_a, state.d_a, state.d_b)
@@ -55,29 +51,19 @@ def test_the_parts_are_those_of_the_state_that_training_starts_from(local_plan):
     }
     key_bytes = 8
     assert local_plan.memory["arguments"] == sum(local_plan.parts.values()) + key_bytes
-
-
-@pytest.mark.full
-def test_every_gradient_is_reduced_over_the_devices_and_little_else(local_plan):
+    # Only gradients and metrics are reduced over the devices.
     (reduced,) = local_plan.collectives
     assert reduced.kind == "all-reduce"
     parameters = local_plan.parts["parameters"]
-    assert parameters <= reduced.bytes <= parameters + 100 * FLOAT  # and the metrics
+    assert parameters <= reduced.bytes <= parameters + 100 * FLOAT
 
 
 @pytest.mark.full
-def test_nothing_is_said_about_the_memory_and_the_tiles_of_a_cpu(local_plan):
-    assert local_plan.fits is None
-    assert local_plan.gathers is None
-    assert local_plan.passes
+def test_verdicts(local_plan):
     text = plan.table(local_plan)
-    assert "8 x cpu, global batch 16 (2 a chip)" in text
-    assert "fits: unknown" in text
-    assert "not checked" in text
-
-
-@pytest.mark.full
-def test_a_step_that_does_not_fit_or_blows_up_does_not_pass(local_plan):
+    assert "8 x cpu, global batch 16 (2 per chip)" in text
+    assert "fits: unknown" in text and "not checked" in text  # A CPU's memory and tiles.
+    assert (local_plan.fits, local_plan.gathers, local_plan.passes) == (None, None, True)
     total = local_plan.memory["total"]
     assert dataclasses.replace(local_plan, hbm_bytes=total).passes
     short = dataclasses.replace(local_plan, hbm_bytes=total - 1)
@@ -89,80 +75,52 @@ def test_a_step_that_does_not_fit_or_blows_up_does_not_pass(local_plan):
     blown = dataclasses.replace(local_plan, gathers=(good, bad))
     assert not blown.passes
     assert "BLOW-UP: 1 of them" in plan.table(blown)
-    assert json.loads(plan.to_json(blown))["blown_up"] == 1
-
-
-@pytest.mark.parametrize(
-    ("batch", "chips", "accumulate", "remedy"),
-    [(8, 256, 1, "256"), (1000, 256, 1, "768 or 1024"), (6, 4, 1, "4 or 8"), (8, 4, 3, "12")],
-)
-def test_a_batch_that_does_not_divide_is_answered_with_one_that_does(
-    batch, chips, accumulate, remedy
-):
-    config = tiny_config()
-    config.training.update(global_batch=batch, accumulate=accumulate)
-    with pytest.raises(UserError, match=f"global_batch {batch} .* {chips} .*: {remedy} would do"):
-        build.check_batch(config, chips)
-    config.training.global_batch = int(remedy.split()[-1])
-    build.check_batch(config, chips)
+    found = json.loads(plan.to_json(blown))
+    assert (found["blown_up"], found["gathers"][1]["moved"]) == (1, 11)
 
 
 def plan_command(*further, **environment):
-    words = ["--config=experiments/paired.py:runlocal", *further]
-    return subprocess.run(
-        [sys.executable, "-m", "launch.plan", *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_mistake_is_one_line_and_status_2():
-    devices = "--xla_force_host_platform_device_count=4"
-    done = plan_command("--topology=local", "--global_batch=6", XLA_FLAGS=devices)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert re.match("error: .*global_batch 6 must be a multiple of the 4 devices: 4 or 8", line)
-
-
-def test_mistakes(monkeypatch):
-    for name, value in topology._ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)  # open_topology sets them; so they are put back.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with pytest.raises(UserError, match=r"needs --config=experiments/FILE\.py and --topology"):
-        plan.main(["plan"])
-    known = r"--topology=v5e:3x5 does not exist; there are local; .*v5e:\{2x2,"
-    with pytest.raises(UserError, match=known):
-        topology.open_topology("v5e:3x5")
-    both = flagsaver.flagsaver(global_batch=8, batch_per_chip=2)
-    with both, pytest.raises(UserError, match="exclude each other"):
-        plan._global_batch(4)
+    words = ["-m", "launch.plan", "--config=experiments/paired.py:runlocal", *further]
+    return call(sys.executable, *words, env={**os.environ, **environment}, timeout=1200)
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "message"),
     [
-        ("JAX TPU support not installed; cannot generate", r"pip install 'warp-translate\[plan\]'"),
-        ("ABORTED: Internal error when accessing libtpu multi-process lockfile.", "only one can"),
-        (
-            "INVALID_ARGUMENT: no such chip\nmore",
-            "cannot be opened: INVALID_ARGUMENT: no such chip$",
-        ),
+        (["--topology=local", "--config.training.global_batch=6"], ".*: 4 or 8 would do"),
+        ([], r"plan needs --config=experiments/FILE\.py and --topology"),
     ],
 )
-def test_what_the_library_of_tpus_complains_of_becomes_one_line(monkeypatch, words, expected):
-    for name, value in topology._ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)  # open_topology sets them; so they are put back.
+def test_user_error_is_one_line_and_status_2(words, message):
+    done = plan_command(*words, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert re.match(f"error: {message}", line)
+
+
+@pytest.mark.parametrize(
+    ("name", "libtpu", "expected"),
+    [
+        ("v5e:3x5", "", r"v5e:3x5 does not exist; choose local or one of .*v5e:\{2x2,"),
+        (
+            "v5e:2x2",
+            "JAX TPU support not installed; cannot",
+            r"pip install 'warp-translate\[plan\]'",
+        ),
+        ("v5e:2x2", "ABORTED: error when accessing libtpu multi-process lockfile.", "only one can"),
+        ("v5e:2x2", "INVALID: no such chip\nmore", "cannot be opened: INVALID: no such chip$"),
+    ],
+)
+def test_topology_errors_are_one_line(monkeypatch, name, libtpu, expected):
+    for variable, value in topology._ENVIRONMENT.items():  # open_topology sets them.
+        monkeypatch.setenv(variable, value)
 
     def refuse(*arguments, **options):
-        raise RuntimeError(words)
+        raise RuntimeError(libtpu)
 
     monkeypatch.setattr(topology.topologies, "get_topology_desc", refuse)
     with pytest.raises(UserError, match=expected) as raised:
-        topology.open_topology("v5e:2x2")
+        topology.open_topology(name)
     assert "\n" not in str(raised.value)
 
 
@@ -187,7 +145,7 @@ ENTRY %main (a.1: f32[16,3], b.1: bf16[8]) -> f32[16,3] {
 """
 
 
-def test_a_compiled_program_is_read():
+def test_read_program():
     read = compiled.read_program(PROGRAM)
     a, b = 16 * 3 * 4, 8 * 2
     assert read.collectives == (
@@ -212,15 +170,15 @@ def test_a_compiled_program_is_read():
         ("token[]", 0),
     ],
 )
-def test_bytes_of_shapes_in_the_notation_of_xla(shape, expected):
+def test_array_bytes(shape, expected):
     assert compiled.array_bytes(shape) == expected
 
 
 def warp_jaxpr(argument, size):
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     displacement = jax.ShapeDtypeStruct((1, size, size, 2), jnp.float32)
-    slope = jax.grad(lambda *inputs: bilinear_warp(*inputs).sum(), argument)
-    return jax.jit(slope).trace(image, displacement).jaxpr
+    gradient = jax.grad(lambda *inputs: bilinear_warp(*inputs).sum(), argument)
+    return jax.jit(gradient).trace(image, displacement).jaxpr
 
 
 @pytest.mark.parametrize(
@@ -233,9 +191,9 @@ def warp_jaxpr(argument, size):
         ("tpu", 1, {"gather": 1}),
     ],
 )
-def test_the_gathers_of_the_platform_are_found_and_dead_ones_are_not(platform, argument, expected):
+def test_live_gathers_of_the_platform_are_found(platform, argument, expected):
     found = {}
-    jaxpr = gathers._without_dead(warp_jaxpr(argument, 8).jaxpr)
+    jaxpr = gathers._without_dead_code(warp_jaxpr(argument, 8).jaxpr)
     for equation, count, _ in gathers._equations(jaxpr, platform):
         name = equation.primitive.name
         if name in ("gather", "scatter-add"):
@@ -243,7 +201,7 @@ def test_the_gathers_of_the_platform_are_found_and_dead_ones_are_not(platform, a
     assert found == expected
 
 
-def test_a_gather_in_a_loop_counts_as_often_as_the_loop_runs():
+def test_gather_in_a_loop_counts_once_per_iteration():
     def loop(image, rows):
         return jax.lax.scan(lambda total, row: (total + image[row], None), image[0], rows)[0]
 
@@ -257,38 +215,38 @@ def test_a_gather_in_a_loop_counts_as_often_as_the_loop_runs():
     assert max(counts) == 5
 
 
-def test_each_large_gather_is_compiled_alone_and_small_ones_are_left_out():
-    size, told = 256, []
+def test_large_gathers_are_compiled_alone_and_small_ones_skipped():
+    size, logged = 256, []
     device = jax.devices()[0]
 
     def jaxpr(size):
         shapes = [jax.ShapeDtypeStruct((1, size, size, n), jnp.float32) for n in (3, 2)]
         return jax.jit(warp_pixels.grad_image_gpu).trace(*shapes).jaxpr
 
-    found = gathers.moved_by_gathers(jaxpr(size), device, told.append)
-    # The first is added to zeros, the others to what the first made.
+    found = gathers.moved_by_gathers(jaxpr(size), device, logged.append)
+    # The first scatters into zeros, the others into its result.
     assert {"from a constant" in each.name: each.count for each in found} == {True: 1, False: 3}
-    assert len(told) == 2
+    assert len(logged) == 2
     pixels = size * size
     for each in found:
         assert each.name.startswith("scatter-add float32[65536,3]")
         assert each.floor == pixels * (3 + 1 + 3 + 3) * 4
         assert each.bound == each.floor + pixels * 3 * 4096
         assert pixels * 3 * 4 < each.moved <= each.bound
-    assert gathers.moved_by_gathers(jaxpr(8), device, told.append) == []
+    assert gathers.moved_by_gathers(jaxpr(8), device, logged.append) == []
 
 
 @pytest.mark.parametrize(
     ("scatter", "slice_size", "gigabytes", "blows_up"),
     [
-        # What the compiler counts at 1024 px, see experiments/benchmarks/warp_tpu.py.
+        # The compiler's count at 1024 px, see experiments/benchmarks/warp_tpu.py.
         (False, 3, 69.4, True),  # rows of the flattened image
         (False, 12, 7.4, False),  # four neighbours as planes
         (True, 3, 138.1, True),
         (True, 1, 0.1, False),
     ],
 )
-def test_the_bound_tells_the_forms_of_the_warp_apart(scatter, slice_size, gigabytes, blows_up):
+def test_bound_separates_the_forms_of_the_warp(scatter, slice_size, gigabytes, blows_up):
     pixels = 1024 * 1024
     floor = pixels * (2 * slice_size + 1) * 4
     bound = gathers.bound_bytes(floor, pixels, slice_size, scatter=scatter)
@@ -297,7 +255,7 @@ def test_the_bound_tells_the_forms_of_the_warp_apart(scatter, slice_size, gigaby
 
 
 @pytest.mark.full
-def test_a_step_is_compiled_for_four_chips_that_are_not_there(tmp_path):
+def test_step_is_compiled_for_four_absent_chips(tmp_path):
     pytest.importorskip("libtpu")
     file = tmp_path / "plan.json"
     done = plan_command(

@@ -3,13 +3,13 @@ import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.launch.conftest import ROOT, call
+
 TRAIN = ["--config=experiments/paired.py", "--workdir=runs/two words"]
-# Drops srun's own flags and runs the task, as many times as there are tasks.
+# Drops srun's flags and runs the command once per task.
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
 worst=0
@@ -33,77 +33,53 @@ def slurm(fake):
 
 
 def sbatch(fake, *words, script="train.sbatch", **environment):
-    return subprocess.run(
-        ["bash", f"launch/slurm/{script}", *words],
-        cwd=ROOT,
-        env={**fake.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return call("bash", f"launch/slurm/{script}", *words, env={**fake.environment, **environment})
 
 
-@pytest.mark.parametrize("status", [0, 1, 2, 42, 134])
-def test_only_42_is_queued_again_and_every_status_is_passed_on(slurm, status):
+@pytest.mark.parametrize("status", [0, 1, 42, 134])
+def test_only_status_42_is_requeued_and_every_status_is_returned(slurm, parse_train, status):
     slurm.add("warp-translate", f"exit {status}")
-    done = sbatch(slurm, *TRAIN)
+    done = sbatch(slurm, *TRAIN, "--config.optim.lr=1e-3")
     assert done.returncode == status, done.stderr
     assert slurm.calls("scontrol") == ([["requeue", "77"]] if status == 42 else [])
-    assert ("job 77 is queued again" in done.stdout) == (status == 42)
-    # Who has saved waits for the others, so that none is stopped while it leaves.
+    assert ("requeuing job 77" in done.stdout) == (status == 42)
+    # A task that has saved waits, so that srun does not signal the others while they exit.
     assert slurm.calls("sleep") == ([["5"]] if status == 42 else [])
-
-
-def test_all_arguments_reach_train(slurm, parse_train):
-    slurm.add("warp-translate")
-    assert sbatch(slurm, *TRAIN, "--config.optim.lr=1e-3").returncode == 0
     (words,) = slurm.calls("warp-translate")
-    assert words == ["train", *TRAIN, "--config.optim.lr=1e-3"]
     parsed = parse_train(words)
-    assert parsed.workdir == "runs/two words"
-    assert parsed.config.optim.lr == 1e-3
+    assert (parsed.workdir, parsed.config.optim.lr) == ("runs/two words", 1e-3)
 
 
-def test_srun_is_told_to_stop_all_and_to_show_all_gpus(slurm):
-    slurm.add("warp-translate")
-    sbatch(slurm, *TRAIN, SLURM_CPUS_PER_TASK="7")
-    (words,) = slurm.calls("srun")
-    assert words[: words.index("bash")] == ["--kill-on-bad-exit=1", "--gpu-bind=none"]
+def test_srun_flags_and_cpus(slurm):
     slurm.add("srun", 'echo "cpus ${SRUN_CPUS_PER_TASK:-unset}"')
-    assert "cpus 7" in sbatch(slurm, *TRAIN, SLURM_CPUS_PER_TASK="7").stdout
     assert "cpus unset" in sbatch(slurm, *TRAIN).stdout
+    assert "cpus 7" in sbatch(slurm, *TRAIN, SLURM_CPUS_PER_TASK="7").stdout
+    words = slurm.calls("srun")[0]
+    assert words[: words.index("bash")] == ["--kill-on-bad-exit=1", "--gpu-bind=none"]
 
 
 @pytest.mark.parametrize(
     ("tasks", "nodes", "gpus", "expected"),
-    [(1, 1, 8, ["0,1,2,3,4,5,6,7"]), (4, 2, 4, ["0,1", "2,3"]), (2, 1, 2, ["0", "1"])],
+    [
+        (1, 1, 8, ["0,1,2,3,4,5,6,7"]),
+        (4, 2, 4, ["0,1", "2,3"]),
+        (2, 1, 2, ["0", "1"]),
+        (1, 1, 0, ["unset"]),
+    ],
 )
 def test_tasks_share_the_gpus_of_their_node(slurm, tasks, nodes, gpus, expected):
-    slurm.add("warp-translate", 'echo "ids=$JAX_LOCAL_DEVICE_IDS"')
-    done = sbatch(
-        slurm,
-        *TRAIN,
-        SLURM_NTASKS=str(tasks),
-        SLURM_JOB_NUM_NODES=str(nodes),
-        SLURM_GPUS_ON_NODE=str(gpus),
-    )
+    slurm.add("warp-translate", 'echo "ids=${JAX_LOCAL_DEVICE_IDS-unset}"')
+    counts = {"NTASKS": tasks, "JOB_NUM_NODES": nodes, "GPUS_ON_NODE": gpus}
+    done = sbatch(slurm, *TRAIN, **{f"SLURM_{name}": str(n) for name, n in counts.items()})
     assert re.findall("ids=(.*)", done.stdout)[: tasks // nodes] == expected
 
 
-def test_without_gpus_nothing_is_chosen(slurm):
-    slurm.add("warp-translate", 'echo "ids=${JAX_LOCAL_DEVICE_IDS-unset}"')
-    assert "ids=unset" in sbatch(slurm, *TRAIN).stdout
-
-
-def test_gpus_that_cannot_be_shared_are_a_mistake(slurm):
+def test_user_errors(slurm):
     done = sbatch(slurm, *TRAIN, SLURM_NTASKS="3", SLURM_GPUS_ON_NODE="8")
     assert done.returncode == 2
-    assert re.fullmatch("error: 8 GPUs cannot be shared evenly by 3 tasks a node.*\n", done.stderr)
-    assert not slurm.calls("srun")
-
-
-def test_no_arguments_are_a_mistake(slurm):
+    assert re.fullmatch(
+        "error: 8 GPUs cannot be shared evenly by 3 tasks per node.*\n", done.stderr
+    )
     done = sbatch(slurm)
     assert done.returncode == 2
     assert re.fullmatch("error: no arguments.*\n", done.stderr)
@@ -111,15 +87,15 @@ def test_no_arguments_are_a_mistake(slurm):
 
 
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_the_shells_survive_sigterm(slurm, tmp_path, whole_group):
-    """SLURM tells every process of a task, and may tell the script itself."""
-    ready, told = tmp_path / "ready", tmp_path / "told"
+def test_shells_survive_sigterm(slurm, tmp_path, whole_group):
+    """SLURM signals every process of a task, and may signal the script itself."""
+    ready, signaled = tmp_path / "ready", tmp_path / "signaled"
     slurm.add(
         "warp-translate",
-        f"trap 'touch {told}' TERM; touch {ready}; "
-        f"while [[ ! -e {told} ]]; do /bin/sleep 0.02; done; exit 42",
+        f"trap 'touch {signaled}' TERM; touch {ready}; "
+        f"while [[ ! -e {signaled} ]]; do /bin/sleep 0.02; done; trap '' TERM; exit 42",
     )
-    # The real one outlives the signal and goes on to wait for its tasks.
+    # The real srun survives the signal and keeps waiting for its tasks.
     slurm.add("srun", 'trap : TERM; while [[ $1 == --* ]]; do shift; done; "$@"')
     script = subprocess.Popen(
         ["bash", "launch/slurm/train.sbatch", *TRAIN],
@@ -138,7 +114,7 @@ def test_the_shells_survive_sigterm(slurm, tmp_path, whole_group):
             os.kill(script.pid, signal.SIGTERM)
             time.sleep(0.2)
             assert script.poll() is None
-            told.touch()
+            signaled.touch()
         assert script.wait(20) == 42
     finally:
         if script.poll() is None:
@@ -146,27 +122,29 @@ def test_the_shells_survive_sigterm(slurm, tmp_path, whole_group):
     assert slurm.calls("scontrol") == [["requeue", "77"]]
 
 
-def test_a_task_of_the_array_trains_with_its_line(slurm, tmp_path):
+def test_array_tasks_train_with_their_lines(slurm, tmp_path):
     slurm.add("warp-translate", "exit 42")
     tasks = tmp_path / "tasks.txt"
     lines = ["--config=a.py --workdir=b", "'--config=a b.py' '--workdir=it'\"'\"'s $(x) `y` \\z'"]
     tasks.write_text("\n".join(lines) + "\n")
-    call = {"script": "array.sbatch", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "1"}
-    assert sbatch(slurm, str(tasks), **call).returncode == 42
-    expected = ["train", "--config=a b.py", "--workdir=it's $(x) `y` \\z"]
-    assert slurm.calls("warp-translate") == [expected]
-    # Not by its own number: that of the last task is the whole array's.
-    assert slurm.calls("scontrol") == [["requeue", "70_1"]]
-    call["SLURM_ARRAY_TASK_ID"] = "0"
-    assert sbatch(slurm, str(tasks), **call).returncode == 42
-    assert slurm.calls("warp-translate")[1] == ["train", "--config=a.py", "--workdir=b"]
-    call["SLURM_ARRAY_TASK_ID"] = "2"
-    done = sbatch(slurm, str(tasks), **call)
+
+    def run(task):
+        job = {"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": task}
+        return sbatch(slurm, str(tasks), script="array.sbatch", **job)
+
+    assert [run("0").returncode, run("1").returncode] == [42, 42]
+    assert slurm.calls("warp-translate") == [
+        ["train", "--config=a.py", "--workdir=b"],
+        ["train", "--config=a b.py", "--workdir=it's $(x) `y` \\z"],
+    ]
+    # Not the job's own id: that of the last task names the whole array.
+    assert slurm.calls("scontrol") == [["requeue", "70_0"], ["requeue", "70_1"]]
+    done = run("2")
     assert done.returncode == 2
     assert done.stderr == f"error: {tasks} has no task 2: it has 2 lines\n"
 
 
-def test_an_array_needs_its_file_and_its_number(slurm, tmp_path):
+def test_array_needs_its_task_file_and_number(slurm, tmp_path):
     for words, environment in [
         ([], {"SLURM_ARRAY_TASK_ID": "0"}),
         ([str(tmp_path / "missing")], {"SLURM_ARRAY_TASK_ID": "0"}),
@@ -174,18 +152,4 @@ def test_an_array_needs_its_file_and_its_number(slurm, tmp_path):
     ]:
         done = sbatch(slurm, *words, script="array.sbatch", **environment)
         assert done.returncode == 2
-        assert re.fullmatch("error: no file of tasks.*\n", done.stderr)
-
-
-def test_both_scripts_ask_for_the_same():
-    asked = []
-    for name in ("train.sbatch", "array.sbatch"):
-        text = (ROOT / "launch/slurm" / name).read_text()
-        asked.append(dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.M)))
-    outputs = [flags.pop("output") for flags in asked]
-    assert asked[0] == asked[1]
-    assert outputs == ["slurm-%j.log", "slurm-%A_%a.log"]
-    # Without B: before it the signal goes to the tasks and not to the script.
-    assert asked[0]["signal"] == "TERM@120"
-    assert {"requeue", "open-mode", "ntasks-per-node"} <= set(asked[0])
-    assert asked[0]["open-mode"] == "append"
+        assert re.fullmatch("error: no task file.*\n", done.stderr)

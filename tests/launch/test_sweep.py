@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from launch import sweep
+from tests.launch.conftest import ROOT
 from warp_translate.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = "experiments/quickstart.py"
 MANIFEST = ["--image=a", "--queue=b", "--claim=c"]
-# Variant and seed of the runs that --seeds=3 makes, in order.
+# Variant and seed of the runs of --seeds=3, in order.
 RUNS = [(fusion, seed) for seed in range(3) for fusion in ("full", "pretranslated")]
 
 
@@ -21,7 +21,7 @@ def in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_the_quickstarts_sweep(capsys, parse_train):
+def test_commands_of_the_quickstart(capsys, parse_train):
     words = [f"--config={QUICKSTART}:runlocal", "--workdir=two words/", "--seeds=3"]
     assert sweep.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -32,13 +32,13 @@ def test_the_quickstarts_sweep(capsys, parse_train):
         assert program == "warp-translate"
         parsed = parse_train(words)
         assert (parsed.config.method.fusion, parsed.config.seed) == (fusion, seed)
-        assert parsed.config.training.total_steps == 4, "the argument of the experiment is lost"
+        assert parsed.config.training.total_steps == 4, "the experiment's argument is lost"
         workdirs.add(parsed.workdir)
     assert len(workdirs) == 6
     assert "two words/full_seed=0" in workdirs
 
 
-def test_values_of_every_kind_arrive_as_they_are(tmp_path, parse_train):
+def test_values_of_every_type_are_passed_unchanged(tmp_path, parse_train):
     path = tmp_path / "swept.py"
     overrides = {
         "seed": -3,
@@ -64,7 +64,7 @@ def test_values_of_every_kind_arrive_as_they_are(tmp_path, parse_train):
     assert re.fullmatch(r"runs/[\w.+=,-]+", parsed.workdir)
 
 
-def test_mistakes_in_the_call():
+def test_user_errors():
     for words, message in [
         (["--config=nowhere/missing.py"], "missing.py is no file"),
         (["--config=experiments/paired.py"], "has no get_sweep"),
@@ -79,7 +79,7 @@ def test_mistakes_in_the_call():
             sweep.main(["--workdir=runs", *words])
 
 
-def test_a_slurm_array_has_a_line_for_each_run(tmp_path, capsys, fake, parse_train):
+def test_slurm_array_has_a_line_per_run(tmp_path, capsys, fake, parse_train):
     folder = tmp_path / "two words"
     sweep.main([f"--config={QUICKSTART}", f"--workdir={folder}", "--format=slurm", "--seeds=3"])
     program, array, script, tasks = shlex.split(capsys.readouterr().out)
@@ -93,16 +93,10 @@ def test_a_slurm_array_has_a_line_for_each_run(tmp_path, capsys, fake, parse_tra
     assert parsed.workdir == f"{folder}/pretranslated_only_seed=1"
 
 
-def test_a_jobset_for_each_run(capsys, parse_train):
-    words = [
-        f"--config={QUICKSTART}",
-        "--workdir=/mnt/s",
-        "--format=jobset",
-        "--name=tune",
-        "--seeds=3",
-    ]
+def test_one_jobset_per_run(capsys, parse_train):
+    words = "--workdir=/mnt/s --format=jobset --name=tune --seeds=3 --hosts=2 --mount=/mnt"
     further = ["--", "--config.training.keep_latest=3"]
-    sweep.main([*words, *MANIFEST, "--hosts=2", "--mount=/mnt", *further])
+    sweep.main([f"--config={QUICKSTART}", *words.split(), *MANIFEST, *further])
     jobsets = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [jobset["metadata"]["name"] for jobset in jobsets] == [f"tune-{i}" for i in range(6)]
     for jobset, (_, seed) in zip(jobsets, RUNS, strict=True):
