@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from warp_translate import sealed
 from warp_translate.models import DomainClassifier, Generator
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import export, export_classifier, server
+from warp_translate.serving import export, server
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.bundle import Bundle, ClassifierBundle
@@ -168,5 +168,5 @@ def classified(tmp_path_factory):
         threshold=0.8,
     )
     shown = [coloured(chance, each, 40, 30) for each in COLOURS]
-    export_classifier.write_bundle(bundle, module, params, shown)
+    export.write_classifier(bundle, module, params, shown)
     return bundles.read_any(bundle.folder), module, params

@@ -7,7 +7,7 @@ from starlette.requests import ClientDisconnect
 from warp_translate.errors import UserError
 from warp_translate.serving import admission as admissions
 from warp_translate.serving import footprint
-from warp_translate.serving.admission import Admission, Gate, Ticket, ticket_of
+from warp_translate.serving.admission import Admission, AdmissionMiddleware as Gate, Ticket, ticket_of
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.batcher import Busy
 from warp_translate.serving.footprint import Need
@@ -41,10 +41,10 @@ def work(admission, need, do=lambda got: got, gone=here):
     async def run():
         ticket = Ticket()
         try:
-            await admission.arrive(ticket)
+            await admission.count(ticket)
             return await admission.work(ticket, 7, lambda got: need, do, gone)
         finally:
-            admission.leave(ticket)
+            admission.release(ticket)
 
     return asyncio.ensure_future(run())
 
@@ -106,21 +106,21 @@ def test_requests_are_counted_and_large_ones_apart(monkeypatch):
 
     async def run():
         for ticket in tickets[:2]:
-            await admission.arrive(ticket)
+            await admission.count(ticket)
         with pytest.raises(Busy, match="2 requests are being answered"):
-            await admission.arrive(tickets[2])
+            await admission.count(tickets[2])
         # A large body does not keep small requests out.
         for ticket in tickets[:2]:
             await admission.hold(ticket, 1 << 20)
         for ticket in tickets[2:4]:
-            await admission.arrive(ticket)
+            await admission.count(ticket)
         with pytest.raises(Busy, match="2 large requests are being answered"):
             await admission.hold(tickets[2], 1 << 20)
         assert counted(admission) == [2, 2]
 
     asyncio.run(run())
     for ticket in tickets:
-        admission.leave(ticket)
+        admission.release(ticket)
     assert counted(admission) == [0, 0] and held(admission) == [0, 0, 0]
 
 
@@ -226,7 +226,7 @@ def test_what_fails_holds_nothing_afterwards(admission):
 
 
 def test_bodies_and_answers_are_counted_until_the_answer_is_sent(admission, monkeypatch):
-    monkeypatch.setattr(admissions, "_PIECE_BYTES", 0)
+    monkeypatch.setattr(admissions, "_CHUNK_BYTES", 0)
     monkeypatch.setattr(admissions, "_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(admissions, "_SMALL_BYTES", 10)
     monkeypatch.setattr(admissions, "_ANSWER_BYTES", 8)
@@ -234,7 +234,7 @@ def test_bodies_and_answers_are_counted_until_the_answer_is_sent(admission, monk
 
     async def app(scope, receive, send):
         ticket = ticket_of(scope)
-        await admission.arrive(ticket)
+        await admission.count(ticket)
         while (await receive())["more_body"]:
             seen.append(held(admission))
         await admission.work(ticket, b"", lambda got: Need(90, SLOW), lambda got: got, here)

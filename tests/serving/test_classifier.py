@@ -11,7 +11,7 @@ from tests.serving.conftest import COLOURS, coloured
 from warp_translate.data.augment import EvalCrop
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import classifier_graph, export_classifier
+from warp_translate.serving import classifier_graph, export
 from warp_translate.serving.classifier import Classifier, prepare
 from warp_translate.serving.registry import Registry, open_bundle
 from warp_translate.types import to_float
@@ -68,7 +68,7 @@ def test_a_bundle_is_not_written_where_a_format_is_off(classified, tmp_path, rng
     monkeypatch.setattr(classifier_graph, "build", spoilt)
     there = shutil.copytree(bundle.folder, tmp_path / "colours")
     with pytest.raises(UserError, match=r"classifier\.onnx differs from the checkpoint by 0\."):
-        export_classifier.write_bundle(
+        export.write_classifier(
             # What is there stays.
             bundles.dataclasses.replace(bundle, folder=there, threshold=0.5),
             module,

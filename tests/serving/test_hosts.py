@@ -3,7 +3,8 @@
 import pytest
 
 from warp_translate.errors import UserError
-from warp_translate.serving.hosts import allowed, origin
+from warp_translate.serving.middleware import allowed_hosts as allowed
+from warp_translate.serving.middleware import parse_origin as origin
 
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.serving.conftest import copy_as
 from warp_translate import image_io
 from warp_translate.image_io import decode_image, flatten
-from warp_translate.serving import admission, latency_model, server
+from warp_translate.serving import admission, latency_model, rest, server
 from warp_translate.serving.latency_model import LatencyModel
 
 
@@ -75,7 +75,7 @@ def test_a_form_is_as_good_as_a_raw_body(client, rng):
     assert response.content == raw.content
 
 
-@pytest.mark.parametrize(("form", "media"), server.MEDIA_TYPES.items())
+@pytest.mark.parametrize(("form", "media"), rest.MEDIA_TYPES.items())
 def test_the_answer_has_the_format_that_was_asked_for(client, rng, form, media):
     response = post(client, picture(rng, 20, 30, 3), target="plum", format=form)
     assert response.headers["content-type"] == media
