@@ -7,7 +7,14 @@ from starlette.requests import ClientDisconnect
 from warp_translate.errors import UserError
 from warp_translate.serving import admission as admissions
 from warp_translate.serving import footprint
-from warp_translate.serving.admission import Admission, AdmissionMiddleware as Gate, Ticket, ticket_of
+from warp_translate.serving.admission import (
+    Admission,
+    Ticket,
+    ticket_of,
+)
+from warp_translate.serving.admission import (
+    AdmissionMiddleware as Gate,
+)
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.batcher import Busy
 from warp_translate.serving.footprint import Need

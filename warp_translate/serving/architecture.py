@@ -14,34 +14,22 @@ _MOST = 1 << 16  # Keeps everything computed from several of the numbers finite.
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A generator and its fusion; see ``models.Generator`` and ``models.translate``.
+    """A generator and its fusion; see ``models.Generator`` and ``models.translate``."""
 
-    Attributes:
-      width: channels of the trunk's first layer.
-      blocks: residual blocks of the trunk.
-      head: "projected" or "literal".
-      head_width: channels of the projected head.
-      max_displacement: bound of each component of the displacement, in reduced pixels.
-      mask_bias: added to the mask's logit.
-      mask_weights: the image that the mask multiplies, "pretranslated" or "warped".
-      fusion: see ``constants.Fusion``.
-      head_kernel: kernel size of the head at the original size, odd.
-      displacement_size: resolution at which the displacement is predicted.
-      border: padding of the trunk's convolutions.
-    """
-
-    width: int
-    blocks: int
+    width: int  # Channels of the trunk's first layer.
+    blocks: int  # Residual blocks of the trunk.
     head: Literal["projected", "literal"]
-    head_width: int
-    max_displacement: float
-    mask_bias: float
+    head_width: int  # Channels of the projected head.
+    max_displacement: float  # Bound of each component of the displacement, in reduced pixels.
+    mask_bias: float  # Added to the mask's logit.
+    # The image that the mask multiplies, "pretranslated" or "warped".
     mask_weights: Literal["pretranslated", "warped"]
-    fusion: Fusion
+    fusion: Fusion  # See ``constants.Fusion``.
     # Bundles of earlier versions lack these fields and used these values.
-    head_kernel: int = 3
+    head_kernel: int = 3  # Kernel size of the head at the original size, odd.
+    # Resolution at which the displacement is predicted.
     displacement_size: DisplacementSize = "original"
-    border: Border = "reflect"
+    border: Border = "reflect"  # Padding of the trunk's convolutions.
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], place: str) -> "Architecture":

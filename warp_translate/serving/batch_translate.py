@@ -30,15 +30,10 @@ class Translator(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """An image to translate.
+    """An image to translate."""
 
-    Attributes:
-      source: the image; None for standard input.
-      target: the output file; None for standard output.
-    """
-
-    source: Path | None
-    target: Path | None
+    source: Path | None  # The image; None for standard input.
+    target: Path | None  # The output file; None for standard output.
 
     @property
     def name(self) -> str:
@@ -54,19 +49,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Source:
-    """The state of a file when it was read.
+    """The state of a file when it was read."""
 
-    Attributes:
-      size: in bytes.
-      modified: mtime in ns.
-      changed: ctime in ns.
-      inode: inode number.
-      sha256: of the content.
-    """
-
-    size: int
-    modified: int
-    changed: int
+    size: int  # Bytes.
+    modified: int  # mtime in ns.
+    changed: int  # ctime in ns.
     inode: int
     sha256: str
 
@@ -78,34 +65,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Finished:
-    """The result of a job.
-
-    Attributes:
-      job: the job.
-      failure: error message; None on success.
-      source: the image that was read; None after a failure, or if it is not a regular file.
-    """
+    """The result of a job."""
 
     job: Job
-    failure: str | None = None
+    failure: str | None = None  # Error message; None on success.
+    # The image that was read; None after a failure, or if it is not a regular file.
     source: Source | None = None
 
 
 @dataclass(frozen=True)
 class Style:
-    """How translations are written.
+    """How translations are written."""
 
-    Attributes:
-      maps: names of the maps to draw beside each translation.
-      form: format on standard output; files use their suffix.
-      quality: of JPEG and WebP, see `image_io.encode_image`.
-      metadata: which of the original's metadata to keep.
-    """
-
-    maps: Sequence[str] = ()
-    form: ImageFormat = "png"
-    quality: int | None = None
-    metadata: Kept = "safe"
+    maps: Sequence[str] = ()  # Names of the maps to draw beside each translation.
+    form: ImageFormat = "png"  # Format on standard output; files use their suffix.
+    quality: int | None = None  # Of JPEG and WebP, see `image_io.encode_image`.
+    metadata: Kept = "safe"  # Which of the original's metadata to keep.
 
 
 # Largest batch, which bounds the memory.

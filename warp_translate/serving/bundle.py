@@ -69,21 +69,13 @@ def jax_file(factor: int) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Exported:
-    """Common content of ``config.json``.
-
-    Attributes:
-      folder: the bundle's folder.
-      name: of the bundle, also in URLs.
-      size: side of the training images in pixels.
-      provenance: configuration, step, metrics and versions.
-      files: SHA-256 of every other file by name, except the model card.
-    """
+    """Common content of ``config.json``."""
 
     folder: Path
-    name: str
-    size: int
-    provenance: Mapping[str, Any]
-    files: Mapping[str, str]
+    name: str  # Of the bundle, also in URLs.
+    size: int  # Side of the training images in pixels.
+    provenance: Mapping[str, Any]  # Configuration, step, metrics and versions.
+    files: Mapping[str, str]  # SHA-256 of every other file by name, except the model card.
 
     @property
     def build(self) -> str:
@@ -111,21 +103,13 @@ class _Exported:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle(_Exported):
-    """``config.json`` of a generator.
-
-    Attributes:
-      source: source domain.
-      target: target domain.
-      architecture: the generator.
-      factors: supported reductions, ascending.
-      factor: the one it was trained with.
-    """
+    """``config.json`` of a generator."""
 
     source: str
     target: str
     architecture: Architecture
-    factors: tuple[int, ...]
-    factor: int
+    factors: tuple[int, ...]  # Supported reductions, ascending.
+    factor: int  # The one it was trained with.
 
     def check_factor(self, factor: int | None) -> int:
         """Returns the factor, or the bundle's own for None.
@@ -145,15 +129,10 @@ class Bundle(_Exported):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierBundle(_Exported):
-    """``config.json`` of a domain classifier.
+    """``config.json`` of a domain classifier."""
 
-    Attributes:
-      domains: in the order of the network's outputs.
-      threshold: least probability of a known domain.
-    """
-
-    domains: tuple[str, ...]
-    threshold: float
+    domains: tuple[str, ...]  # In the order of the network's outputs.
+    threshold: float  # Least probability of a known domain.
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``."""

@@ -19,15 +19,10 @@ from warp_translate.serving.engine import (
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """Result of a classification.
+    """Result of a classification."""
 
-    Attributes:
-      domain: the most probable domain; None if its probability is below the threshold.
-      probabilities: by domain; they sum to 1.
-    """
-
-    domain: str | None
-    probabilities: Mapping[str, float]
+    domain: str | None  # The most probable domain; None if its probability is below the threshold.
+    probabilities: Mapping[str, float]  # By domain; they sum to 1.
 
 
 class Classifier:

@@ -5,12 +5,10 @@ outputs agree to one level of uint8.
 """
 
 import abc
-import collections
 import dataclasses
 import functools
 import importlib
 import importlib.util
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -34,16 +32,12 @@ _ARENA_BYTES = 1 << 28
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
-    """Output of an engine.
+    """Output of an engine."""
 
-    Attributes:
-      output: uint8 ``[N, H, W, 3]``.
-      maps: float32 by name, or None: "pretranslated" and "warped" ``[N, H, W, 3]`` in [-1, 1],
-        "mask" ``[N, H, W, 1]`` in [0, 1], "displacement" ``[N, H, W, 2]`` in pixels, and "reduced"
-        ``[N, ceil(H / factor), ceil(W / factor), 3]``.
-    """
-
-    output: np.ndarray
+    output: np.ndarray  # uint8 ``[N, H, W, 3]``.
+    # float32 by name, or None: "pretranslated" and "warped" ``[N, H, W, 3]`` in [-1, 1], "mask"
+    # ``[N, H, W, 1]`` in [0, 1], "displacement" ``[N, H, W, 2]`` in pixels, and "reduced" ``[N,
+    # ceil(H / factor), ceil(W / factor), 3]``.
     maps: Mapping[str, np.ndarray] | None
 
 
@@ -72,22 +66,18 @@ class Engine(abc.ABC):
           MemoryError: the images are too large for this machine.
           ValueError: the images have another shape or dtype.
         """
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[3] != 3
-            or 0 in images.shape
-        ):
+        shape = images.shape
+        if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise ValueError(
                 "an engine takes uint8 images [N, H, W, 3] of one pixel or more, got "
-                f"{images.dtype} {images.shape}"
+                f"{images.dtype} {shape}"
             )
         decided = self.bundle.check_factor(factor)
         try:
             return self._run(images, decided, with_maps)
         except Exception as error:  # Every runtime has exceptions of its own.
             if out_of_memory(error):
-                raise MemoryError(f"{images.shape} at factor {decided}") from error
+                raise MemoryError(f"{shape} at factor {decided}") from error
             raise
 
     @abc.abstractmethod
@@ -109,18 +99,15 @@ def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | Non
       threads: of one translation in ONNX Runtime; one per core by default. Ignored by jax.
 
     Raises:
-      UserError: the backend is not installed, or a file is damaged.
+      UserError: the backend is not installed, or a file is missing or damaged.
     """
-    decided = choose_backend(backend)
-    return OnnxEngine(bundle, threads=threads) if decided == "onnx" else JaxEngine(bundle)
+    if choose_backend(backend) == "onnx":
+        return OnnxEngine(bundle, threads=threads)
+    return JaxEngine(bundle)
 
 
 def choose_backend(backend: Backend) -> Literal["onnx", "jax"]:
-    """Resolves "auto" to the first installed backend.
-
-    Raises:
-      UserError: the backend is not installed.
-    """
+    """Resolves "auto" to the first installed backend; raises UserError if there is none."""
     needs = {"onnx": ("onnxruntime", "serve"), "jax": ("jax", "train")}
     there = [name for name, (module, _) in needs.items() if importlib.util.find_spec(module)]
     if backend == "auto":
@@ -177,11 +164,7 @@ def _share_arena() -> None:
 
 
 def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
-    """Loads a bundle's parameters by path.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Loads a bundle's parameters by path; raises UserError if they are missing or damaged."""
     import safetensors.numpy
 
     path = bundle.path(bundles.PARAMETERS)
@@ -192,11 +175,7 @@ def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
 
 
 def load_computation(bundle: AnyBundle, name: str) -> Any:
-    """Loads a file of a bundle as a ``jax.export.Exported``.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Loads a ``jax.export.Exported``; raises UserError if it is missing or damaged."""
     path = bundle.path(name)
     try:
         data = bytearray(path.read_bytes())
@@ -218,16 +197,7 @@ class OnnxEngine(Engine):
     """
 
     def __init__(self, bundle: Bundle, *, floats: bool = False, threads: int | None = None) -> None:
-        """Loads the graph.
-
-        Args:
-          bundle: the bundle.
-          floats: whether to run the graph for float32 images; the results are the same.
-          threads: of one translation; one per core by default.
-
-        Raises:
-          UserError: the file is missing or damaged.
-        """
+        """Loads the graph, or with ``floats`` the one for float32 images; see `open_engine`."""
         super().__init__(bundle)
         self._floats = floats
         path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
@@ -262,36 +232,34 @@ class JaxEngine(Engine):
     """
 
     def __init__(self, bundle: Bundle, *, most_programs: int = 32) -> None:
-        """Loads the parameters and computations.
-
-        Args:
-          bundle: the bundle.
-          most_programs: number of compiled programs to keep.
-
-        Raises:
-          UserError: a file is missing or damaged.
-        """
+        """Loads the bundle; keeps up to ``most_programs`` compiled programs."""
         import jax
 
-        self._jax: Any = jax
         super().__init__(bundle)
-        self._most = most_programs
-        self._lock = threading.Lock()
-        self._programs: collections.OrderedDict[tuple[Any, ...], Callable[..., Any]] = (
-            collections.OrderedDict()
-        )
+        self._get: Callable[..., Any] = jax.device_get
         self._params = jax.device_put(load_parameters(bundle))
         # Loaded now to detect damage, and because the folder may be replaced later.
-        self._exported = {
+        exported = {
             factor: load_computation(bundle, bundles.jax_file(factor)) for factor in bundle.factors
         }
+
+        # One jitted function per size, so that dropping it frees its program.
+        @functools.lru_cache(most_programs)
+        def program(shape: tuple[int, ...], factor: int, with_maps: bool) -> Callable[..., Any]:
+            def run(params: Any, images: Any) -> Any:
+                output, maps = exported[factor].call(params, images)
+                return output, maps if with_maps else {}
+
+            return jax.jit(run)
+
+        self._program = program
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         height, width = images.shape[1:3]
         padding = [padded_side(side, factor) - side for side in (height, width)]
         padded = np.pad(images, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
         program = self._program(padded.shape, factor, with_maps)
-        output, maps = self._jax.device_get(program(self._params, padded))
+        output, maps = self._get(program(self._params, padded))
         cropped = {
             name: each[:, : -(-height // factor), : -(-width // factor)]
             if name == "reduced"
@@ -299,20 +267,3 @@ class JaxEngine(Engine):
             for name, each in maps.items()
         }
         return Translated(output[:, :height, :width], cropped if with_maps else None)
-
-    def _program(self, shape: tuple[int, ...], factor: int, with_maps: bool) -> Callable[..., Any]:
-        key = (shape, factor, with_maps)
-        with self._lock:
-            if key not in self._programs:
-                exported = self._exported[factor]
-
-                def run(params: Any, images: Any) -> Any:
-                    output, maps = exported.call(params, images)
-                    return output, maps if with_maps else {}
-
-                # One jitted function per size, so that dropping it frees its program.
-                self._programs[key] = self._jax.jit(run)
-            self._programs.move_to_end(key)
-            while len(self._programs) > self._most:
-                self._programs.popitem(last=False)
-            return self._programs[key]

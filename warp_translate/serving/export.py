@@ -44,36 +44,22 @@ Note = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """Differences between a format's output and the checkpoint's.
-
-    Attributes:
-      images: number of images.
-      values: number of uint8 values.
-      differing: number of differing values.
-      largest: largest difference in uint8 levels.
-      maps: largest difference of each map in its own unit, by name.
-    """
+    """Differences between a format's output and the checkpoint's."""
 
     images: int
-    values: int
-    differing: int
-    largest: int
-    maps: Mapping[str, float]
+    values: int  # Number of uint8 values.
+    differing: int  # Number of differing values.
+    largest: int  # Largest difference in uint8 levels.
+    maps: Mapping[str, float]  # Largest difference of each map in its own unit, by name.
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierParity:
-    """Differences between a format's probabilities and the checkpoint's.
-
-    Attributes:
-      images: number of images.
-      largest: largest difference of a probability.
-      domains_differ: number of images with another most probable domain.
-    """
+    """Differences between a format's probabilities and the checkpoint's."""
 
     images: int
-    largest: float
-    domains_differ: int
+    largest: float  # Largest difference of a probability.
+    domains_differ: int  # Number of images with another most probable domain.
 
 
 def write_bundle(

@@ -32,19 +32,12 @@ _KEPT, _LEAST_ROOM = 600_000_000, 200_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Estimated resources of a request.
+    """Estimated resources of a request."""
 
-    Attributes:
-      memory: peak bytes, without the request's body.
-      seconds: of computation.
-      subject: what the estimate is of, for error messages.
-      remedy: how to need less, for error messages.
-    """
-
-    memory: int
-    seconds: float
-    subject: str = "the request"
-    remedy: str = "send a smaller image"
+    memory: int  # Peak bytes, without the request's body.
+    seconds: float  # Of computation.
+    subject: str = "the request"  # What the estimate is of, for error messages.
+    remedy: str = "send a smaller image"  # How to need less, for error messages.
 
     def plus(self, memory: float, seconds: float = 0.0) -> "Need":
         """Adds memory and time."""

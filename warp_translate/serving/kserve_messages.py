@@ -44,19 +44,12 @@ _IGNORED = {
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """A request for translations.
+    """A request for translations."""
 
-    Attributes:
-      id: returned with the response if given.
-      image: uint8 ``[N, H, W, 3]``.
-      factor: the reduction; None for the default.
-      outputs: the requested outputs in order, and whether each is binary.
-    """
-
-    id: str | None
-    image: np.ndarray
-    factor: int | None
-    outputs: Mapping[str, bool]
+    id: str | None  # Returned with the response if given.
+    image: np.ndarray  # uint8 ``[N, H, W, 3]``.
+    factor: int | None  # The reduction; None for the default.
+    outputs: Mapping[str, bool]  # The requested outputs in order, and whether each is binary.
 
     @property
     def with_maps(self) -> bool:

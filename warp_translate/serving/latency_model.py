@@ -46,17 +46,11 @@ _EASY_SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """The machine.
+    """The machine."""
 
-    Attributes:
-      cpu: model name.
-      cores: usable by this process.
-      megahertz: nominal or current frequency; None if unknown.
-    """
-
-    cpu: str
-    cores: int
-    megahertz: float | None
+    cpu: str  # Model name.
+    cores: int  # Usable by this process.
+    megahertz: float | None  # Nominal or current frequency; None if unknown.
 
     @property
     def key(self) -> str:
@@ -82,18 +76,12 @@ def find_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
 
 @dataclasses.dataclass(frozen=True)
 class LatencyModel:
-    """The 90th percentile of a translation's time, ``a + P * (b + c / s**2)`` ms.
+    """The 90th percentile of a translation's time, ``a + P * (b + c / s**2)`` ms."""
 
-    Attributes:
-      call: ``a``, ms.
-      pixel: ``b``, ms per pixel of the original.
-      reduced_pixel: ``c``, ms per pixel of the reduced image.
-      measured: height, width, factor, median and 90th percentile in ms; empty for an estimate.
-    """
-
-    call: float
-    pixel: float
-    reduced_pixel: float
+    call: float  # ``a``, ms.
+    pixel: float  # ``b``, ms per pixel of the original.
+    reduced_pixel: float  # ``c``, ms per pixel of the reduced image.
+    # Height, width, factor, median and 90th percentile in ms; empty for an estimate.
     measured: tuple[tuple[int, int, int, float, float], ...] = ()
 
     def milliseconds(self, height: int, width: int, factor: int) -> float:
@@ -264,17 +252,11 @@ def save(path: Path, model: LatencyModel) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A chosen factor.
-
-    Attributes:
-      factor: the reduction.
-      milliseconds: expected 90th percentile of the translation's time.
-      meets: whether that is within the budget; if not, this is the largest factor.
-    """
+    """A chosen factor."""
 
     factor: int
-    milliseconds: float
-    meets: bool
+    milliseconds: float  # Expected 90th percentile of the translation's time.
+    meets: bool  # Whether that is within the budget; if not, this is the largest factor.
 
 
 class FactorChooser:

@@ -11,7 +11,7 @@ import json
 import time
 import urllib.parse
 from collections.abc import Callable, Collection, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -180,36 +180,23 @@ class Metrics:
     """Prometheus metrics of the server."""
 
     def __init__(self, service: Service, *, dropped_lines: Callable[[], float]) -> None:
-        """Registers the metrics.
-
-        Args:
-          service: provides the queue and the generators.
-          dropped_lines: number of log lines that were not written.
-        """
+        """Registers the metrics; ``dropped_lines`` counts log lines that were not written."""
         self._registry = CollectorRegistry()
+        options: dict[str, Any] = {"namespace": "warp_translate", "registry": self._registry}
         self._requests = Counter(
-            "warp_translate_requests",
-            "Requests by route and status.",
-            ["path", "status"],
-            registry=self._registry,
+            "requests", "Requests by route and status.", ["path", "status"], **options
         )
         self._seconds = Histogram(
-            "warp_translate_request_seconds",
-            "Duration of requests by route.",
-            ["path"],
-            registry=self._registry,
+            "request_seconds", "Duration of requests by route.", ["path"], **options
         )
-        gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "waiting": ("Requests in the queue.", lambda: service.batcher.waiting),
-            "generators": ("Served generators.", lambda: len(service.snapshot().engines)),
-            "broken_bundles": (
-                "Bundles that cannot be served.",
-                lambda: len(service.snapshot().problems),
-            ),
-            "dropped_log_lines": ("Log lines that were not written.", dropped_lines),
-        }
-        for name, (text, value) in gauges.items():
-            Gauge(f"warp_translate_{name}", text, registry=self._registry).set_function(value)
+
+        def gauge(name: str, text: str, value: Callable[[], float]) -> None:
+            Gauge(name, text, **options).set_function(value)
+
+        gauge("waiting", "Requests in the queue.", lambda: service.batcher.waiting)
+        gauge("generators", "Served generators.", lambda: len(service.snapshot().engines))
+        gauge("broken_bundles", "Unusable bundles.", lambda: len(service.snapshot().problems))
+        gauge("dropped_log_lines", "Log lines that were not written.", dropped_lines)
 
     def observe(self, path: str, status: int, seconds: float) -> None:
         """Counts a request by its route, status and duration."""
@@ -234,16 +221,7 @@ class Access:
         api_key: str | None,
         log: TextIO | None,
     ) -> None:
-        """Wraps an application.
-
-        Args:
-          app: the application.
-          metrics: observes every request.
-          open_paths: paths that need no key.
-          most_bytes: largest body.
-          api_key: required in ``X-API-Key`` or ``Authorization: Bearer``; None for no check.
-          log: receives one JSON line per request; None for no log.
-        """
+        """Takes the options of `server.build`; ``open_paths`` need no key."""
         self._app = app
         self._metrics = metrics
         self._open = open_paths

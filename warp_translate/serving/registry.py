@@ -27,17 +27,11 @@ _TRIED_SIDE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The bundles served at one moment; immutable, so a request can keep it.
+    """The bundles served at one moment; immutable, so a request can keep it."""
 
-    Attributes:
-      engines: the generators by source and target domain.
-      classifier: the classifier; None if there is none.
-      problems: error messages by folder name.
-    """
-
-    engines: Mapping[Pair, Engine]
+    engines: Mapping[Pair, Engine]  # The generators by source and target domain.
     classifier: Classifier | None
-    problems: Mapping[str, str]
+    problems: Mapping[str, str]  # Error messages by folder name.
 
 
 def open_bundle(
@@ -48,27 +42,22 @@ def open_bundle(
     Raises:
       UserError: the backend is not installed, a file is damaged, or the output is invalid.
     """
+    ready: Engine | Classifier
     if isinstance(bundle, ClassifierBundle):
-        classifier = Classifier(bundle, backend, threads=threads)
-        image = np.zeros((1, bundle.size, bundle.size, 3), np.uint8)
-        found = classifier.probabilities(image)
+        ready = Classifier(bundle, backend, threads=threads)
+        found = ready.probabilities(np.zeros((1, bundle.size, bundle.size, 3), np.uint8))
         good = found.shape == (1, len(bundle.domains)) and abs(float(found.sum()) - 1) < 1e-3
-        if not good:
-            raise _invalid(bundle)
-        return classifier
-    engine = open_engine(bundle, backend, threads=threads)
-    image = np.zeros((1, _TRIED_SIDE, _TRIED_SIDE, 3), np.uint8)
-    translated = engine.translate(image, with_maps=True)
-    output, maps = translated.output, translated.maps or {}
-    good = output.shape == image.shape and output.dtype == np.uint8 and maps.keys() == set(MAPS)
-    # The maps show NaNs, which the uint8 output hides.
-    if not (good and all(np.isfinite(each).all() for each in maps.values())):
-        raise _invalid(bundle)
-    return engine
-
-
-def _invalid(bundle: AnyBundle) -> UserError:
-    return UserError(f"the output of {bundle.folder} is invalid; export the bundle again")
+    else:
+        ready = open_engine(bundle, backend, threads=threads)
+        image = np.zeros((1, _TRIED_SIDE, _TRIED_SIDE, 3), np.uint8)
+        translated = ready.translate(image, with_maps=True)
+        output, maps = translated.output, translated.maps or {}
+        good = output.shape == image.shape and output.dtype == np.uint8 and maps.keys() == set(MAPS)
+        # The maps show NaNs, which the uint8 output hides.
+        good = good and all(np.isfinite(each).all() for each in maps.values())
+    if not good:
+        raise UserError(f"the output of {bundle.folder} is invalid; export the bundle again")
+    return ready
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
             request.state.log = {name: about[name] for name in _LOGGED}
             headers = {f"X-{name.capitalize()}": str(value) for name, value in about.items()}
             data = image_io.encode_image(found.rgb, found.alpha, form)
-            if found.maps is None:
+            if found.stack.maps is None:
                 return Response(data, media_type=MEDIA_TYPES[form], headers=headers)
             content = {**about, "output": _data_url(data, form), "maps": _drawn(found)}
             return JSONResponse(content, headers=headers)
@@ -150,28 +150,28 @@ def _choice(name: str, text: str, known: Iterable[str]) -> str:
 
 def _about(found: Answer) -> dict[str, Any]:
     """The metadata of a translation in headers, JSON and the log."""
-    height, width = found.rgb.shape[:2]
+    (height, width), recognised = found.rgb.shape[:2], found.route.recognised
     return {
         "bundle": found.bundle,
-        "source": found.source,
-        "target": found.target,
-        "factor": found.factor,
-        **({"recognised": found.recognised} if found.recognised is not None else {}),
+        "source": found.route.source,
+        "target": found.route.target,
+        "factor": found.stack.factor,
+        **({"recognised": recognised} if recognised is not None else {}),
         "width": width,
         "height": height,
-        "milliseconds": found.milliseconds,
+        "milliseconds": found.stack.milliseconds,
     }
 
 
 def _drawn(found: Answer) -> dict[str, str]:
     """Data URLs of the drawn maps."""
-    assert found.maps is not None
+    maps = {name: each[0] for name, each in (found.stack.maps or {}).items()}
     full = visualize.full_color(found.rgb.shape)
     return {
         # One at a time to bound the memory.
         name: _data_url(image_io.encode_image(drawing, None, "png"), "png")
         for name in visualize.MAPS
-        for drawing in visualize.draw(found.maps, [name], full).values()
+        for drawing in visualize.draw(maps, [name], full).values()
     }
 
 

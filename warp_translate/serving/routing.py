@@ -20,31 +20,20 @@ Classify = Callable[[], str | None]
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """The chosen generator.
-
-    Attributes:
-      source: its source domain.
-      target: its target domain.
-      recognised: the classifier's result; None if the image was not classified.
-    """
+    """The chosen generator."""
 
     source: str
     target: str
-    recognised: str | None = None
+    recognised: str | None = None  # The classifier's result; None if the image was not classified.
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The generators to choose from if the request is ambiguous.
+    """The generators to choose from if the request is ambiguous."""
 
-    Attributes:
-      recognised: the classifier's result; None if unknown or not classified.
-      pairs: the possible generators, sorted.
-      probabilities: by domain; None if the image was not classified.
-    """
-
-    recognised: str | None
-    pairs: tuple[Pair, ...]
+    recognised: str | None  # The classifier's result; None if unknown or not classified.
+    pairs: tuple[Pair, ...]  # The possible generators, sorted.
+    # By domain; None if the image was not classified.
     probabilities: Mapping[str, float] | None = None
 
 

@@ -22,7 +22,7 @@ from warp_translate.serving.engine import Engine, Translated
 from warp_translate.serving.footprint import Need
 from warp_translate.serving.latency_model import FactorChooser
 from warp_translate.serving.registry import Registry, Snapshot
-from warp_translate.serving.routing import Choices, NoRoute, route
+from warp_translate.serving.routing import Choices, NoRoute, Route, route
 
 # Largest stack of a request, and how many of its images are queued at once.
 _MOST_IMAGES, _TOGETHER = 64, 8
@@ -30,65 +30,35 @@ _MOST_IMAGES, _TOGETHER = 64, 8
 
 @dataclasses.dataclass(frozen=True)
 class TranslationRequest:
-    """A request to translate an image file.
+    """A request to translate an image file."""
 
-    Attributes:
-      data: the file, in any supported format except AVIF and TIFF.
-      source: the image's domain; None to classify it if needed.
-      target: the target domain; None to infer it.
-      factor: the reduction; None for the smallest within the latency budget.
-      with_maps: whether to return the maps.
-    """
-
-    data: bytes
-    source: str | None = None
-    target: str | None = None
-    factor: int | None = None
-    with_maps: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A translated image.
-
-    Attributes:
-      rgb: uint8 ``[H, W, 3]``, of the original's size.
-      alpha: uint8 ``[H, W]``, the original's; None if it has none.
-      maps: float32 by name, see `engine.Translated`; None unless requested.
-      bundle: name of the bundle.
-      source: source domain.
-      target: target domain.
-      recognised: the classifier's result; None if the image was not classified.
-      factor: the reduction.
-      milliseconds: from the queue to the translation, rounded to 0.1.
-    """
-
-    rgb: np.ndarray
-    alpha: np.ndarray | None
-    maps: Mapping[str, np.ndarray] | None
-    bundle: str
-    source: str
-    target: str
-    recognised: str | None
-    factor: int
-    milliseconds: float
+    data: bytes  # The file, in any supported format except AVIF and TIFF.
+    source: str | None = None  # The image's domain; None to classify it if needed.
+    target: str | None = None  # The target domain; None to infer it.
+    factor: int | None = None  # The reduction; None for the smallest within the latency budget.
+    with_maps: bool = False  # Whether to return the maps.
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Translated images of one size.
+    """Translated images of one size."""
 
-    Attributes:
-      output: uint8 ``[N, H, W, 3]``.
-      maps: float32 ``[N, ...]`` by name, see `engine.Translated`; None unless requested.
-      factor: the reduction.
-      milliseconds: from the queue to the last translation, rounded to 0.1.
-    """
-
-    output: np.ndarray
+    output: np.ndarray  # uint8 ``[N, H, W, 3]``.
+    # float32 ``[N, ...]`` by name, see `engine.Translated`; None unless requested.
     maps: Mapping[str, np.ndarray] | None
     factor: int
-    milliseconds: float
+    milliseconds: float  # From the queue to the last translation, rounded to 0.1.
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A translated image."""
+
+    rgb: np.ndarray  # uint8 ``[H, W, 3]``, of the original's size.
+    alpha: np.ndarray | None  # uint8 ``[H, W]``, the original's; None if it has none.
+    bundle: str
+    route: Route
+    stack: Stack  # The translation as a stack of one.
 
 
 class Service:
@@ -104,10 +74,10 @@ class Service:
         seconds: float,
         cores: int | None = None,
     ) -> None:
-        """Takes over a scanned registry and a batcher.
+        """Combines the parts.
 
         Args:
-          registry: the generators.
+          registry: the generators, scanned.
           batcher: their queue.
           budget_milliseconds: latency budget of requests without a factor.
           most_pixels: limit of an image, and of all images of a request together.
@@ -219,17 +189,7 @@ class Service:
         rgb = found.output[0]
         if decoded.alpha is not None:
             rgb = image_io.unflatten(rgb, decoded.alpha)
-        return Answer(
-            rgb=rgb,
-            alpha=decoded.alpha,
-            maps=found.maps and {name: each[0] for name, each in found.maps.items()},
-            bundle=engine.bundle.name,
-            source=chosen.source,
-            target=chosen.target,
-            recognised=chosen.recognised,
-            factor=found.factor,
-            milliseconds=found.milliseconds,
-        )
+        return Answer(rgb, decoded.alpha, engine.bundle.name, chosen, found)
 
     def translate(
         self,

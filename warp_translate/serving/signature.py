@@ -10,19 +10,12 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or an output.
+    """An input or an output."""
 
-    Attributes:
-      name: its name in the graph.
-      datatype: as the KServe protocol writes it.
-      shape: -1 for any size; a scalar of the graph is ``[1]`` in a request.
-      optional: whether it may be omitted.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    optional: bool = False
+    name: str  # Its name in the graph.
+    datatype: str  # As the KServe protocol writes it.
+    shape: tuple[int, ...]  # -1 for any size; a scalar of the graph is ``[1]`` in a request.
+    optional: bool = False  # Whether it may be omitted.
 
 
 IMAGE = Tensor("image", "UINT8", (-1, -1, -1, 3))

@@ -80,15 +80,17 @@ def config(name: str) -> str:
     """The content of ``config.pbtxt``: a ``ModelConfig`` in protobuf's text format."""
     inputs = ",\n".join(_tensor(each) for each in signature.INPUTS)
     outputs = ",\n".join(_tensor(each) for each in signature.OUTPUTS)
-    return (
-        f"{_FIRST_LINE}"
-        f'name: "{name}"\n'
-        'platform: "onnxruntime_onnx"\n'
-        'backend: "onnxruntime"\n'
-        "max_batch_size: 0\n"
-        f"input [\n{inputs}\n]\n"
-        f"output [\n{outputs}\n]\n"
-    )
+    return f"""{_FIRST_LINE}name: "{name}"
+platform: "onnxruntime_onnx"
+backend: "onnxruntime"
+max_batch_size: 0
+input [
+{inputs}
+]
+output [
+{outputs}
+]
+"""
 
 
 def _tensor(tensor: Tensor) -> str:
