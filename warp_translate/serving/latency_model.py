@@ -222,7 +222,7 @@ def load(path: Path) -> LatencyModel | None:
         if not sealed.is_intact(found):
             raise ValueError("damaged, or of an earlier version")
         terms = {name: float(found[name]) for name in ("call", "pixel", "reduced_pixel")}
-        if min(terms.values()) < 0 or not any(terms.values()):
+        if not all(0 <= term < math.inf for term in terms.values()) or not any(terms.values()):
             raise ValueError("out of range")
         measured = tuple(
             (int(h), int(w), int(s), float(median), float(high))
