@@ -42,15 +42,28 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 Note = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Parity:
     """Differences between a format's output and the checkpoint's."""
 
-    images: int
-    values: int  # Number of uint8 values.
-    differing: int  # Number of differing values.
-    largest: int  # Largest difference in uint8 levels.
-    maps: Mapping[str, float]  # Largest difference of each map in its own unit, by name.
+    images: int = 0
+    values: int = 0  # Number of uint8 values.
+    differing: int = 0  # Number of differing values.
+    largest: int = 0  # Largest difference in uint8 levels.
+    # Largest difference of each map in its own unit, by name.
+    maps: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(MAPS, 0.0))
+
+    def add(self, expected: Translated, found: Translated) -> None:
+        """Includes more images."""
+        levels = np.abs(expected.output.astype(np.int16) - found.output.astype(np.int16))
+        assert expected.maps is not None and found.maps is not None
+        self.images += len(levels)
+        self.values += levels.size
+        self.differing += int(np.count_nonzero(levels))
+        self.largest = max(self.largest, int(levels.max()))
+        for name, value in expected.maps.items():
+            difference = np.abs(value - found.maps[name]).max()
+            self.maps[name] = float(np.maximum(self.maps[name], difference))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +274,7 @@ def _compare(
         bundles.ONNX_FLOAT: OnnxEngine(bundle, floats=True),
         "jaxexport": JaxEngine(bundle),
     }
-    measured: dict[str, list[Parity]] = {name: [] for name in engines}
+    measured = {name: Parity() for name in engines}
     cases = list(_parity_cases(bundle, images))
     compiled: set[tuple[Any, ...]] = set()
     for count, (image, factor) in enumerate(cases, start=1):
@@ -275,8 +288,8 @@ def _compare(
         maps = {name: np.asarray(getattr(translation, name)) for name in MAPS}
         for name, engine in engines.items():
             found = engine.translate(image[None], factor, with_maps=True)
-            measured[name].append(_difference(Translated(np.asarray(output), maps), found))
-    return {name: _total(parts) for name, parts in measured.items()}
+            measured[name].add(Translated(np.asarray(output), maps), found)
+    return measured
 
 
 def _parity_cases(bundle: Bundle, images: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
@@ -292,28 +305,3 @@ def _parity_cases(bundle: Bundle, images: Sequence[np.ndarray]) -> Iterator[tupl
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     resized = jax.image.resize(image.astype(np.float32), (*size, 3), "cubic")
     return np.clip(np.round(np.asarray(resized)), 0, 255).astype(np.uint8)
-
-
-def _difference(expected: Translated, found: Translated) -> Parity:
-    levels = np.abs(expected.output.astype(np.int16) - found.output.astype(np.int16))
-    assert expected.maps is not None and found.maps is not None
-    return Parity(
-        images=len(levels),
-        values=levels.size,
-        differing=int(np.count_nonzero(levels)),
-        largest=int(levels.max()),
-        maps={
-            name: float(np.abs(value - found.maps[name]).max())
-            for name, value in expected.maps.items()
-        },
-    )
-
-
-def _total(parts: Sequence[Parity]) -> Parity:
-    return Parity(
-        images=sum(part.images for part in parts),
-        values=sum(part.values for part in parts),
-        differing=sum(part.differing for part in parts),
-        largest=max(part.largest for part in parts),
-        maps={name: max(part.maps[name] for part in parts) for name in parts[0].maps},
-    )

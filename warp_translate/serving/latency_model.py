@@ -205,8 +205,7 @@ def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
                 best[list(chosen)] = found
     # The budget must hold for cases slower than the fit, too.
     best = best * max(1.0, float(np.percentile(1 / (rows @ best), _PERCENTILE, method="higher")))
-    call, pixel, reduced_pixel = map(float, best)
-    return LatencyModel(call, pixel, reduced_pixel, tuple(measured))
+    return LatencyModel(*map(float, best), tuple(measured))
 
 
 def cache_path(device: Device, bundle: Bundle, backend: str) -> Path:
@@ -219,18 +218,11 @@ def load(path: Path) -> LatencyModel | None:
     try:
         with sealed.open_regular(path, _MOST_BYTES) as file:
             found = sealed.loads(file.read())
-        if not sealed.is_intact(found):
+        if not isinstance(found, dict) or not sealed.is_intact(found):
             raise ValueError("damaged, or of an earlier version")
-        terms = {name: float(found[name]) for name in ("call", "pixel", "reduced_pixel")}
-        if not all(0 <= term < math.inf for term in terms.values()) or not any(terms.values()):
-            raise ValueError("out of range")
-        measured = tuple(
-            (int(h), int(w), int(s), float(median), float(high))
-            for h, w, s, median, high in found["measured"]
-        )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         logging.warning(
             "the calibration in %s is not used (%s): run warp-translate device to repeat it",
@@ -238,7 +230,8 @@ def load(path: Path) -> LatencyModel | None:
             reason,
         )
         return None
-    return LatencyModel(**terms, measured=measured)
+    measured = tuple(map(tuple, found["measured"]))
+    return LatencyModel(found["call"], found["pixel"], found["reduced_pixel"], measured)
 
 
 def save(path: Path, model: LatencyModel) -> bool:

@@ -8,6 +8,7 @@ to that server (DNS rebinding); the request's ``Host`` is then that name.
 import hmac
 import ipaddress
 import json
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Collection, Sequence
@@ -24,6 +25,8 @@ from warp_translate.errors import UserError
 from warp_translate.serving.service import Service
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_ORIGIN = re.compile(r"(https?)://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Inference-Header-Content-Length")
 _RESPONSE_HEADERS = (
@@ -53,20 +56,14 @@ def parse_origin(text: str) -> str:
     """
     if text == "*":
         return text
-    try:
-        parts = urllib.parse.urlsplit(text.lower())
-        port, host = parts.port, parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or text.count("/") != 2 or "@" in text:
+    parts = _ORIGIN.fullmatch(text.lower())
+    if parts is None:
         raise UserError(
             f"--allow_origin={text} must be an origin such as https://example.org or "
             "http://localhost:3000, without a path, or * for any page"
         )
-    if port == {"http": 80, "https": 443}[parts.scheme]:
-        port = None
-    name = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{name}" + (f":{port}" if port is not None else "")
+    scheme, host, port = parts.groups(default="")
+    return f"{scheme}://{host}{'' if port == _DEFAULT_PORTS[scheme] else port}"
 
 
 def allowed_hosts(address: str, host: str, more: Sequence[str]) -> list[str] | None:

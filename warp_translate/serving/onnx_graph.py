@@ -291,27 +291,20 @@ def _warp(graph: Graph, original: str, displacement: str, height: str, width: st
 
 def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
     """Outputs the maps, channels last, if ``with_maps`` is set, and empty arrays otherwise."""
-    shown, nothing = [], []
-    for name, source in maps.items():
-        shown.append(
-            helper.make_node(
-                "Transpose", [source], [f"shown/{name}"], name=f"shown/{name}", perm=[0, 2, 3, 1]
-            )
-        )
-        empty = numpy_helper.from_array(np.zeros((0, 0, 0, 0), np.float32), f"nothing/{name}")
-        nothing.append(
-            helper.make_node(
-                "Constant", [], [f"nothing/{name}"], name=f"nothing/{name}", value=empty
-            )
-        )
 
-    def branch(nodes: Sequence[onnx.NodeProto], kind: str) -> onnx.GraphProto:
-        outputs = [
-            helper.make_tensor_value_info(
-                f"{kind}/{name}", TensorProto.FLOAT, [f"{kind}_{name}_{axis}" for axis in "NHWC"]
-            )
-            for name in maps
-        ]
+    def branch(kind: str) -> onnx.GraphProto:
+        nodes, outputs = [], []
+        for name, source in maps.items():
+            output = f"{kind}/{name}"
+            if kind == "shown":
+                inputs, attributes = [source], {"perm": [0, 2, 3, 1]}
+            else:
+                empty = np.zeros((0, 0, 0, 0), np.float32)
+                inputs, attributes = [], {"value": numpy_helper.from_array(empty, output)}
+            operation = "Transpose" if inputs else "Constant"
+            nodes.append(helper.make_node(operation, inputs, [output], name=output, **attributes))
+            shape = [f"{kind}_{name}_{axis}" for axis in "NHWC"]
+            outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
         return helper.make_graph(nodes, kind, [], outputs)
 
     graph.nodes.append(
@@ -320,7 +313,7 @@ def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
             ["with_maps"],
             list(maps),
             name="maps",
-            then_branch=branch(shown, "shown"),
-            else_branch=branch(nothing, "nothing"),
+            then_branch=branch("shown"),
+            else_branch=branch("nothing"),
         )
     )
