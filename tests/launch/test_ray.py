@@ -124,7 +124,7 @@ def alone(cluster, folder):
         yield client
 
 
-def picture(rng, *shape):
+def image_file(rng, *shape):
     return png(rng.integers(0, 256, shape, dtype=np.uint8))
 
 
@@ -146,10 +146,10 @@ def same_headers(headers):
 
 @pytest.mark.full
 def test_replicas_answer_like_the_service(replicas, alone, cluster, rng):
-    small = picture(rng, 20, 30, 3)
+    small = image_file(rng, 20, 30, 3)
     requests = [
         *(
-            (f"/v1/translate?target=plum&factor={factor}", picture(rng, *size))
+            (f"/v1/translate?target=plum&factor={factor}", image_file(rng, *size))
             for size in ((21, 34, 3), (1, 1, 3), (64, 50, 3), (30, 41, 4), (33, 20))
             for factor in (2, 4)
         ),
@@ -180,7 +180,7 @@ def test_replicas_answer_like_the_service(replicas, alone, cluster, rng):
 
 @pytest.mark.full
 def test_accepted_requests_are_answered_when_the_application_is_deleted(replicas, rng):
-    data = picture(rng, 900, 1000, 3)
+    data = image_file(rng, 900, 1000, 3)
     url = f"{replicas}/v1/translate?target=plum&factor=2&format=jpeg"
     ended = []
 
@@ -205,7 +205,7 @@ def test_replicas_get_the_api_key_of_the_environment(cluster, folder, monkeypatc
     application = serve_app.app({"bundles": str(folder)})
     monkeypatch.delenv(serve_app.KEY_VARIABLE)
     with running(application) as address:
-        url, data = f"{address}/v1/translate?target=plum", picture(rng, 8, 8, 3)
+        url, data = f"{address}/v1/translate?target=plum", image_file(rng, 8, 8, 3)
         assert ask(url, data)[0] == 401
         assert ask(url, data, **{"X-API-Key": "secret"})[0] == 200
 
@@ -291,7 +291,7 @@ def test_replica_uses_its_cpus_and_reports_its_health(small):
 
 
 @pytest.fixture
-def pictures(tmp_path, rng):
+def images(tmp_path, rng):
     """Images of several sizes and modes, two of which differ only in their suffix."""
     made = tmp_path / "in"
     made.mkdir()
@@ -306,10 +306,10 @@ def pictures(tmp_path, rng):
     return made
 
 
-def job(folder, pictures, output, *words):
+def job(folder, images, output, *words):
     return translate_job.main(
         [
-            *(f"--bundle={folder / 'apple-pear'}", f"--input={pictures}", f"--output={output}"),
+            *(f"--bundle={folder / 'apple-pear'}", f"--input={images}", f"--output={output}"),
             *("--workers=2", "--batch=2", *words),
         ]
     )
@@ -317,20 +317,20 @@ def job(folder, pictures, output, *words):
 
 @pytest.mark.full
 def test_job_writes_the_same_files_as_translate_and_resumes(
-    cluster, folder, pictures, tmp_path, capsys, monkeypatch
+    cluster, folder, images, tmp_path, capsys, monkeypatch
 ):
     opened = bundles.read(folder / "apple-pear")
     expected = tmp_path / "expected"
     expected.mkdir()
-    planned = translate_job.plan_outputs([str(pictures)], str(expected)).jobs
+    planned = translate_job.plan_outputs([str(images)], str(expected)).jobs
     ended = batch_translate.translate_files(engine.open_engine(opened), planned, factor=4)
     assert not any(each.failure for each in ended)
 
     output = tmp_path / "out"
-    assert job(folder, pictures, output, "--factor=4") == 0
-    told = capsys.readouterr()
-    assert f"23 of 23 images written to {output}" in told.out
-    assert "23/23 (100.0%)" in told.err
+    assert job(folder, images, output, "--factor=4") == 0
+    printed = capsys.readouterr()
+    assert f"23 of 23 images written to {output}" in printed.out
+    assert "23/23 (100.0%)" in printed.err
     names = sorted(os.listdir(expected))
     assert sorted(os.listdir(output)) == sorted([*names, RECORD])
     for name in names:
@@ -340,39 +340,39 @@ def test_job_writes_the_same_files_as_translate_and_resumes(
     for name in names[:3]:
         (output / name).unlink()
     before = {name: (output / name).stat().st_mtime_ns for name in names[3:]}
-    assert job(folder, pictures, output, "--factor=4") == 0
-    told = capsys.readouterr()
-    assert "20 of 23 images were done before" in told.err
-    assert "3 of 3 images written" in told.out
+    assert job(folder, images, output, "--factor=4") == 0
+    printed = capsys.readouterr()
+    assert "20 of 23 images were done before" in printed.err
+    assert "3 of 3 images written" in printed.out
     assert {name: (output / name).stat().st_mtime_ns for name in names[3:]} == before
     for name in names:
         assert (output / name).read_bytes() == (expected / name).read_bytes(), name
 
     monkeypatch.setattr(translate_job, "_connect", None)  # Needs no cluster.
-    assert job(folder, pictures, output, "--factor=4") == 0
+    assert job(folder, images, output, "--factor=4") == 0
     assert "nothing is left to do" in capsys.readouterr().out
 
 
 @pytest.mark.full
-def test_worker_with_another_build_fails_the_job(cluster, folder, pictures, tmp_path):
+def test_worker_with_another_build_fails_the_job(cluster, folder, images, tmp_path):
     opened = bundles.read(folder / "apple-pear")
     other = types.SimpleNamespace(folder=opened.folder, build="0" * 12)
-    jobs = translate_job.plan_outputs([str(pictures)], str(tmp_path / "out")).jobs
+    jobs = translate_job.plan_outputs([str(images)], str(tmp_path / "out")).jobs
     with pytest.raises(UserError, match=f"is build {opened.build} here and {'0' * 12}"):
         list(translate_job.translate(other, jobs, factor=2, workers=1))
     with pytest.raises(UserError, match="does not fit into 4 and 0"):
-        job(folder, pictures, tmp_path / "out", "--cpus=5")
+        job(folder, images, tmp_path / "out", "--cpus=5")
 
 
 @pytest.mark.full
-def test_command_reports_failures_with_status_2(folder, pictures, tmp_path):
-    (pictures / "3.png").write_bytes(b"no picture")
-    (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:300])
+def test_command_reports_failures_with_status_2(folder, images, tmp_path):
+    (images / "3.png").write_bytes(b"no picture")
+    (images / "7.png").write_bytes((images / "7.png").read_bytes()[:300])
     output = tmp_path / "out"
     with tempfile.TemporaryDirectory(prefix="ray") as home:
         environment = {**os.environ, "HOME": home, "RAY_TMPDIR": home}
         environment.pop("RAY_ADDRESS", None)
-        words = f"--bundle={folder / 'apple-pear'} --input={pictures} --output={output} --workers=1"
+        words = f"--bundle={folder / 'apple-pear'} --input={images} --output={output} --workers=1"
         done = subprocess.run(
             [sys.executable, "-m", "launch.ray.translate_job", *words.split()],
             cwd=ROOT,

@@ -93,7 +93,7 @@ def visit(browser):
         page.close()
 
 
-def picture(rng, height=21, width=34):
+def random_image(rng, height=21, width=34):
     array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     return array, file_of(array)
 
@@ -119,7 +119,7 @@ def size_of(page, selector):
 
 def test_image_is_translated_at_its_own_size(serve, visit, exported, rng):
     page = visit(serve(("apple", "plum")))
-    array, file = picture(rng)
+    array, file = random_image(rng)
     page.set_input_files("#file", file)
     page.wait_for_selector("#result", state="visible")
     assert size_of(page, "#after") == size_of(page, "#before") == [21, 34]
@@ -137,7 +137,7 @@ def test_image_is_translated_at_its_own_size(serve, visit, exported, rng):
 
 def test_user_chooses_if_the_request_is_ambiguous(serve, visit, rng):
     page = visit(serve(("apple", "pear"), ("apple", "plum"), ("plum", "pear")))
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#choices", state="visible")
     buttons = page.locator("#choice-buttons button")
     assert buttons.all_text_contents() == ["apple to pear", "apple to plum", "plum to pear"]
@@ -194,9 +194,9 @@ def test_classified_images_follow_the_claims(serve, visit, classified, rng):
         file_of(np.hstack([colored(rng, each, 20, 14) for each in ("apple", "pear")])),
     )
     page.wait_for_selector("#choices", state="visible")
-    asked = page.evaluate(title)
-    assert asked.startswith("The image looks like none of the known domains (apple ")
-    assert asked.endswith("%). Translate it as")
+    question = page.evaluate(title)
+    assert question.startswith("The image looks like none of the known domains (apple ")
+    assert question.endswith("%). Translate it as")
     assert buttons.count() == 3 and not page.is_visible("#result")
     show("pear")  # Known, but without a generator.
     until(page, f"{title}.startsWith('No generator translates this image')")
@@ -207,7 +207,7 @@ def test_classified_images_follow_the_claims(serve, visit, classified, rng):
 @pytest.mark.parametrize("width", [320, 1100])
 def test_slider_compares_before_and_after(serve, visit, rng, width):
     page = visit(serve(("apple", "plum")), width)
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#result", state="visible")
 
     def line():
@@ -234,10 +234,10 @@ def test_errors_are_shown_until_the_next_image(serve, visit, rng):
     page.set_input_files("#file", bad)
     page.wait_for_selector("#error", state="visible")
     assert "is not a JPEG, PNG, WebP" in page.text_content("#error")
-    page.set_input_files("#file", picture(rng, 400, 400)[1])
+    page.set_input_files("#file", random_image(rng, 400, 400)[1])
     until(page, "document.getElementById('error').textContent.includes('pixels')")
     assert not page.is_visible("#result")
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#result", state="visible")
     assert not page.is_visible("#error")
 
@@ -249,7 +249,7 @@ def test_api_key_is_requested_and_remembered(serve, visit, rng):
     page.fill("#key", "secret")
     page.keyboard.press("Tab")
     until(page, "document.getElementById('pair').options.length === 3")
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#result", state="visible")
     page.reload()
     until(page, "document.getElementById('pair').options.length === 3")
@@ -259,6 +259,6 @@ def test_unreachable_server_is_reported(serve, visit, rng):
     address = serve(("apple", "plum"))
     page = visit(address, allowed=1)
     page.route("**/v1/translate*", lambda route: route.abort())
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#error", state="visible")
     assert "cannot be reached" in page.text_content("#error")

@@ -91,14 +91,6 @@ def test_broken_bundle_affects_neither_others_nor_its_older_version(put, folder)
     assert fixed.engines["apple", "pear"].bundle.size == 64
 
 
-def damage_number(folder):
-    rewrite(folder, architecture={"width": 10**400})
-
-
-def damage_format(folder):
-    (folder / bundles.CONFIG).write_text("[" * 10**5)
-
-
 def damage_graph(folder):
     shutil.copy(folder / "model_float.onnx", folder / "model.onnx")
 
@@ -116,9 +108,6 @@ def damage_parameters(folder):
 @pytest.mark.parametrize(
     ("damage", "backend", "match"),
     [
-        (damage_number, "onnx", "config.json cannot be read (it holds the number 1000000000..."),
-        (damage_format, "onnx", "config.json cannot be read (it is nested too deeply)"),
-        # These have valid checksums.
         (damage_graph, "onnx", "cannot be used (InvalidArgument: "),
         (damage_computation, "jax", "factor4.jaxexport cannot be loaded"),
         (damage_parameters, "jax", "a-bad is invalid; export the bundle again"),
@@ -128,8 +117,7 @@ def test_any_damage_is_reported_once_and_affects_no_other(put, folder, damage, b
     put("a-bad", "plum", "fig")
     put("good")
     damage(folder / "a-bad")
-    if not match.startswith("config"):
-        bundles.write_config(bundles.read(folder / "a-bad", verify=False))
+    bundles.write_config(bundles.read(folder / "a-bad", verify=False))  # Valid checksums.
     notes = []
 
     def ready(bundle):  # Loads the damaged bundle only.

@@ -28,7 +28,7 @@ def folder(exported, tmp_path_factory):
     return copy_as(exported[0], root, ("apple", "pear"), ("apple", "plum"), ("plum", "pear"))
 
 
-def picture(rng, *shape, **options):
+def image_file(rng, *shape, **options):
     return png(rng.integers(0, 256, shape, dtype=np.uint8), **options)
 
 
@@ -46,7 +46,7 @@ def error_of(response, status):
 
 def test_raw_body_and_form_are_translated_at_any_size(client, rng):
     for size in ((21, 34), (1, 1), (64, 50)):
-        data = picture(rng, *size, 3)
+        data = image_file(rng, *size, 3)
         response = post(client, data, target="plum", factor=4)
         assert response.status_code == 200, response.text
         assert response.headers["content-type"] == "image/png"
@@ -67,14 +67,14 @@ def test_raw_body_and_form_are_translated_at_any_size(client, rng):
 
 @pytest.mark.parametrize(("form", "media"), rest.MEDIA_TYPES.items())
 def test_response_has_the_requested_format(client, rng, form, media):
-    response = post(client, picture(rng, 20, 30, 3), target="plum", format=form)
+    response = post(client, image_file(rng, 20, 30, 3), target="plum", format=form)
     assert response.headers["content-type"] == media
     with Image.open(io.BytesIO(response.content)) as image:
         assert image.format.lower() == form and image.size == (30, 20)
 
 
 def test_alpha_is_kept_and_rejected_for_jpeg(client, rng):
-    data = picture(rng, 20, 30, 4)
+    data = image_file(rng, 20, 30, 4)
     found = decode_image(post(client, data, target="plum").content, "the response")
     np.testing.assert_array_equal(found.alpha, decode_image(data, "it").alpha)
     response = post(client, data, target="plum", format="jpeg")
@@ -82,7 +82,7 @@ def test_alpha_is_kept_and_rejected_for_jpeg(client, rng):
 
 
 def test_maps_are_returned_as_data_urls(client, rng):
-    found = post(client, picture(rng, 21, 30, 3), target="plum", factor=4, maps="all").json()
+    found = post(client, image_file(rng, 21, 30, 3), target="plum", factor=4, maps="all").json()
     assert (found["bundle"], found["source"], found["target"]) == ("apple-plum", "apple", "plum")
     assert (found["width"], found["height"], found["factor"]) == (30, 21, 4)
 
@@ -99,7 +99,7 @@ def test_maps_are_returned_as_data_urls(client, rng):
 
 
 def test_ambiguous_requests_are_300_without_a_classifier(client, rng):
-    data = picture(rng, 16, 16, 3)
+    data = image_file(rng, 16, 16, 3)
     response = post(client, data, target="pear")
     assert response.status_code == 300 and "not classified" in response.json()["error"]
     assert response.json()["choices"] == [
@@ -131,7 +131,7 @@ def test_ambiguous_requests_are_300_without_a_classifier(client, rng):
     ],
 )
 def test_wrong_fields_are_named(client, rng, fields, match):
-    data = picture(rng, 8, 8, 3)
+    data = image_file(rng, 8, 8, 3)
     form = client.post(
         "/v1/translate", params={"target": "plum"}, data=fields, files={"image": data}
     )
@@ -140,7 +140,7 @@ def test_wrong_fields_are_named(client, rng, fields, match):
 
 
 def test_unused_and_repeated_fields_are_rejected(client, rng):
-    data = picture(rng, 8, 8, 3)
+    data = image_file(rng, 8, 8, 3)
     response = client.post("/v1/classify", params={"target": "plum"}, content=data)
     assert "there is no field 'target'" in error_of(response, 400)
     twice = client.post(
@@ -150,11 +150,11 @@ def test_unused_and_repeated_fields_are_rejected(client, rng):
 
 
 def test_invalid_images_are_named(client, rng):
-    good = picture(rng, 40, 40, 3)
+    good = image_file(rng, 40, 40, 3)
     for data, match in (
         (b"", "is empty"),
         (b"GIF89a" + bytes(40), "unusual kind of GIF"),
-        (picture(rng, 8, 8, 3, form="TIFF"), "of the kind TIFF, which is not taken here"),
+        (image_file(rng, 8, 8, 3, form="TIFF"), "of the kind TIFF, which is not taken here"),
         (b"<svg/>", "is not a JPEG, PNG, WebP"),
         (good[: len(good) // 2], "is damaged or cut short"),
     ):
@@ -185,10 +185,10 @@ def asgi(app, receive, *headers, path="/v1/translate", query=b""):
 
 def test_bytes_and_pixels_are_limited(serve, rng):
     client = serve(most_bytes=3000, most_pixels=900)
-    assert post(client, picture(rng, 30, 30, 3), target="plum").status_code == 200
-    response = post(client, picture(rng, 31, 30, 3), target="plum")
+    assert post(client, image_file(rng, 30, 30, 3), target="plum").status_code == 200
+    response = post(client, image_file(rng, 31, 30, 3), target="plum")
     assert "more than 900 pixels" in error_of(response, 400)
-    bomb = bytearray(picture(rng, 4, 4, 3))
+    bomb = bytearray(image_file(rng, 4, 4, 3))
     bomb[16:24] = (60000).to_bytes(4, "big") * 2  # The size in the header.
     assert post(client, bytes(bomb), target="plum").status_code == 400
     response = post(client, bytes(3001), target="plum")
@@ -226,7 +226,7 @@ def test_incomplete_requests_are_400_or_408(serve, path, form):
 
 def test_claim_8_factor_follows_from_the_device(serve, rng, monkeypatch):
     """From the calibration at first, then also from measured times."""
-    data = picture(rng, 16, 16, 3)
+    data = image_file(rng, 16, 16, 3)
 
     def factors(model, budget, times):
         monkeypatch.setattr(latency_model, "load", lambda path: model)
@@ -244,7 +244,7 @@ def test_claim_8_factor_follows_from_the_device(serve, rng, monkeypatch):
 def test_full_queue_is_503_with_retry_after(serve, rng):
     client = serve(queue={"most_waiting": 1})
     held = Held(client.service.snapshot().engines["apple", "plum"])
-    data = picture(rng, 16, 16, 3)
+    data = image_file(rng, 16, 16, 3)
     for waiting in (0, 1):
         held.begin(lambda: post(client, data, target="plum"))
         while client.service.batcher.waiting != waiting:
@@ -259,7 +259,7 @@ def test_requests_are_counted_before_their_bodies_are_read(serve, rng, monkeypat
     monkeypatch.setattr(admission, "_WAIT_SECONDS", 0.0)
     client = serve(most_requests=1)
     held = Held(client.service.snapshot().engines["apple", "plum"])
-    data = picture(rng, 8, 8, 3)
+    data = image_file(rng, 8, 8, 3)
     held.begin(lambda: post(client, data, target="plum"))
     for path in ("/v1/translate", INFER):
         refused = client.post(path, content=b"nothing valid")
@@ -270,8 +270,8 @@ def test_requests_are_counted_before_their_bodies_are_read(serve, rng, monkeypat
 
 def test_requests_beyond_the_memory_are_rejected_before_decoding(serve, rng, monkeypatch):
     client = serve(memory=64_000_000, most_bytes=1 << 22)
-    clear = picture(rng, 600, 700, 4)
-    assert post(client, picture(rng, 20, 20, 3), target="plum", factor=2).status_code == 200
+    clear = image_file(rng, 600, 700, 4)
+    assert post(client, image_file(rng, 20, 20, 3), target="plum", factor=2).status_code == 200
     monkeypatch.setattr(image_io, "decode_image", None)
     # For any possible generator, and with the factor that would be chosen.
     for fields in ({"target": "plum", "factor": 2}, {"target": "pear"}):
@@ -321,12 +321,12 @@ def test_new_bundles_are_served(serve, folder, tmp_path, rng):
         if client.get("/v1/generators").json()["generators"]:
             break
         threading.Event().wait(0.02)
-    assert post(client, picture(rng, 8, 8, 3), target="plum").status_code == 200
+    assert post(client, image_file(rng, 8, 8, 3), target="plum").status_code == 200
 
 
 def test_requests_are_counted_and_logged_by_route(serve, rng):
     client = serve()
-    answer = post(client, picture(rng, 8, 9, 3), target="plum", factor=2, maps="all")
+    answer = post(client, image_file(rng, 8, 9, 3), target="plum", factor=2, maps="all")
     post(client, b"", target="plum")
     assert client.get("/some/secret/place").status_code == 404
     assert client.get("/v2/models/some-secret").status_code == 404
@@ -400,13 +400,13 @@ APP = "https://app.example"
 
 def test_foreign_hosts_and_origins_are_403(serve, rng):
     client = serve(hosts=["localhost", "[::1]"], origins=[APP])
-    data = picture(rng, 8, 8, 3)
+    data = image_file(rng, 8, 8, 3)
 
     def status(**headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        asked = client.get("/v1/generators", headers=headers)
+        read = client.get("/v1/generators", headers=headers)
         sent = client.post("/v1/translate?target=plum", content=data, headers=headers)
-        return asked.status_code, sent.status_code
+        return read.status_code, sent.status_code
 
     for host in ("localhost", "LOCALHOST:8000", "localhost.", "[::1]:8000"):
         assert status(host=host) == (200, 200), host
@@ -450,7 +450,7 @@ def test_allowed_origins_get_cors_headers(serve, rng):
         answer = client.post(
             "/v1/translate",
             params={"target": "plum"},
-            content=picture(rng, 8, 8, 3),
+            content=image_file(rng, 8, 8, 3),
             headers={"origin": APP, "x-api-key": key},
         )
         assert answer.status_code == status
@@ -493,7 +493,7 @@ def test_api_key_protects_everything_but_health_and_the_page(serve, rng):
         ({"Authorization": b"Basic " + good}, 401),
     ):
         response = client.post(
-            "/v1/translate?target=plum", content=picture(rng, 8, 8, 3), headers=headers
+            "/v1/translate?target=plum", content=image_file(rng, 8, 8, 3), headers=headers
         )
         assert response.status_code == status, headers
 
@@ -503,27 +503,18 @@ def test_no_form_encoding_is_a_500(client, rng, charset):
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     response = client.post(
         "/v1/translate?target=plum",
-        content=head + picture(rng, 8, 8, 3) + b"\r\n--x--\r\n",
+        content=head + image_file(rng, 8, 8, 3) + b"\r\n--x--\r\n",
         headers={"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"},
     )
     if response.status_code != 200:
         error_of(response, 400)
 
 
-def test_first_frame_of_an_animation_is_translated(client, rng):
-    frames = [Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)) for _ in range(3)]
-    still, moving = io.BytesIO(), io.BytesIO()
-    frames[0].save(still, "PNG")
-    frames[0].save(moving, "PNG", save_all=True, append_images=frames[1:])
-    first, found = (post(client, each.getvalue(), target="plum") for each in (still, moving))
-    assert found.status_code == 200 and found.content == first.content
-
-
 def test_no_malformed_request_is_a_500(client, rng):
     """Mutated files and forms."""
     chance = random.Random(0)
-    files = [picture(rng, 24, 24, 3, form=form) for form in ("PNG", "JPEG", "WEBP")]
-    files.append(picture(rng, 24, 24))
+    files = [image_file(rng, 24, 24, 3, form=form) for form in ("PNG", "JPEG", "WEBP")]
+    files.append(image_file(rng, 24, 24))
     statuses = set()
     for number in range(120):
         data = bytearray(chance.choice(files))

@@ -54,24 +54,28 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
             raise UserError("the body is compressed; send it uncompressed")
         length = request.headers.get(messages.HEADER_LENGTH)
 
-        def estimate(asked: Inference) -> Need:
-            factor = asked.factor
+        def estimate(inference: Inference) -> Need:
+            factor = inference.factor
             if factor is not None:
                 factor = engine.bundle.check_factor(factor)
-            need = service.estimate_stack(engine, asked.image.shape, factor, asked.with_maps)
-            return need.plus(messages.answer_bytes(asked))
+            need = service.estimate_stack(
+                engine, inference.image.shape, factor, inference.with_maps
+            )
+            return need.plus(messages.answer_bytes(inference))
 
-        def work(asked: Inference) -> Response:
-            found = service.translate(engine, asked.image, asked.factor, with_maps=asked.with_maps)
+        def work(inference: Inference) -> Response:
+            found = service.translate(
+                engine, inference.image, inference.factor, with_maps=inference.with_maps
+            )
             request.state.log = {
                 "bundle": engine.bundle.name,
                 "factor": found.factor,
-                "images": asked.image.shape[0],
-                "width": asked.image.shape[2],
-                "height": asked.image.shape[1],
+                "images": inference.image.shape[0],
+                "width": inference.image.shape[2],
+                "height": inference.image.shape[1],
                 "milliseconds": found.milliseconds,
             }
-            return messages.answer(engine.bundle.name, asked, found)
+            return messages.answer(engine.bundle.name, inference, found)
 
         return await admission.answer(
             request,

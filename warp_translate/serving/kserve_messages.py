@@ -91,12 +91,12 @@ def estimate(body: bytes, header_length: str | None) -> Need:
     )
 
 
-def answer_bytes(asked: Inference) -> int:
+def answer_bytes(inference: Inference) -> int:
     """Largest memory of a response beside the translation, in bytes."""
     # At most three channels: stacked, as bytes and joined; or as numbers and text.
-    values = 3 * math.prod(asked.image.shape[:3])
-    each = (_BINARY_BYTES if binary else _TEXT_BYTES for binary in asked.outputs.values())
-    return values * sum(each) + asked.image.nbytes
+    values = 3 * math.prod(inference.image.shape[:3])
+    each = (_BINARY_BYTES if binary else _TEXT_BYTES for binary in inference.outputs.values())
+    return values * sum(each) + inference.image.nbytes
 
 
 def parse(body: bytes, header_length: str | None) -> Inference:
@@ -110,13 +110,13 @@ def parse(body: bytes, header_length: str | None) -> Inference:
       UserError: it is malformed, or does not match the model's signature.
     """
     length = _json_length(body, header_length)
-    asked = _typed(_json(body[:length]), dict, "the request")
-    name = asked.get("id")
+    content = _typed(_json(body[:length]), dict, "the request")
+    name = content.get("id")
     if name is not None:
         _typed(name, str, "id")
-    check_names(asked, _REQUEST, "field")
-    binary = _flag(_parameters(asked, "the request", "binary_data_output"), "binary_data_output")
-    inputs = _inputs(asked.get("inputs"), memoryview(body)[length:])
+    check_names(content, _REQUEST, "field")
+    binary = _flag(_parameters(content, "the request", "binary_data_output"), "binary_data_output")
+    inputs = _inputs(content.get("inputs"), memoryview(body)[length:])
     image = inputs.get(signature.IMAGE.name)
     if image is None:
         raise UserError("the input image is missing; send it as UINT8 [N, H, W, 3]")
@@ -124,7 +124,7 @@ def parse(body: bytes, header_length: str | None) -> Inference:
         None if each.name not in inputs else inputs[each.name].item()
         for each in (signature.FACTOR, signature.WITH_MAPS)
     )
-    outputs = _outputs(asked.get("outputs"), binary)
+    outputs = _outputs(content.get("outputs"), binary)
     if not outputs:
         wanted = signature.OUTPUTS if with_maps else (signature.OUTPUT,)
         outputs = {each.name: binary for each in wanted}
@@ -143,23 +143,23 @@ def only_ready(body: bytes) -> bool:
     Raises:
       UserError: it is malformed.
     """
-    asked = _typed(_json(body), dict, "the request") if body else {}
-    check_names(asked, ("ready",), "field")
-    return _flag(asked, "ready")
+    content = _typed(_json(body), dict, "the request") if body else {}
+    check_names(content, ("ready",), "field")
+    return _flag(content, "ready")
 
 
-def answer(model: str, asked: Inference, found: Stack) -> Response:
+def answer(model: str, inference: Inference, found: Stack) -> Response:
     """Builds the response.
 
     Args:
       model: name of the model.
-      asked: the request.
+      inference: the request.
       found: the translations, with maps if the request asks for any.
     """
     arrays = {signature.OUTPUT.name: found.output, **(found.maps or {})}
     datatypes = {tensor.name: tensor.datatype for tensor in signature.OUTPUTS}
     outputs, behind = [], []
-    for name, binary in asked.outputs.items():
+    for name, binary in inference.outputs.items():
         datatype = datatypes[name]
         array = np.asarray(arrays[name], _DTYPES[datatype])
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
@@ -173,7 +173,7 @@ def answer(model: str, asked: Inference, found: Stack) -> Response:
         {
             "model_name": model,
             "model_version": signature.VERSION,
-            **({} if asked.id is None else {"id": asked.id}),
+            **({} if inference.id is None else {"id": inference.id}),
             "parameters": {"factor": found.factor, "milliseconds": found.milliseconds},
             "outputs": outputs,
         }

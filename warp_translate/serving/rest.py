@@ -32,8 +32,8 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
         Fields: `source`, `target`, `factor`, `format` (png, jpeg, webp), `maps` (none, all).
         """
 
-        def work(asked: tuple[TranslationRequest, Any]) -> Response:
-            wanted, form = asked
+        def work(parsed: tuple[TranslationRequest, Any]) -> Response:
+            wanted, form = parsed
             found = service.answer(wanted)
             if isinstance(found, Choices):
                 return _choices(found)
@@ -47,7 +47,7 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
             return JSONResponse(content, headers=headers)
 
         return await admission.answer(
-            request, _read_translation, (lambda asked: service.estimate(asked[0]), work)
+            request, _read_translation, (lambda parsed: service.estimate(parsed[0]), work)
         )
 
     @app.post("/v1/classify")
