@@ -113,8 +113,9 @@ class Batcher:
         Raises:
           Busy: the queue is full or closed.
         """
-        sides = (padded_side(side, factor) for side in image.shape[:2])
-        return self._queues[quick].submit(_Lane(engine, factor, *sides, with_maps), image, seconds)
+        height, width = (padded_side(side, factor) for side in image.shape[:2])
+        lane = _Lane(engine, factor, height, width, with_maps)
+        return self._queues[quick].submit(lane, image, seconds)
 
     def close(self) -> None:
         """Accepts no more requests, finishes the queued ones and ends the threads."""

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -205,7 +206,8 @@ def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
                 best[list(chosen)] = found
     # The budget must hold for cases slower than the fit, too.
     best = best * max(1.0, float(np.percentile(1 / (rows @ best), _PERCENTILE, method="higher")))
-    return LatencyModel(*map(float, best), tuple(measured))
+    call, pixel, reduced_pixel = map(float, best)
+    return LatencyModel(call, pixel, reduced_pixel, tuple(measured))
 
 
 def cache_path(device: Device, bundle: Bundle, backend: str) -> Path:
@@ -230,7 +232,7 @@ def load(path: Path) -> LatencyModel | None:
             reason,
         )
         return None
-    measured = tuple(map(tuple, found["measured"]))
+    measured: Any = tuple(map(tuple, found["measured"]))
     return LatencyModel(found["call"], found["pixel"], found["reduced_pixel"], measured)
 
 

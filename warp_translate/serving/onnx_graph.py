@@ -297,12 +297,12 @@ def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
         for name, source in maps.items():
             output = f"{kind}/{name}"
             if kind == "shown":
-                inputs, attributes = [source], {"perm": [0, 2, 3, 1]}
+                perm = [0, 2, 3, 1]
+                node = helper.make_node("Transpose", [source], [output], name=output, perm=perm)
             else:
-                empty = np.zeros((0, 0, 0, 0), np.float32)
-                inputs, attributes = [], {"value": numpy_helper.from_array(empty, output)}
-            operation = "Transpose" if inputs else "Constant"
-            nodes.append(helper.make_node(operation, inputs, [output], name=output, **attributes))
+                empty = numpy_helper.from_array(np.zeros((0, 0, 0, 0), np.float32), output)
+                node = helper.make_node("Constant", [], [output], name=output, value=empty)
+            nodes.append(node)
             shape = [f"{kind}_{name}_{axis}" for axis in "NHWC"]
             outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
         return helper.make_graph(nodes, kind, [], outputs)

@@ -2,7 +2,7 @@
 
 import base64
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -142,7 +142,7 @@ def _domain(name: str, text: str | None) -> str | None:
     return text
 
 
-def _choice(name: str, text: str, known: Iterable[str]) -> str:
+def _choice(name: str, text: str, known: Collection[str]) -> str:
     if text not in known:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {text[:40]!r}")
     return text
