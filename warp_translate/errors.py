@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def shown(text: str | os.PathLike[str]) -> str:
@@ -54,3 +54,24 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def check_names(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Checks that names are known and unique.
+
+    Args:
+      given: the names.
+      known: the valid names.
+      what: what a name denotes, in the singular, such as "field".
+
+    Raises:
+      UserError: with the first wrong name and the closest valid one.
+    """
+    seen = set()
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name[:40], known) or f"known: {', '.join(known) or 'none'}"
+            raise UserError(f"there is no {what} {name[:40]!a}; {hint}")
+        if name in seen:
+            raise UserError(f"the {what} {name} occurs more than once; send it once")
+        seen.add(name)

@@ -1,1 +1,1 @@
-"""The same engine on a Ray cluster: a service, and a job over a folder of pictures."""
+"""The service and batch translation on a Ray cluster."""

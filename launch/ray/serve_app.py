@@ -1,10 +1,10 @@
-"""The service of ``warp-translate serve`` as a Ray Serve application: replicas on many machines.
+"""``warp-translate serve`` as a Ray Serve application with replicas on many machines.
 
     serve run launch.ray.serve_app:app bundles=bundles replicas=2
     RAY_AUTH_MODE=token serve deploy launch/ray/serve.yaml
 
-Every replica holds the registry, the batcher and the application of the package, and answers what
-``warp-translate serve`` answers. Bundles that are added or replaced are picked up by each of them.
+Every replica holds the registry, the batcher and the HTTP application, and answers like
+``warp-translate serve``. Each picks up added and replaced bundles.
 """
 
 import functools
@@ -25,62 +25,41 @@ from warp_translate.serving.engine import Backend
 from warp_translate.serving.registry import Registry, open_bundle
 from warp_translate.serving.service import Service
 
-# What a replica takes beyond its limit of translations, to answer with 503 and to say how it is.
+# Requests that a replica accepts beyond its limit, to answer them with 503 and health checks.
 _MORE_REQUESTS = 16
 
 
 class ArgumentMistake(UserError, click.ClickException):
-    """A mistake in the arguments; Ray's command line, too, makes one line and a status of it."""
+    """An error in the arguments; Ray's command line prints one line and exits with status 2."""
 
     exit_code = status.USER_ERROR
 
 
 class Options(pydantic.BaseModel, extra="forbid", frozen=True):
-    """The arguments of the application; where they are flags of ``serve`` too, the defaults agree.
+    """Arguments of the application; those that are flags of ``serve`` have the same defaults."""
 
-    Attributes:
-      bundles: the folder of bundles. Every node sees it under this name.
-      replicas: how many answer; the least of them where `most_replicas` is given.
-      most_replicas: if given, replicas are added and removed as there are requests.
-      ongoing: requests for each replica that are aimed at then.
-      cpus: of a replica: what it reserves, and most threads of a translation in ONNX Runtime.
-      gpus: of a replica. An engine runs on one, and jax takes its memory, so it is not shared.
-      engine: what runs the bundles, see `open_bundle`.
-      batch: most images that are translated at once.
-      budget_ms: what a translation may take where the request names no factor.
-      most_megabytes: largest request.
-      most_megapixels: largest image.
-      most_memory: gigabytes of memory that a replica may take, see ``serve --help``.
-      most_requests: small requests in work and waiting in a replica, together, and as many
-        large ones.
-      most_seconds: what a request may take to come, and to wait.
-    """
-
-    bundles: str
-    replicas: int = pydantic.Field(1, ge=1)
-    most_replicas: int | None = pydantic.Field(None, ge=1)
-    ongoing: float = pydantic.Field(2.0, gt=0)
-    cpus: int = pydantic.Field(1, ge=1)
-    gpus: int = pydantic.Field(0, ge=0, le=1)
+    bundles: str  # Folder of bundles, under the same path on every node.
+    replicas: int = pydantic.Field(1, ge=1)  # The minimum if most_replicas is given.
+    most_replicas: int | None = pydantic.Field(None, ge=1)  # Enables autoscaling.
+    ongoing: float = pydantic.Field(2.0, gt=0)  # Target of requests per replica then.
+    cpus: int = pydantic.Field(1, ge=1)  # Per replica, reserved and used by ONNX Runtime.
+    gpus: int = pydantic.Field(0, ge=0, le=1)  # Per replica. jax takes all of its memory.
     engine: Backend = "auto"
     batch: int = pydantic.Field(8, ge=1)
     budget_ms: float = pydantic.Field(200.0, gt=0)
     most_megabytes: float = pydantic.Field(32.0, gt=0)
     most_megapixels: float = pydantic.Field(16.0, gt=0)
-    most_memory: float | None = pydantic.Field(None, gt=0)
-    most_requests: int = pydantic.Field(64, ge=1)
+    most_memory: float | None = pydantic.Field(None, gt=0)  # Per replica.
+    most_requests: int = pydantic.Field(64, ge=1)  # Per replica.
     most_seconds: float = pydantic.Field(60.0, gt=0)
 
 
 @serve.ingress()
 class Translator:
-    """A replica. Ray Serve gives it the requests, asks it how it is, and lets it finish."""
+    """A replica."""
 
     def __init__(self, options: Options) -> None:
         """Loads the bundles.
-
-        Args:
-          options: what the application was built with.
 
         Raises:
           UserError: the folder cannot be read on this node.
@@ -101,7 +80,7 @@ class Translator:
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The application. Its end, which waits for what was taken, is the replica's."""
+        """Builds the application; Ray Serve shuts it down with the replica."""
         return server.build(
             self._service,
             most_bytes=int(1e6 * self._options.most_megabytes),
@@ -112,26 +91,25 @@ class Translator:
         )
 
     def check_health(self) -> None:
-        """Raises if nothing is translated any more: the replica is replaced then."""
+        """Raises if the batcher is dead, so that Ray Serve replaces the replica."""
         if not self._service.batcher.alive:
-            raise RuntimeError("the thread that translates has ended")
+            raise RuntimeError("the batcher's thread has ended")
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
     """Builds the application.
 
     Args:
-      arguments: see `Options`; text, as a command line gives it, is converted. The API key is that
-        of the environment, as with ``warp-translate serve``, and is handed to the replicas.
+      arguments: see `Options`; strings, as from a command line, are converted. The replicas get the
+        API key from this process's environment.
 
     Raises:
-      ArgumentMistake: an argument is unknown, missing or wrong.
+      ArgumentMistake: an argument is unknown, missing or invalid.
     """
     options = _check(arguments)
     actor: dict[str, Any] = {"num_cpus": options.cpus, "num_gpus": options.gpus}
     if key := os.environ.get(KEY_VARIABLE):
-        # Replicas have the environment of their node and not of whoever started the application:
-        # they would be open to everybody.
+        # Replicas inherit their node's environment, and would run without a key.
         actor["runtime_env"] = {"env_vars": {KEY_VARIABLE: key}}
     many: dict[str, Any] = {"num_replicas": options.replicas}
     if options.most_replicas is not None:
@@ -147,7 +125,7 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         ray_actor_options=actor,
         max_ongoing_requests=2 * options.most_requests + _MORE_REQUESTS,
         graceful_shutdown_timeout_s=options.most_seconds + 10,
-        logging_config={"enable_access_log": False},  # The application has its own lines.
+        logging_config={"enable_access_log": False},  # The application logs its requests.
         **many,
     )(Translator)
     return deployment.bind(options)
@@ -166,7 +144,7 @@ def _check(arguments: dict[str, Any]) -> Options:
         raise ArgumentMistake(
             f"gpus={options.gpus} needs engine=jax: ONNX Runtime translates on CPUs"
         )
-    # The replicas run elsewhere.
+    # An absolute path, since the replicas run in other folders.
     folder = os.path.abspath(options.bundles)
     try:
         os.scandir(folder).close()

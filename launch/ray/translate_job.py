@@ -1,10 +1,9 @@
-"""Translates a folder of pictures with a bundle as a Ray Data job: workers on many machines.
+"""Translates a folder of images with a bundle as a Ray Data job with workers on many machines.
 
-    python -m launch.ray.translate_job --bundle=bundles/man-woman --input=pictures --output=out
+    python -m launch.ray.translate_job --bundle=bundles/man-woman --input=images --output=out
 
-The files are those of ``warp-translate translate --bundle``, byte for byte, and what is there is
-not done again. Only paths travel: every worker reads and writes pictures itself, so all nodes see
-the same folders.
+The output equals that of ``warp-translate translate --bundle`` byte for byte, and a repeated job
+resumes. Workers read and write the images themselves, so all nodes must see the same folders.
 """
 
 import argparse
@@ -26,32 +25,23 @@ from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Backend, open_engine
 from warp_translate.serving.output_record import OutputRecord, made_by
 
-# What the parts of a job are put into; a part is heard of when its block is done.
+# Most blocks of a job; results arrive block by block.
 _MOST_BLOCKS = 1024
 
 _Result = tuple[int, str | None, dict[str, Any] | None]
-"""How a job of a row has ended: its place, what went wrong, and what was read."""
+"""Result of a job of a row: its index, the error message, and the source."""
 
 
 class Worker:
-    """A bundle that is ready, in a process of its own; it is kept for the whole job."""
+    """A process with a loaded bundle, which is kept for the whole job."""
 
     def __init__(
         self, folder: str, build: str, *, backend: Backend, factor: int, batch: int, threads: int
     ) -> None:
-        """Loads the bundle.
-
-        Args:
-          folder: the bundle.
-          build: what it has to be.
-          backend: see `open_engine`.
-          factor: how many times smaller the trunk's image is.
-          batch: most images at once.
-          threads: most threads of a translation in ONNX Runtime.
-        """
+        """Loads the bundle, whose build must match; see `translate`."""
         self._factor = factor
         self._batch = batch
-        # Said when it is asked: what a worker raises while it is made reaches nobody in one line.
+        # Reported by calls, since Ray wraps exceptions of constructors in long tracebacks.
         self._problem: str | None = None
         try:
             opened = bundle.read(folder)
@@ -68,10 +58,10 @@ class Worker:
         """Translates files.
 
         Args:
-          rows: "jobs", texts of `_pack`.
+          rows: "jobs", the output of `_pack`.
 
         Returns:
-          The jobs, and "results", a text for each: `_Result`s, or why the bundle cannot be used.
+          The jobs, and "results": for each row the JSON of `_Result`s, or of an error message.
         """
         results = [json.dumps(self._translate(_unpack(text))) for text in rows["jobs"]]
         return {"jobs": list(rows["jobs"]), "results": results}
@@ -107,16 +97,16 @@ def translate(
 
     Args:
       opened: the bundle.
-      jobs: images and where their translations go.
+      jobs: the images.
       backend: see `open_engine`.
-      factor: how many times smaller the trunk's image is.
-      batch: most images at once.
-      workers: processes that translate.
-      cpus: what each of them reserves, and most threads of a translation in ONNX Runtime.
-      gpus: what each of them reserves.
+      factor: the reduction.
+      batch: largest batch.
+      workers: number of processes.
+      cpus: per worker, reserved and used by ONNX Runtime.
+      gpus: per worker.
 
     Yields:
-      How every job has ended, in no order.
+      The result of every job, in any order.
 
     Raises:
       UserError: a worker cannot use the bundle.
@@ -125,10 +115,10 @@ def translate(
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # There is one of our own.
+    context.enable_progress_bars = False  # We print our own.
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # A row is what a worker looks through for images of one size, and what is heard of at once.
+    # Workers form batches within a row.
     rows = [{"jobs": _pack(jobs[at : at + 2 * batch])} for at in range(0, len(jobs), 2 * batch)]
     blocks = min(len(rows), _MOST_BLOCKS)
     found = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
@@ -153,7 +143,7 @@ def translate(
 
 
 def _pack(jobs: Sequence[batch_translate.Job]) -> str:
-    """One text of paths. JSON keeps those that are no UTF-8, which a column of text would not."""
+    """JSON of paths, which keeps non-UTF-8 ones, unlike a string column."""
     return json.dumps([[str(job.source), str(job.target)] for job in jobs])
 
 
@@ -162,29 +152,21 @@ def _unpack(text: str) -> list[batch_translate.Job]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks the command line, translates what is not translated yet, and names what failed."""
+    """Parses the command line, translates the remaining images and reports failures."""
     parser = command_line.Parser(__doc__.splitlines()[0])
-    parser.add_argument(
-        "--bundle",
-        type=os.path.expanduser,
-        required=True,
-        help="a bundle that warp-translate export made",
-    )
-    parser.add_argument(
-        "--input", type=os.path.expanduser, required=True, help="an image or a folder of them"
-    )
-    parser.add_argument(
-        "--output", type=os.path.expanduser, required=True, help="folder to write to"
-    )
-    parser.add_argument("--factor", type=int, help="the bundle's own by default")
+    path: Any = {"type": os.path.expanduser, "required": True}
+    parser.add_argument("--bundle", **path, help="a bundle written by warp-translate export")
+    parser.add_argument("--input", **path, help="an image or a folder of images")
+    parser.add_argument("--output", **path, help="output folder")
+    parser.add_argument("--factor", type=int, help="the reduction; by default the bundle's own")
     parser.add_argument("--engine", default="auto", choices=("auto", "onnx", "jax"))
-    parser.add_argument("--batch", type=int, default=8, help="most images at once")
-    parser.add_argument("--workers", type=int, help="processes; as many as find room by default")
-    parser.add_argument("--cpus", type=int, default=1, help="of each worker")
-    parser.add_argument("--gpus", type=int, default=0, help="of each worker: 0, or 1 for jax")
+    parser.add_argument("--batch", type=int, default=8, help="largest batch")
+    parser.add_argument("--workers", type=int, help="processes; by default as many as fit")
+    parser.add_argument("--cpus", type=int, default=1, help="per worker")
+    parser.add_argument("--gpus", type=int, default=0, help="per worker: 0, or 1 for jax")
     parser.add_argument(
         "--address",
-        help="of a Ray cluster, auto for the one here; RAY_ADDRESS or a new one if unset",
+        help="Ray cluster, auto for the local one; by default RAY_ADDRESS or a new cluster",
     )
     parser.add_argument(
         "--progress", default="auto", choices=FORMATS, help="auto, lines, or json for programs"
@@ -198,7 +180,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--gpus={arguments.gpus} must be 0, or 1 with --engine=jax")
     opened = bundle.read(Path(arguments.bundle).absolute())
     factor = opened.check_factor(arguments.factor)
-    # What the workers are told does not depend on the folder that they run in.
+    # Absolute paths, since the workers run in other folders.
     plan = plan_outputs(
         [os.path.abspath(arguments.input)], os.path.abspath(arguments.output) + os.sep
     )
@@ -208,14 +190,14 @@ def main(argv: Sequence[str]) -> int:
     results: Iterator[batch_translate.Finished] = iter(())
     if left:
         results = _on_cluster(arguments, opened, left, factor)
-    finish(plan, left, lambda: _noted(results, record), arguments.progress, record)
+    finish(plan, left, lambda: _recorded(results, record), arguments.progress, record)
     return 0
 
 
-def _noted(
+def _recorded(
     results: Iterable[batch_translate.Finished], record: OutputRecord
 ) -> Iterator[batch_translate.Finished]:
-    """Writes into the record what is done."""
+    """Records finished translations."""
     for each in results:
         if each.source is not None:
             record.written(each.job, each.source)
@@ -225,15 +207,15 @@ def _noted(
 def _on_cluster(
     arguments: argparse.Namespace, opened: Bundle, left: Sequence[batch_translate.Job], factor: int
 ) -> Iterator[batch_translate.Finished]:
-    """Translates with as many workers as are asked for, or find room."""
+    """Translates with the requested number of workers, or as many as fit."""
     room = _connect(arguments.address)
     wanted = {"CPU": arguments.cpus, "GPU": arguments.gpus}
     most = min(int(room.get(name, 0) // need) for name, need in wanted.items() if need)
     if most < 1:
         raise UserError(
-            f"a worker of {arguments.cpus} CPU(s) and {arguments.gpus} GPU(s) finds no room where "
-            f"there are {room.get('CPU', 0):g} and {room.get('GPU', 0):g}: take less --cpus or "
-            "--gpus, or start larger nodes first"
+            f"a worker of {arguments.cpus} CPU(s) and {arguments.gpus} GPU(s) does not fit into "
+            f"{room.get('CPU', 0):g} and {room.get('GPU', 0):g}: reduce --cpus or --gpus, or start "
+            "larger nodes first"
         )
     return translate(
         opened,
@@ -248,8 +230,8 @@ def _on_cluster(
 
 
 def _connect(address: str | None) -> Mapping[str, Any]:
-    """Joins the cluster, or starts one on this machine, and returns what it has."""
-    # A cluster that is started here tells nobody that it was.
+    """Joins a cluster, or starts one on this machine, and returns its resources."""
+    # No usage reports from a cluster started here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -257,7 +239,7 @@ def _connect(address: str | None) -> Mapping[str, Any]:
         raise UserError(
             f"the job needs the package {error.name}: pip install 'warp-translate[ray]'"
         ) from error
-    # Ray alone would look for a cluster that was started here, and wait for one that has crashed.
+    # By default Ray would search for a local cluster, and wait for a crashed one.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         if not ray.is_initialized():
@@ -267,13 +249,13 @@ def _connect(address: str | None) -> Mapping[str, Any]:
                 logging_level=logging.WARNING,
             )
     except (ConnectionError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise UserError(f"--address={address} cannot be joined ({words})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--address={address} cannot be joined ({reason})") from error
     return ray.cluster_resources()
 
 
 if __name__ == "__main__":
-    # The workers find their class by the module's name.
+    # Workers import their class by the module's name.
     from launch.ray import translate_job
 
     command_line.run(translate_job.main)

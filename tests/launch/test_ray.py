@@ -1,7 +1,7 @@
-"""A cluster of one node: the service and the job on it give what they give without it."""
+"""The service and the job on a one-node cluster equal those without Ray."""
 
 import concurrent.futures
-import io
+import contextlib
 import os
 import re
 import shutil
@@ -23,7 +23,7 @@ from absl import flags
 from PIL import Image
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # Of its own, while it is imported.
+    warnings.simplefilter("ignore", DeprecationWarning)  # Raised by importing ray.
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.serve")
 
@@ -32,7 +32,7 @@ from ray import serve
 from starlette.testclient import TestClient
 
 from launch.ray import serve_app, translate_job
-from tests.serving.conftest import copy_as, describe, random_generator
+from tests.serving.conftest import copy_as, describe, png, random_generator
 from warp_translate.cli import bundle_flags
 from warp_translate.cli import serve as command
 from warp_translate.errors import UserError
@@ -58,7 +58,7 @@ def write(root, *factors):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The folder of one bundle for one factor."""
+    """A folder of one bundle with one factor."""
     return write(tmp_path_factory.mktemp("small"), 2)
 
 
@@ -71,9 +71,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Starts one, with what it writes in a folder of its own, whose path must be short."""
+    """A cluster that writes to a folder of its own, whose path must be short."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as home:
-        patch.chdir(ROOT)  # Workers import from there.
+        patch.chdir(ROOT)  # Workers import from here.
         for name, value in {**QUIET, "HOME": home, "XDG_CACHE_HOME": home}.items():
             patch.setenv(name, value)
         patch.delenv(serve_app.KEY_VARIABLE, raising=False)
@@ -86,20 +86,29 @@ def cluster():
             ray.shutdown()
 
 
-@pytest.fixture
-def running(cluster, folder):
-    """The address of two replicas."""
+@contextlib.contextmanager
+def running(application):
+    """The address of an application."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(serve_app.app({"bundles": str(folder), "replicas": "2"}), name="translate")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    try:
+        serve.run(application, name="translate")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+
+
+@pytest.fixture
+def replicas(cluster, folder):
+    """The address of two replicas."""
+    with running(serve_app.app({"bundles": str(folder), "replicas": "2"})) as address:
+        yield address
 
 
 @pytest.fixture
 def alone(cluster, folder):
-    """The service without Ray, with the options of a replica."""
+    """A client of the service without Ray, with a replica's options."""
     registry = Registry(folder, lambda bundle: engine.open_engine(bundle, threads=1))
     registry.scan()
     service = Service(
@@ -115,39 +124,38 @@ def alone(cluster, folder):
         yield client
 
 
-def picture(rng, *shape, form="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(buffer, form)
-    return buffer.getvalue()
+def image_file(rng, *shape):
+    return png(rng.integers(0, 256, shape, dtype=np.uint8))
 
 
-def ask(url, data=None):
+def ask(url, data=None, **headers):
     """Status, headers and body."""
+    request = urllib.request.Request(url, data, headers)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
 
 
 def same_headers(headers):
-    """Those that are not of the moment, nor of who passed the answer on."""
+    """The headers that neither vary over time nor come from a proxy."""
     changing = {"connection", "date", "server", "x-request-id", "x-milliseconds"}
     return {name.lower(): value for name, value in headers.items() if name.lower() not in changing}
 
 
 @pytest.mark.full
-def test_two_replicas_answer_what_the_service_answers(running, alone, cluster, rng):
-    small = picture(rng, 20, 30, 3)
+def test_replicas_answer_like_the_service(replicas, alone, cluster, rng):
+    small = image_file(rng, 20, 30, 3)
     requests = [
         *(
-            (f"/v1/translate?target=plum&factor={factor}", picture(rng, *size))
+            (f"/v1/translate?target=plum&factor={factor}", image_file(rng, *size))
             for size in ((21, 34, 3), (1, 1, 3), (64, 50, 3), (30, 41, 4), (33, 20))
             for factor in (2, 4)
         ),
         ("/v1/translate?target=plum&format=jpeg", small),
         ("/v1/translate?source=plum", small),
-        ("/v1/translate", small),  # 300: several could be meant.
+        ("/v1/translate", small),  # Ambiguous: 300.
         ("/v1/translate?target=quince", small),
         ("/v1/translate?target=plum&factor=3", small),
         ("/v1/translate?target=plum", b"no picture"),
@@ -157,8 +165,8 @@ def test_two_replicas_answer_what_the_service_answers(running, alone, cluster, r
     ]
     seen = set()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        # Thrice, together, so that both are asked.
-        answers = list(pool.map(lambda asked: ask(running + asked[0], asked[1]), 3 * requests))
+        # Three times concurrently, so that both replicas are used.
+        answers = list(pool.map(lambda asked: ask(replicas + asked[0], asked[1]), 3 * requests))
     for (path, data), (status, headers, body) in zip(3 * requests, answers, strict=True):
         expected = alone.request("GET" if data is None else "POST", path, content=data)
         assert (status, body) == (expected.status_code, expected.content), path
@@ -166,14 +174,14 @@ def test_two_replicas_answer_what_the_service_answers(running, alone, cluster, r
         seen.add(status)
     assert seen == {200, 300, 400, 404}
     lines = [path.read_text() for path in (cluster / "logs").glob("worker-*.err")]
-    replicas = [text for text in lines if '"bundle": "apple-plum"' in text]
-    assert len(replicas) == 2, "one line of JSON for each request, from each of both"
+    logs = [text for text in lines if '"bundle": "apple-plum"' in text]
+    assert len(logs) == 2, "both replicas must log their requests"
 
 
 @pytest.mark.full
-def test_what_was_taken_is_finished_when_the_application_goes(running, rng):
-    data = picture(rng, 900, 1000, 3)
-    url = f"{running}/v1/translate?target=plum&factor=2&format=jpeg"
+def test_accepted_requests_are_answered_when_the_application_is_deleted(replicas, rng):
+    data = image_file(rng, 900, 1000, 3)
+    url = f"{replicas}/v1/translate?target=plum&factor=2&format=jpeg"
     ended = []
 
     def wait(_):
@@ -184,30 +192,22 @@ def test_what_was_taken_is_finished_when_the_application_goes(running, rng):
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         found = pool.map(wait, range(24))
         time.sleep(1)
-        told = time.monotonic()
+        deleted = time.monotonic()
         serve.delete("translate")
         assert list(found) == [200] * 24
-    assert max(ended) > told + 0.2, "all were answered before it was told to go: ask for more"
+    assert max(ended) > deleted + 0.2, "all were answered before: send more requests"
     assert ask(url, data)[0] == 404
 
 
 @pytest.mark.full
-def test_the_key_of_the_environment_reaches_the_replicas(cluster, folder, monkeypatch, rng):
+def test_replicas_get_the_api_key_of_the_environment(cluster, folder, monkeypatch, rng):
     monkeypatch.setenv(serve_app.KEY_VARIABLE, "secret")
     application = serve_app.app({"bundles": str(folder)})
     monkeypatch.delenv(serve_app.KEY_VARIABLE)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(application, name="translate")
-    url = f"http://127.0.0.1:{port}/v1/translate?target=plum"
-    try:
-        assert ask(url, picture(rng, 8, 8, 3))[0] == 401
-        request = urllib.request.Request(url, picture(rng, 8, 8, 3), {"X-API-Key": "secret"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            assert answer.status == 200
-    finally:
-        serve.shutdown()
+    with running(application) as address:
+        url, data = f"{address}/v1/translate?target=plum", image_file(rng, 8, 8, 3)
+        assert ask(url, data)[0] == 401
+        assert ask(url, data, **{"X-API-Key": "secret"})[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -226,14 +226,13 @@ def test_the_key_of_the_environment_reaches_the_replicas(cluster, folder, monkey
         ({"bundles": ".", "gpus": 1}, "gpus=1 needs engine=jax"),
     ],
 )
-def test_mistakes_in_the_arguments(arguments, message):
+def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)) as raised:
         serve_app.app(arguments)
     assert "\n" not in str(raised.value)
 
 
-def test_the_defaults_are_those_of_the_command():
-    """Of what is an argument here and a flag there."""
+def test_defaults_equal_those_of_the_flags():
     known = {
         flag.name: flag.default
         for module in (bundle_flags, command)
@@ -250,7 +249,7 @@ def test_the_defaults_are_those_of_the_command():
 
 
 @pytest.mark.full
-def test_serve_run_answers_a_mistake_with_a_line_and_status_2():
+def test_serve_run_reports_wrong_arguments_with_status_2():
     done = subprocess.run(
         [sys.executable, "-m", "ray.serve.scripts", "run", "launch.ray.serve_app:app", "cpu=2"],
         cwd=ROOT,
@@ -264,7 +263,7 @@ def test_serve_run_answers_a_mistake_with_a_line_and_status_2():
     assert re.search(r"^Error: bundles is missing: .*; cpu is unknown", done.stderr, re.M)
 
 
-def test_the_shipped_file_fits_the_application(small, monkeypatch):
+def test_shipped_yaml_is_valid(small, monkeypatch):
     config = yaml.safe_load((ROOT / "launch/ray/serve.yaml").read_text())
     (application,) = config["applications"]
     module, _, name = application["import_path"].partition(":")
@@ -276,8 +275,8 @@ def test_the_shipped_file_fits_the_application(small, monkeypatch):
     schema.validate_python(config)
 
 
-def test_a_replica_keeps_to_its_cpus_and_says_when_it_is_ill(small):
-    plain = serve_app.Translator.__mro__[1]  # As it is written, without what Ray adds.
+def test_replica_uses_its_cpus_and_reports_its_health(small):
+    plain = serve_app.Translator.__mro__[1]  # The class without Ray's wrapper.
     replica = plain(serve_app.Options(bundles=str(small), cpus=3))
     served = replica._service
     try:
@@ -292,8 +291,8 @@ def test_a_replica_keeps_to_its_cpus_and_says_when_it_is_ill(small):
 
 
 @pytest.fixture
-def pictures(tmp_path, rng):
-    """Pictures of some sizes and modes, of which two differ in their suffix alone."""
+def images(tmp_path, rng):
+    """Images of several sizes and modes, two of which differ only in their suffix."""
     made = tmp_path / "in"
     made.mkdir()
     for number in range(21):
@@ -303,77 +302,77 @@ def pictures(tmp_path, rng):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.open(made / "1.png").save(made / "1.jpg", exif=turned)
-    shutil.copy(made / "2.png", os.path.join(os.fsencode(made), b"caf\xe9.png"))  # No UTF-8.
+    shutil.copy(made / "2.png", os.path.join(os.fsencode(made), b"caf\xe9.png"))  # Not UTF-8.
     return made
 
 
-def job(folder, pictures, output, *words):
+def job(folder, images, output, *words):
     return translate_job.main(
         [
-            *(f"--bundle={folder / 'apple-pear'}", f"--input={pictures}", f"--output={output}"),
+            *(f"--bundle={folder / 'apple-pear'}", f"--input={images}", f"--output={output}"),
             *("--workers=2", "--batch=2", *words),
         ]
     )
 
 
 @pytest.mark.full
-def test_the_job_writes_what_translate_writes_and_goes_on(
-    cluster, folder, pictures, tmp_path, capsys, monkeypatch
+def test_job_writes_the_same_files_as_translate_and_resumes(
+    cluster, folder, images, tmp_path, capsys, monkeypatch
 ):
     opened = bundles.read(folder / "apple-pear")
     expected = tmp_path / "expected"
     expected.mkdir()
-    planned = translate_job.plan_outputs([str(pictures)], str(expected)).jobs
+    planned = translate_job.plan_outputs([str(images)], str(expected)).jobs
     ended = batch_translate.translate_files(engine.open_engine(opened), planned, factor=4)
     assert not any(each.failure for each in ended)
 
     output = tmp_path / "out"
-    assert job(folder, pictures, output, "--factor=4") == 0
-    told = capsys.readouterr()
-    assert f"23 of 23 images written to {output}" in told.out
-    assert "23/23 (100.0%)" in told.err
+    assert job(folder, images, output, "--factor=4") == 0
+    printed = capsys.readouterr()
+    assert f"23 of 23 images written to {output}" in printed.out
+    assert "23/23 (100.0%)" in printed.err
     names = sorted(os.listdir(expected))
     assert sorted(os.listdir(output)) == sorted([*names, RECORD])
     for name in names:
         assert (output / name).read_bytes() == (expected / name).read_bytes(), name
 
-    # Taken up again: what is there is left alone.
+    # Resumed: existing files are not touched.
     for name in names[:3]:
         (output / name).unlink()
     before = {name: (output / name).stat().st_mtime_ns for name in names[3:]}
-    assert job(folder, pictures, output, "--factor=4") == 0
-    told = capsys.readouterr()
-    assert "20 of 23 images were done before" in told.err
-    assert "3 of 3 images written" in told.out
+    assert job(folder, images, output, "--factor=4") == 0
+    printed = capsys.readouterr()
+    assert "20 of 23 images were done before" in printed.err
+    assert "3 of 3 images written" in printed.out
     assert {name: (output / name).stat().st_mtime_ns for name in names[3:]} == before
     for name in names:
         assert (output / name).read_bytes() == (expected / name).read_bytes(), name
 
-    monkeypatch.setattr(translate_job, "_connect", None)  # Not even a cluster is asked for.
-    assert job(folder, pictures, output, "--factor=4") == 0
+    monkeypatch.setattr(translate_job, "_connect", None)  # Needs no cluster.
+    assert job(folder, images, output, "--factor=4") == 0
     assert "nothing is left to do" in capsys.readouterr().out
 
 
 @pytest.mark.full
-def test_a_worker_that_sees_another_bundle_ends_the_job(cluster, folder, pictures, tmp_path):
+def test_worker_with_another_build_fails_the_job(cluster, folder, images, tmp_path):
     opened = bundles.read(folder / "apple-pear")
     other = types.SimpleNamespace(folder=opened.folder, build="0" * 12)
-    jobs = translate_job.plan_outputs([str(pictures)], str(tmp_path / "out")).jobs
+    jobs = translate_job.plan_outputs([str(images)], str(tmp_path / "out")).jobs
     with pytest.raises(UserError, match=f"is build {opened.build} here and {'0' * 12}"):
         list(translate_job.translate(other, jobs, factor=2, workers=1))
-    with pytest.raises(UserError, match="finds no room where there are 4 and 0"):
-        job(folder, pictures, tmp_path / "out", "--cpus=5")
+    with pytest.raises(UserError, match="does not fit into 4 and 0"):
+        job(folder, images, tmp_path / "out", "--cpus=5")
 
 
 @pytest.mark.full
-def test_the_command_names_what_failed_and_leaves_with_status_2(folder, pictures, tmp_path):
-    (pictures / "3.png").write_bytes(b"no picture")
-    (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:300])
+def test_command_reports_failures_with_status_2(folder, images, tmp_path):
+    (images / "3.png").write_bytes(b"no picture")
+    (images / "7.png").write_bytes((images / "7.png").read_bytes()[:300])
     output = tmp_path / "out"
     with tempfile.TemporaryDirectory(prefix="ray") as home:
         environment = {**os.environ, "HOME": home, "RAY_TMPDIR": home}
         environment.pop("RAY_ADDRESS", None)
-        words = f"--bundle={folder / 'apple-pear'} --input={pictures} --output={output} --workers=1"
+        words = f"--bundle={folder / 'apple-pear'} --input={images} --output={output} --workers=1"
         done = subprocess.run(
             [sys.executable, "-m", "launch.ray.translate_job", *words.split()],
             cwd=ROOT,
@@ -401,7 +400,7 @@ def test_the_command_names_what_failed_and_leaves_with_status_2(folder, pictures
         (["--bundle=b", "--input=i", "--output=o", "--worker=1"], "unrecognized arguments"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(words, message, tmp_path):
+def test_wrong_flags_are_one_line_and_status_2(words, message, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "launch.ray.translate_job", *words],
         cwd=ROOT,

@@ -1,22 +1,24 @@
-"""A bundle of a small generator with random parameters, and what it was made of."""
+"""Bundles of small networks with random parameters, and HTTP clients of a server."""
 
 import contextlib
 import dataclasses
 import io
 import json
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from warp_translate import sealed
 from warp_translate.models import DomainClassifier, Generator
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import export, export_classifier, server
+from warp_translate.serving import export, server
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.batcher import Batcher
 from warp_translate.serving.bundle import Bundle, ClassifierBundle
@@ -26,7 +28,7 @@ from warp_translate.training.classifier_step import ClassifierTraining
 
 
 def random_generator(head="projected", **fields):
-    """A module whose parameters are all away from where training starts."""
+    """A module and random parameters, all different from their initial values."""
     generator = Generator(width=4, blocks=1, head=head, max_displacement=3.0, **fields)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(
@@ -63,7 +65,7 @@ def describe(folder, generator, **fields):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """The bundle, the module, its parameters and what was measured."""
+    """A bundle, its module, its parameters and its parities."""
     generator, params = random_generator()
     folder = tmp_path_factory.mktemp("bundles") / "apple-pear"
     image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -73,12 +75,12 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def copied(exported, tmp_path):
-    """A copy of the bundle's folder, to be spoilt."""
+    """A writable copy of the bundle's folder."""
     return shutil.copytree(exported[0].folder, tmp_path / "bundles" / "apple-pear")
 
 
 def rewrite(folder, **changes):
-    """Changes fields of a ``config.json``, and its checksum with them."""
+    """Changes fields of a ``config.json`` and its checksum."""
     path = folder / bundles.CONFIG
     content = json.loads(path.read_text()) | changes
     del content[sealed.KEY]
@@ -86,11 +88,18 @@ def rewrite(folder, **changes):
 
 
 def copy_as(bundle, root, *pairs):
-    """Copies of a bundle that say they translate from and to other domains."""
+    """Copies a bundle under other domains."""
     for source, target in pairs:
         made = shutil.copytree(bundle.folder, root / f"{source}-{target}")
         rewrite(made, name=made.name, source=source, target=target)
     return root
+
+
+def png(array, form="PNG", **options):
+    """An image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager
@@ -123,50 +132,81 @@ def clients(folder, cache):
 
 @pytest.fixture
 def serve(folder, tmp_path):
-    """Builds clients of the module's ``folder``; for tests that change or close what they serve."""
+    """Builds clients of the module's ``folder`` for tests that change or close the service."""
     with clients(folder, tmp_path) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
 def client(folder, tmp_path_factory):
-    """The one client of the module's ``folder``, for requests only."""
+    """The shared client of the module's ``folder``, for requests only."""
     with clients(folder, tmp_path_factory.mktemp("cache")) as make:
         yield make()
 
 
-COLOURS = ("apple", "pear", "plum")
-"""Domains of red, green and blue images, which the classifier of the tests tells apart."""
+class Held:
+    """Blocks an engine's translations until ``go`` is set; runs functions in threads."""
+
+    def __init__(self, engine):
+        self.go, self.busy = threading.Event(), threading.Event()
+        self.images, self.results, self._threads = [], [], []
+        translate = engine.translate
+
+        def held(images, *arguments, **options):
+            self.images.extend(images)
+            self.busy.set()
+            assert self.go.wait(20)
+            return translate(images, *arguments, **options)
+
+        engine.translate = held
+
+    def begin(self, function):
+        """Calls a function in a thread, and waits until the engine is busy."""
+        thread = threading.Thread(target=lambda: self.results.append(function()))
+        thread.start()
+        self._threads.append(thread)
+        assert self.busy.wait(20)
+
+    def finish(self):
+        """Unblocks the engine, and returns the results."""
+        self.go.set()
+        for thread in self._threads:
+            thread.join(20)
+        return self.results
 
 
-def coloured(rng, domain, *shape):
-    """An image of a domain: noise on one strong channel; grey noise for None."""
+COLORS = ("apple", "pear", "plum")
+"""Domains of red, green and blue images, which the tests' classifier distinguishes."""
+
+
+def colored(rng, domain, *shape):
+    """An image of a domain: noise with one strong channel; gray noise for None."""
     image = rng.integers(0, 100, (*shape, 3), dtype=np.uint8)
     if domain is not None:
-        image[..., COLOURS.index(domain)] += 150
+        image[..., COLORS.index(domain)] += 150
     return image
 
 
 @pytest.fixture(scope="session")
 def classified(tmp_path_factory):
-    """The bundle of a classifier that was trained for seconds, its module and its parameters."""
+    """The bundle of a classifier trained for seconds, its module and its parameters."""
     module = DomainClassifier(domains=3, width=8, stages=2)
     training = ClassifierTraining(classifier=module, optimizer=optax.adam(1e-2), ema_decay=0.9)
     root, chance = jax.random.key(0), np.random.default_rng(3)
     state, step = jax.jit(training.init, static_argnums=1)(root, 16), jax.jit(training.step)
     for _ in range(80):
-        images = [[coloured(chance, each, 16, 16) for each in COLOURS] for _ in range(8)]
+        images = [[colored(chance, each, 16, 16) for each in COLORS] for _ in range(8)]
         state, _ = step(state, {"images": np.array(images)}, root)
     params = jax.device_get(state.classifier.ema)
     bundle = ClassifierBundle(
-        folder=tmp_path_factory.mktemp("bundles") / "colours",
-        name="colours",
+        folder=tmp_path_factory.mktemp("bundles") / "colors",
+        name="colors",
         size=16,
         provenance={"step": 80, "figures": {"test/accuracy": 1.0}},
         files={},
-        domains=COLOURS,
+        domains=COLORS,
         threshold=0.8,
     )
-    shown = [coloured(chance, each, 40, 30) for each in COLOURS]
-    export_classifier.write_bundle(bundle, module, params, shown)
+    images = [colored(chance, each, 40, 30) for each in COLORS]
+    export.write_classifier(bundle, module, params, images)
     return bundles.read_any(bundle.folder), module, params

@@ -7,7 +7,7 @@ from starlette.requests import ClientDisconnect
 from warp_translate.errors import UserError
 from warp_translate.serving import admission as admissions
 from warp_translate.serving import footprint
-from warp_translate.serving.admission import Admission, Gate, Ticket, ticket_of
+from warp_translate.serving.admission import Admission, AdmissionMiddleware, Ticket, ticket_of
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.batcher import Busy
 from warp_translate.serving.footprint import Need
@@ -18,7 +18,7 @@ SLOW, QUICK = 1.0, 0.01
 
 @pytest.fixture
 def admission():
-    """Of the memory 100 for bodies, 50 for quick requests and 650 for the others."""
+    """Of its memory, 100 is for bodies, 50 for quick requests and 650 for the others."""
     return Admission(memory=800, most_requests=4, seconds=20.0)
 
 
@@ -31,20 +31,20 @@ def counted(admission):
     return [admission._places.held, admission._large.held]
 
 
-async def here():
+async def connected():
     return False
 
 
-def work(admission, need, do=lambda got: got, gone=here):
+def work(admission, need, do=lambda value: value, is_gone=connected):
     """A request's whole way."""
 
     async def run():
         ticket = Ticket()
         try:
-            await admission.arrive(ticket)
-            return await admission.work(ticket, 7, lambda got: need, do, gone)
+            await admission.count(ticket)
+            return await admission.work(ticket, 7, lambda value: need, do, is_gone)
         finally:
-            admission.leave(ticket)
+            admission.release(ticket)
 
     return asyncio.ensure_future(run())
 
@@ -54,38 +54,29 @@ async def until(condition):
         await asyncio.sleep(0)
 
 
-def test_memory_is_shared_and_the_oldest_goes_first():
-    """Of any sizes in any order: never more than there is, and all of them are done."""
+def test_memory_is_never_exceeded_and_every_request_is_answered():
     admission = Admission(memory=800, most_requests=40, seconds=20.0)
-    most, order = 0, []
+    peaks = []
 
     async def run():
         def do(size):
-            def count(got):
-                nonlocal most
-                order.append(size)
-                most = max(most, held(admission)[2])
-                return size
-
-            return count
+            return lambda _: peaks.append(held(admission)[2]) or size
 
         sizes = [1 + 151 * number % 600 for number in range(40)]
-        found = await asyncio.gather(
-            *(work(admission, Need(size, SLOW), do(size)) for size in sizes)
-        )
-        assert found == sizes and sorted(order) == sorted(sizes)
+        requests = [work(admission, Need(size, SLOW), do(size)) for size in sizes]
+        assert await asyncio.gather(*requests) == sizes
 
     asyncio.run(run())
-    assert 0 < most <= 650 and held(admission) == [0, 0, 0]
+    assert len(peaks) == 40 and 0 < max(peaks) <= 650 and held(admission) == [0, 0, 0]
 
 
-def test_quick_requests_pass_the_others(admission):
+def test_quick_requests_overtake_the_others(admission):
     go = threading.Event()
 
     async def run():
-        first = [work(admission, Need(500, SLOW), lambda got: go.wait(20)) for _ in range(3)]
+        first = [work(admission, Need(500, SLOW), lambda _: go.wait(20)) for _ in range(3)]
         await until(lambda: admission._slow.count == 3 and held(admission)[2] == 500)
-        # What is small but takes long waits behind them.
+        # Small but slow ones wait behind them.
         late = work(admission, Need(1, SLOW))
         await until(lambda: admission._slow.count == 4)
         assert await work(admission, Need(12, QUICK)) == 7
@@ -99,94 +90,94 @@ def test_quick_requests_pass_the_others(admission):
     assert held(admission) == [0, 0, 0]
 
 
-def test_requests_are_counted_and_large_ones_apart(monkeypatch):
+def test_small_and_large_requests_are_counted_separately(monkeypatch):
     monkeypatch.setattr(admissions, "_WAIT_SECONDS", 0.0)
     admission = Admission(memory=1 << 30, most_requests=2, seconds=20.0)
     tickets = [Ticket() for _ in range(6)]
 
     async def run():
         for ticket in tickets[:2]:
-            await admission.arrive(ticket)
+            await admission.count(ticket)
         with pytest.raises(Busy, match="2 requests are being answered"):
-            await admission.arrive(tickets[2])
-        # A large body does not keep small requests out.
+            await admission.count(tickets[2])
+        # Large bodies do not keep small requests out.
         for ticket in tickets[:2]:
             await admission.hold(ticket, 1 << 20)
         for ticket in tickets[2:4]:
-            await admission.arrive(ticket)
+            await admission.count(ticket)
         with pytest.raises(Busy, match="2 large requests are being answered"):
             await admission.hold(tickets[2], 1 << 20)
         assert counted(admission) == [2, 2]
 
     asyncio.run(run())
     for ticket in tickets:
-        admission.leave(ticket)
+        admission.release(ticket)
     assert counted(admission) == [0, 0] and held(admission) == [0, 0, 0]
 
 
-def test_what_never_fits_is_told_its_size_and_the_remedy(admission):
-    need = Need(651, SLOW, "40 x 50 pixels at factor 1", "ask for a larger factor")
+def test_failed_and_too_large_requests_hold_nothing(admission):
+    def fail(_):
+        raise ValueError("no")
 
     async def run():
+        need = Need(651, SLOW, "40 x 50 pixels at factor 1", "ask for a larger factor")
         with pytest.raises(TooLarge, match=r"40 x 50 pixels at factor 1 .* larger factor$"):
             await work(admission, need)
+        for _ in range(9):
+            with pytest.raises(ValueError, match="no"):
+                await work(admission, Need(600, SLOW), fail)
 
     asyncio.run(run())
-    assert held(admission) == [0, 0, 0]
+    assert held(admission) == [0, 0, 0] and admission._slow.count == 0
 
 
-def test_who_would_wait_too_long_is_told_how_long(admission):
-    go = threading.Event()
-
-    async def run():
-        first = work(admission, Need(10, 30.0), lambda got: go.wait(20))
-        await until(lambda: admission._slow.count)
-        with pytest.raises(Busy, match="about 30 s") as raised:
-            await work(admission, Need(10, SLOW))
-        assert raised.value.seconds == 30 == admission.seconds()
-        go.set()
-        await first
-
-    asyncio.run(run())
-    assert admission.seconds() == 1
-
-
-def test_the_time_follows_from_what_the_last_ones_took():
+def test_expected_wait_is_reported_and_adapts_to_measured_times():
     now = 0.0
     admission = Admission(memory=800, most_requests=4, seconds=20.0, clock=lambda: now)
 
-    def twice_as_long(got):
+    def twice_as_long(_):
         nonlocal now
         now += 20.0
 
+    async def expected(seconds):
+        go = threading.Event()
+        request = work(admission, Need(10, seconds), lambda _: go.wait(20))
+        await until(lambda: admission._slow.count)
+        found = admission.seconds()
+        if found > 20:
+            with pytest.raises(Busy, match=f"about {found} s") as raised:
+                await work(admission, Need(10, SLOW))
+            assert raised.value.seconds == found
+        admission._slow._since = now - seconds  # As long as expected.
+        go.set()
+        await request
+        return found
+
     async def run():
+        assert await expected(30.0) == 30
+        assert admission.seconds() == 1
         for _ in range(12):
             await work(admission, Need(10, 10.0), twice_as_long)
-        go = threading.Event()
-        last = work(admission, Need(10, 5.0), lambda got: go.wait(20))
-        await until(lambda: admission._slow.count)
-        assert admission.seconds() == 10
-        go.set()
-        await last
+        assert await expected(5.0) == 10
 
     asyncio.run(run())
 
 
-def test_no_room_in_time_is_busy_and_nobody_to_answer_is_no_work(monkeypatch):
+def test_requests_without_room_in_time_or_without_a_client_do_no_work():
     admission = Admission(memory=800, most_requests=9, seconds=0.0)
     go = threading.Event()
 
-    async def left():
+    async def gone():
         return True
 
     async def run():
-        first = work(admission, Need(650, SLOW), lambda got: go.wait(20))
+        first = work(admission, Need(650, SLOW), lambda _: go.wait(20))
         await until(lambda: held(admission)[2])
         admission._slow._expected = 0.0
         with pytest.raises(Busy, match="other requests take the memory"):
             await work(admission, Need(1, SLOW))
         admission._seconds = 20.0
-        waits = work(admission, Need(1, SLOW), lambda got: pytest.fail("worked"), left)
+        waits = work(admission, Need(1, SLOW), lambda _: pytest.fail("worked"), gone)
         await until(lambda: admission._slow.count == 2)
         go.set()
         await first
@@ -197,7 +188,7 @@ def test_no_room_in_time_is_busy_and_nobody_to_answer_is_no_work(monkeypatch):
     assert held(admission) == [0, 0, 0] and admission._slow.count == 0
 
 
-def test_who_leaves_when_memory_is_given_to_it_gives_it_back():
+def test_cancelled_request_returns_the_memory_just_given_to_it():
     async def run():
         share = admissions._Share(10)
         await share.take(10, 20.0)
@@ -212,32 +203,21 @@ def test_who_leaves_when_memory_is_given_to_it_gives_it_back():
     asyncio.run(run())
 
 
-def test_what_fails_holds_nothing_afterwards(admission):
-    def fails(got):
-        raise ValueError("no")
-
-    async def run():
-        for _ in range(9):
-            with pytest.raises(ValueError, match="no"):
-                await work(admission, Need(600, SLOW), fails)
-
-    asyncio.run(run())
-    assert held(admission) == [0, 0, 0] and admission._slow.count == 0
-
-
-def test_bodies_and_answers_are_counted_until_the_answer_is_sent(admission, monkeypatch):
-    monkeypatch.setattr(admissions, "_PIECE_BYTES", 0)
-    monkeypatch.setattr(admissions, "_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(admissions, "_SMALL_BYTES", 10)
-    monkeypatch.setattr(admissions, "_ANSWER_BYTES", 8)
+def test_bodies_and_responses_are_held_until_the_response_is_sent(admission, monkeypatch):
+    for name, value in (
+        *(("_CHUNK_BYTES", 0), ("_WAIT_SECONDS", 0.0)),
+        *(("_SMALL_BYTES", 10), ("_ANSWER_BYTES", 8)),
+    ):
+        monkeypatch.setattr(admissions, name, value)
     seen, sent = [], []
 
     async def app(scope, receive, send):
         ticket = ticket_of(scope)
-        await admission.arrive(ticket)
+        await admission.count(ticket)
         while (await receive())["more_body"]:
             seen.append(held(admission))
-        await admission.work(ticket, b"", lambda got: Need(90, SLOW), lambda got: got, here)
+        need = Need(90, SLOW)
+        await admission.work(ticket, b"", lambda _: need, lambda value: value, connected)
         admission.keep(ticket, 20)
         seen.append(held(admission))
         assert counted(admission) == [0, 1]
@@ -251,29 +231,26 @@ def test_bodies_and_answers_are_counted_until_the_answer_is_sent(admission, monk
         sent.append((message, held(admission)))
 
     parts = [{"body": bytes(15), "more_body": more} for more in (True, True, False)]
-    gate = Gate(app, admission=admission)
-    asyncio.run(gate({"type": "http"}, receive, send))
-    # Twice each piece, until they are joined.
+    middleware = AdmissionMiddleware(app, admission=admission)
+    asyncio.run(middleware({"type": "http"}, receive, send))
+    # Every chunk twice until they are joined.
     assert seen == [[30, 0, 0], [60, 0, 0], [45, 0, 20]]
     bodies = [(message["body"], message.get("more_body", False)) for message, _ in sent[1:]]
-    assert bodies == [
-        (bytes(range(8)), True),
-        (bytes(range(8, 16)), True),
-        (bytes(range(16, 20)), False),
-    ]
+    pieces = (bytes(range(8)), bytes(range(8, 16)), bytes(range(16, 20)))
+    assert bodies == list(zip(pieces, (True, True, False), strict=True))
     assert {tuple(each) for _, each in sent} == {(45, 0, 20)}
     assert held(admission) == [0, 0, 0] and counted(admission) == [0, 0]
 
-    # What a body says of its length is held from the start, and what it does not say as it comes.
-    for headers, pieces, size in (([(b"content-length", b"51")], 1, 12), ([], 2, 30)):
-        parts = [{"body": bytes(size), "more_body": True} for _ in range(pieces)]
+    # A declared length is held from the start, an undeclared one as it arrives.
+    for headers, count, size in (([(b"content-length", b"51")], 1, 12), ([], 2, 30)):
+        parts = [{"body": bytes(size), "more_body": True} for _ in range(count)]
         with pytest.raises(Busy, match="bodies of other requests"):
-            asyncio.run(gate({"type": "http", "headers": headers}, receive, send))
+            asyncio.run(middleware({"type": "http", "headers": headers}, receive, send))
         assert not parts
         assert held(admission) == [0, 0, 0] and counted(admission) == [0, 0]
 
 
-def test_estimates_grow_with_the_padded_picture_and_shrink_with_the_factor():
+def test_estimate_grows_with_the_padded_image_and_shrinks_with_the_factor():
     architecture = Architecture(24, 6, "projected", 8, 8.0, 0.0, "pretranslated", "full")
 
     def memory(factor, *shape, with_maps=False):
@@ -282,19 +259,18 @@ def test_estimates_grow_with_the_padded_picture_and_shrink_with_the_factor():
 
     assert memory(1, 1, 1000, 1000) > memory(2, 1, 1000, 1000) > memory(8, 1, 1000, 1000)
     assert memory(2, 1, 1000, 1000, with_maps=True) > memory(2, 1, 1000, 1000)
-    # A row of pixels is padded to 64 of them.
+    # A row is padded to 64 rows.
     assert memory(8, 1, 1, 10_000) == memory(8, 1, 64, 10_000)
-    # No more than one and a half million pixels of a stack go together.
+    # A batch has at most 1.5 million pixels.
     assert memory(2, 64, 500, 500) == memory(2, 8, 500, 500) < 8 * memory(2, 1, 500, 500)
 
 
-def test_the_memory_that_may_be_used(tmp_path):
+def test_usable_memory_follows_the_machine_and_the_container(tmp_path):
     machine = footprint.usable_memory(tmp_path)
     assert machine > 1 << 28
-    (tmp_path / "memory.max").write_text("max\n")
-    assert footprint.usable_memory(tmp_path) == machine
-    (tmp_path / "memory.max").write_text("1000000\n")
-    assert footprint.usable_memory(tmp_path) == 750_000
+    for text, expected in (("max\n", machine), ("1000000\n", 750_000)):
+        (tmp_path / "memory.max").write_text(text)
+        assert footprint.usable_memory(tmp_path) == expected
     assert footprint.resident_memory() > 1 << 24
     assert footprint.resident_memory(tmp_path) == 0
     with pytest.raises(UserError, match=r"most_memory=0\.1 GB is too little: the server holds"):

@@ -11,7 +11,7 @@ from warp_translate.serving import batch_translate, engine
 
 
 class Negative:
-    """An engine that inverts, and remembers what it was given together."""
+    """An engine that inverts images and records their shapes."""
 
     def __init__(self):
         self.calls = []
@@ -25,27 +25,20 @@ class Negative:
 
 
 @pytest.fixture
-def pictures(tmp_path, rng):
-    """Pictures of two sizes in turns, one of them with alpha."""
-    made = {}
-    (tmp_path / "in").mkdir()
+def todo(tmp_path, rng):
+    """Jobs of 11 images of two alternating sizes, one with alpha."""
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
     for number in range(11):
         array = rng.integers(0, 256, (8 + number % 2, 10, 3 + (number == 4)), dtype=np.uint8)
-        path = tmp_path / "in" / f"{number}.png"
-        Image.fromarray(array).save(path)
-        made[path] = array
-    return made
-
-
-def jobs(pictures, folder):
-    folder.mkdir(exist_ok=True)
-    return [batch_translate.Job(path, folder / path.name) for path in pictures]
+        Image.fromarray(array).save(tmp_path / "in" / f"{number}.png")
+    names = [f"{number}.png" for number in range(11)]
+    return [batch_translate.Job(tmp_path / "in" / name, tmp_path / "out" / name) for name in names]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_every_picture_has_its_own_translation(pictures, tmp_path, batch):
+def test_every_image_gets_its_own_translation(todo, batch):
     negative = Negative()
-    todo = jobs(pictures, tmp_path / "out")
     ended = list(batch_translate.translate_files(negative, todo, batch=batch))
     assert {each.job for each in ended} == set(todo) and len(ended) == 11
     assert not any(each.failure for each in ended)
@@ -59,19 +52,17 @@ def test_every_picture_has_its_own_translation(pictures, tmp_path, batch):
     assert max(shape[0] for shape in negative.calls) == batch
 
 
-def test_large_pictures_are_not_put_together(pictures, tmp_path, monkeypatch):
+def test_batches_are_limited_in_pixels(todo, monkeypatch):
     monkeypatch.setattr(batch_translate, "_MOST_PIXELS", 2 * 9 * 10)
     negative = Negative()
-    list(batch_translate.translate_files(negative, jobs(pictures, tmp_path / "out"), batch=4))
+    list(batch_translate.translate_files(negative, todo, batch=4))
     assert max(shape[0] for shape in negative.calls) == 2
 
 
-def test_what_fails_is_named_and_the_others_go_on(pictures, tmp_path):
-    paths = list(pictures)
-    paths[2].write_bytes(b"no picture")
-    paths[5].unlink()
-    Image.fromarray(np.zeros((13, 10, 3), np.uint8)).save(paths[7])
-    todo = jobs(pictures, tmp_path / "out")
+def test_failures_are_named_and_the_others_are_translated(todo, tmp_path):
+    todo[2].source.write_bytes(b"no picture")
+    todo[5].source.unlink()
+    Image.fromarray(np.zeros((13, 10, 3), np.uint8)).save(todo[7].source)
     todo[9] = batch_translate.Job(todo[9].source, tmp_path / "nowhere" / "9.png")
     done = []
     found = list(
@@ -81,30 +72,33 @@ def test_what_fails_is_named_and_the_others_go_on(pictures, tmp_path):
     )
     assert len(found) == 11
     assert set(done) == {each.job for each in found if not each.failure}
-    said = sorted(each.failure for each in found if each.failure)
-    assert [line for line in said if "2.png is not a JPEG" in line]
-    assert [line for line in said if "5.png: there is no such file" in line]
-    assert [line for line in said if "7.png: 10 x 13 pixels do not fit into memory" in line]
-    assert [line for line in said if "9.png cannot be written" in line]
-    assert len(said) == 4
+    failures = sorted(each.failure for each in found if each.failure)
+    for failure, expected in zip(
+        failures,
+        (
+            "2.png is not a JPEG",
+            "5.png: there is no such file",
+            "7.png: 10 x 13 pixels do not fit into memory",
+            "9.png cannot be written",
+        ),
+        strict=True,
+    ):
+        assert expected in failure
     assert len(list((tmp_path / "out").iterdir())) == 7
 
 
-def test_maps_are_there_before_the_translation_is(pictures, tmp_path):
-    todo = jobs(pictures, tmp_path / "out")
-    todo[3] = batch_translate.Job(todo[3].source, tmp_path / "out" / "taken.png")
-    (tmp_path / "out" / "taken.mask.png").mkdir()
-    found = list(
-        batch_translate.translate_files(
-            Negative(), todo, style=batch_translate.Style(maps=("mask",))
-        )
-    )
+def test_maps_are_written_before_the_translation(todo, tmp_path):
+    out = tmp_path / "out"
+    todo[3] = batch_translate.Job(todo[3].source, out / "taken.png")
+    (out / "taken.mask.png").mkdir()
+    style = batch_translate.Style(maps=("mask",))
+    found = list(batch_translate.translate_files(Negative(), todo, style=style))
     assert sum(each.failure is not None for each in found) == 1
-    assert not (tmp_path / "out" / "taken.png").exists()
-    assert read_image(tmp_path / "out" / "0.mask.png").rgb.mean() == 128
+    assert not (out / "taken.png").exists()
+    assert read_image(out / "0.mask.png").rgb.mean() == 128
 
 
-def test_only_so_much_is_read_ahead(pictures, tmp_path, monkeypatch):
+def test_reading_ahead_is_limited(todo, monkeypatch):
     read, lock = [], threading.Lock()
     original = batch_translate.image_io.read_file
 
@@ -114,16 +108,14 @@ def test_only_so_much_is_read_ahead(pictures, tmp_path, monkeypatch):
         return original(path)
 
     monkeypatch.setattr(batch_translate.image_io, "read_file", counted)
-    results = batch_translate.translate_files(
-        Negative(), jobs(pictures, tmp_path / "out"), batch=1, workers=2
-    )
+    results = batch_translate.translate_files(Negative(), todo, batch=1, workers=2)
     next(results)
     assert len(read) < 11
     results.close()
 
 
-def test_a_pipe_is_read_and_no_source_that_is_recognized(tmp_path, rng):
-    """As a shell gives one for ``<(command)``."""
+def test_pipes_are_read_but_not_recorded(tmp_path, rng):
+    """As a shell passes them for ``<(command)``."""
     data = encode_png(rng.integers(0, 256, (4, 5, 3), np.uint8))
     receiver, sender = os.pipe()
     os.write(sender, data)

@@ -1,4 +1,4 @@
-"""Over sockets, since nothing else is as wrong as a client can be; the tests make time run out."""
+"""Malformed and slow clients over real sockets; the tests trigger the timers themselves."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def app(scope, receive, send):
-    """Answers at once, whatever is still to come, or when everything has come."""
+    """Answers at once, or after the whole body."""
     while scope["path"] == "/whole" and (await receive()).get("more_body"):
         pass
     headers = [(b"content-length", b"%d" % (LARGE if scope["path"] == "/large" else 2))]
@@ -28,8 +28,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-class Noting(Connection):
-    """Notes what it has dealt with."""
+class Recording(Connection):
+    """Records the bytes received."""
 
     received = b""
 
@@ -39,10 +39,10 @@ class Noting(Connection):
 
 
 class Server(uvicorn.Server):
-    """Notes the timers of its connections, which never run out by themselves."""
+    """Records the timers of its connections, which never expire by themselves."""
 
     def __init__(self, port):
-        http = functools.partial(Noting, seconds=SECONDS)
+        http = functools.partial(Recording, seconds=SECONDS)
         options = {"lifespan": "off", "log_level": "critical", "timeout_keep_alive": 600}
         super().__init__(uvicorn.Config(app, http=http, **options))
         self.port, self.timers = port, []
@@ -61,11 +61,11 @@ class Server(uvicorn.Server):
         self.loop.run_until_complete(self.serve([listener]))
 
     def running(self):
-        """The timers that have been neither stopped nor run out."""
+        """Active timers."""
         return [timer for timer, _ in self.timers if not timer.cancelled()]
 
-    def run_out(self):
-        """Lets the time of every running timer pass."""
+    def expire(self):
+        """Expires every active timer."""
 
         async def now():
             for timer, callback in list(self.timers):
@@ -76,11 +76,11 @@ class Server(uvicorn.Server):
         asyncio.run_coroutine_threadsafe(now(), self.loop).result(20)
 
     def received(self):
-        """What the only connection has dealt with."""
+        """Bytes received by the only connection."""
         return b"".join(each.received for each in list(self.server_state.connections))
 
     def unsent(self):
-        """Bytes that the only connection has not sent yet."""
+        """Size of the only connection's send buffer."""
         sizes = [c.transport.get_write_buffer_size() for c in list(self.server_state.connections)]
         return sum(sizes)
 
@@ -100,7 +100,7 @@ def running():
 @pytest.fixture
 def server(running):
     yield running
-    running.run_out()
+    running.expire()
     wait_for(lambda: not running.server_state.connections)
     running.timers.clear()
 
@@ -108,14 +108,14 @@ def server(running):
 @pytest.fixture
 def connection(server):
     with socket.create_connection(("127.0.0.1", server.port), 20) as made:
-        # Of a large answer most waits on the server's side.
+        # Keeps most of a large response in the server's buffer.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         wait_for(lambda: server.timers)
         yield made
 
 
 def rest(connection):
-    """All that comes until the other side closes."""
+    """Receives until the server closes the connection."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(1 << 20):
@@ -131,7 +131,7 @@ def wait_for(condition):
 
 
 def answers(connection, count=1):
-    """Takes so many answers that end with ok."""
+    """Receives a number of responses."""
     found = b""
     while found.count(b"ok") < count:
         piece = connection.recv(1 << 16)
@@ -145,27 +145,20 @@ def error_of(answer):
 
 
 @pytest.mark.parametrize("text", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\n"])
-def test_a_head_that_does_not_come_whole_is_given_up(server, connection, text):
+def test_incomplete_head_times_out(server, connection, text):
     for place in range(len(text)):
         connection.sendall(text[place : place + 1])
         wait_for(lambda place=place: server.received() == text[: place + 1])
-    # Drops give it no more time.
+    # Further bytes do not extend the time.
     assert len(server.timers) == len(server.running()) == 1
-    server.run_out()
+    server.expire()
     status, error = error_of(rest(connection))
-    assert status == 408 and "did not come whole" in error
+    assert status == 408 and "not received completely" in error
 
 
-def test_who_says_nothing_is_told_nothing(server, connection):
-    server.run_out()
+def test_silent_connection_is_closed_without_a_response(server, connection):
+    server.expire()
     assert rest(connection) == b""
-
-
-@pytest.mark.parametrize("text", [b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"])
-def test_what_is_no_http_is_said_to_be(connection, text):
-    connection.sendall(text)
-    status, error = error_of(rest(connection))
-    assert status == 400 and "not as HTTP has it" in error
 
 
 CHUNKED = b"POST /whole HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
@@ -174,6 +167,8 @@ CHUNKED = b"POST /whole HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
 @pytest.mark.parametrize(
     ("text", "match"),
     [
+        (b"\x16\x03\x01\r\n\r\n", "not valid HTTP"),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", "not valid HTTP"),
         (CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n", "send one of them"),
         (GET[:-2] + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nab", "more than one"),
         (GET[:-2] + b"content-length: 2, 2\r\n\r\nab", "more than one"),
@@ -185,19 +180,19 @@ CHUNKED = b"POST /whole HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
         (CHUNKED + b"\r\n1\r\na\r\n0\r\nX-A: b\n\r\n", "CR LF"),
     ],
 )
-def test_what_a_proxy_may_read_otherwise_is_refused(connection, text, match):
+def test_malformed_and_ambiguous_requests_are_400(connection, text, match):
     connection.sendall(text)
     status, error = error_of(rest(connection))
     assert status == 400 and match in error
 
 
-def test_a_chunked_body_comes_whole(connection):
+def test_chunked_body_with_a_trailer_is_accepted(connection):
     connection.sendall(CHUNKED + b"\r\n5;a=b\r\nabcde\r\n0\r\nX-A: b\r\n\r\n" + GET)
     answers(connection, 2)
 
 
-def test_many_small_chunks_are_refused(connection):
-    """A thousand are to spare; one more is for 256 bytes."""
+def test_too_many_small_chunks_are_400(connection):
+    """Beyond 1,000 chunks, they must have 256 bytes on average."""
     connection.sendall(CHUNKED + b"\r\n" + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")
     answers(connection)
     large = b"800\r\n" + bytes(2048) + b"\r\n"
@@ -208,7 +203,7 @@ def test_many_small_chunks_are_refused(connection):
     assert status == 400 and "1004 bytes in 1004; send at least 256 bytes in each" in error
 
 
-def test_every_request_has_the_whole_time(server, connection):
+def test_every_request_gets_the_full_time(server, connection):
     for _ in range(3):
         before = server.running()
         connection.sendall(GET * 2)
@@ -217,41 +212,41 @@ def test_every_request_has_the_whole_time(server, connection):
         assert len(before) == 1 and before[0].cancelled()
     connection.sendall(b"GET")
     wait_for(lambda: server.received().endswith(b"GET"))
-    server.run_out()
+    server.expire()
     assert error_of(rest(connection))[0] == 408
 
 
-def test_the_rest_of_a_body_that_was_answered_is_not_waited_for(server, connection):
+def test_rest_of_an_answered_body_times_out(server, connection):
     connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999\r\n\r\n")
     answers(connection)
     wait_for(lambda: len(server.running()) == 1)
     timers = len(server.timers)
     connection.sendall(b"a" * 500)
     wait_for(lambda: server.received().endswith(b"a" * 500))
-    server.run_out()
+    server.expire()
     assert len(server.timers) == timers and rest(connection) == b""
 
 
-def test_rubbish_behind_an_answered_head_closes_the_connection(connection):
+def test_malformed_rest_of_an_answered_body_closes_the_connection(connection):
     connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     answers(connection)
     connection.sendall(b"no number\r\n")
     assert rest(connection) == b""
 
 
-def test_an_answer_that_nobody_takes_is_given_up(server, connection):
+def test_response_that_is_not_received_is_aborted(server, connection):
     connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_for(server.unsent)
 
     def gone():
-        server.run_out()
+        server.expire()
         return not server.server_state.connections
 
     wait_for(gone)
     assert len(rest(connection)) < LARGE
 
 
-def test_an_answer_that_is_taken_slowly_comes_whole(server, connection):
+def test_response_that_is_received_slowly_is_completed(server, connection):
     connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     wait_for(server.unsent)
     count = 0
@@ -261,6 +256,6 @@ def test_an_answer_that_is_taken_slowly_comes_whole(server, connection):
             piece = connection.recv(1 << 16)
             assert piece, count
             count += len(piece)
-        server.run_out()
+        server.expire()
     assert count < LARGE
     assert count + len(rest(connection)) > LARGE

@@ -22,7 +22,7 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def reference(exported):
-    """The generator itself, compiled once for each size and factor."""
+    """The generator itself, compiled once per size and factor."""
     _, generator, params, _ = exported
     run = jax.jit(
         lambda p, x, factor: translate(generator, p, to_float(x), factor), static_argnums=2
@@ -38,21 +38,20 @@ def engine(request, exported):
 @pytest.mark.parametrize(
     ("shape", "factor"), [((2, 33, 50), None), ((1, 7, 90), 4), ((1, 1, 1), 4)]
 )
-def test_the_output_is_the_generator_s(engine, reference, shape, factor, rng):
+def test_output_and_maps_equal_the_generator_s(engine, reference, shape, factor, rng):
     images = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     expected = reference(images, factor or 2)
     output = np.asarray(to_uint8(expected.output)).astype(int)
-    found = engine.translate(images, factor)
-    assert found.maps is None and found.output.shape == images.shape
-    np.testing.assert_allclose(found.output.astype(int), output, atol=1)
-    found = engine.translate(images, factor, with_maps=True)
-    np.testing.assert_allclose(found.output.astype(int), output, atol=1)
-    assert set(found.maps) == set(MAPS)
+    for with_maps in (False, True):
+        found = engine.translate(images, factor, with_maps=with_maps)
+        assert found.output.shape == images.shape
+        np.testing.assert_allclose(found.output.astype(int), output, atol=1)
+        assert set(found.maps or {}) == (set(MAPS) if with_maps else set())
     for name, value in found.maps.items():
         np.testing.assert_allclose(value, getattr(expected, name), atol=5e-3, err_msg=name)
 
 
-def test_several_threads_get_their_own_answers(engine, rng):
+def test_engines_are_thread_safe(engine, rng):
     images = [rng.integers(0, 256, (1, 24, 20 + i % 3, 3), dtype=np.uint8) for i in range(24)]
     alone = [engine.translate(image).output for image in images]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -61,45 +60,39 @@ def test_several_threads_get_their_own_answers(engine, rng):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_it_cannot_translate_is_refused(engine, rng):
+def test_invalid_images_and_factors_are_rejected(engine):
     with pytest.raises(UserError, match="factor 3 is none of 2, 4, which the bundle apple-pear"):
         engine.translate(np.zeros((1, 8, 8, 3), np.uint8), 3)
-    for images in (
-        np.zeros((8, 8, 3), np.uint8),
-        np.zeros((1, 8, 8, 4), np.uint8),
-        np.zeros((1, 0, 8, 3), np.uint8),
-        np.zeros((1, 8, 8, 3), np.float32),
-    ):
+    for shape in ((8, 8, 3), (1, 8, 8, 4), (1, 0, 8, 3)):
         with pytest.raises(ValueError, match="takes uint8 images"):
-            engine.translate(images)
+            engine.translate(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="takes uint8 images"):
+        engine.translate(np.zeros((1, 8, 8, 3), np.float32))
 
 
-def test_too_little_memory_is_what_python_calls_it(exported, monkeypatch):
+def test_exhausted_memory_is_a_memory_error(exported, monkeypatch):
     engine = engines.OnnxEngine(exported[0])
-    image = np.zeros((1, 8, 8, 3), np.uint8)
+    for message, kind, match in (
+        ("std::bad_alloc", MemoryError, r"\(1, 8, 8, 3\) at factor 2"),
+        ("RESOURCE_EXHAUSTED: Out of memory", MemoryError, r"\(1, 8, 8, 3\) at factor 2"),
+        ("another reason", RuntimeError, "another reason"),
+    ):
 
-    def failing(words):
-        def fail(*_):
-            raise RuntimeError(words)
+        def fail(*_, message=message):
+            raise RuntimeError(message)
 
         monkeypatch.setattr(engine, "_session", type("Session", (), {"run": fail}))
-
-    for words in ("std::bad_alloc", "RESOURCE_EXHAUSTED: Out of memory"):
-        failing(words)
-        with pytest.raises(MemoryError, match=r"\(1, 8, 8, 3\) at factor 2"):
-            engine.translate(image)
-    failing("another reason")
-    with pytest.raises(RuntimeError, match="another reason"):
-        engine.translate(image)
+        with pytest.raises(kind, match=match):
+            engine.translate(np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_jax_keeps_so_many_programs_and_no_more(exported, rng):
+def test_jax_keeps_a_limited_number_of_programs(exported, rng):
     engine = engines.JaxEngine(exported[0], most_programs=2)
     images = [rng.integers(0, 256, (1, 16 * n, 16, 3), dtype=np.uint8) for n in (1, 2, 3)]
     first = engine.translate(images[0]).output
     for image in images[1:]:
         engine.translate(image)
-    assert len(engine._programs) == 2
+    assert engine._program.cache_info().currsize == 2
     np.testing.assert_array_equal(engine.translate(images[0]).output, first)
 
 
@@ -107,15 +100,15 @@ def test_jax_keeps_so_many_programs_and_no_more(exported, rng):
     ("backend", "name"),
     [("onnx", "model.onnx"), ("jax", "model.safetensors"), ("jax", "factor2.jaxexport")],
 )
-def test_a_damaged_file_is_named(copied, backend, name):
+def test_damaged_files_are_named(copied, backend, name):
     (copied / name).write_bytes(b"nothing of the kind")
     bundle = bundles.read(copied, verify=False)
     with pytest.raises(UserError, match=rf"{name} cannot be loaded") as error:
-        engines.open_engine(bundle, backend).translate(np.zeros((1, 8, 8, 3), np.uint8))
+        engines.open_engine(bundle, backend)
     assert "\n" not in str(error.value)
 
 
-def test_the_first_engine_that_is_installed_is_taken(exported, monkeypatch):
+def test_auto_takes_the_first_installed_backend(exported, monkeypatch):
     bundle = exported[0]
     assert isinstance(engines.open_engine(bundle), engines.OnnxEngine)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -124,12 +117,7 @@ def test_the_first_engine_that_is_installed_is_taken(exported, monkeypatch):
         engines.open_engine(bundle, "onnx")
 
 
-def test_onnx_takes_as_many_threads_as_it_is_given(exported):
-    opened = engines.open_engine(exported[0], "onnx", threads=2)
-    assert opened._session.get_session_options().intra_op_num_threads == 2
-
-
-def test_onnx_keeps_no_memory_of_large_images(exported, rng, monkeypatch):
+def test_large_images_bypass_the_arena(exported, rng, monkeypatch):
     opened = engines.open_engine(exported[0], "onnx")
     assert not opened._large.get_session_options().enable_cpu_mem_arena
     image = rng.integers(0, 256, (1, 64, 48, 3), dtype=np.uint8)

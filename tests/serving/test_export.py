@@ -10,22 +10,22 @@ from warp_translate.errors import UserError
 from warp_translate.serving import export, onnx_graph
 
 
-def test_what_was_measured_is_written_down(exported):
+def test_parity_is_measured_and_written(exported):
     bundle, _, _, found = exported
     written = json.loads((bundle.folder / "parity.json").read_text())
     assert set(written) == set(found) == {"model.onnx", "model_float.onnx", "jaxexport"}
     for name, parity in written.items():
-        # One image with the bundle's own factor, two sizes with the other.
+        # One image with the bundle's own factor, two sizes with the other one.
         assert parity["images"] == 3 and parity["largest"] <= 1
         assert parity["values"] == 3 * (64 * 64 + 65 * 47 + 128 * 96)
         assert (
             f"| `{name}` | 3 | {parity['largest']} |" in (bundle.folder / "README.md").read_text()
         )
-    # The same computation, so the same numbers to the last few bits.
+    # The same computation up to rounding.
     assert max(written["jaxexport"]["maps"].values()) < 1e-4
 
 
-def test_parameters_are_saved_by_their_paths(exported):
+def test_parameters_are_saved_by_path(exported):
     bundle, _, params, _ = exported
     saved = safetensors.numpy.load_file(bundle.folder / "model.safetensors")
     np.testing.assert_array_equal(saved["mask/kernel"], params["mask"]["kernel"])
@@ -33,7 +33,7 @@ def test_parameters_are_saved_by_their_paths(exported):
     assert (bundle.folder / "model.safetensors").stat().st_mode & 0o044
 
 
-def test_a_format_that_differs_is_not_exported(tmp_path, monkeypatch):
+def test_differing_format_is_not_exported(tmp_path, monkeypatch):
     generator, params = random_generator()
     build = onnx_graph.build
 

@@ -14,7 +14,7 @@ from warp_translate.visualize import MAPS
 
 SIZES = [(1, 1, 1), (2, 5, 3), (1, 37, 53), (2, 64, 32), (1, 100, 9)]
 LITERAL = {"head": "literal"}
-# Every factor, size and form of the generator, each with either head.
+# Every factor, size and variant of the generator, each with either head.
 CASES = [
     *(({}, 1, (1, 37, 53)), ({}, 2, (2, 5, 3)), ({}, 3, (1, 100, 9)), ({}, 8, (2, 64, 32))),
     *((LITERAL, 2, (1, 37, 53)), (LITERAL, 3, (1, 1, 1)), (LITERAL, 8, (1, 100, 9))),
@@ -48,7 +48,7 @@ def run(session, image, **inputs):
     [*CASES, *(pytest.param(*case, marks=pytest.mark.full) for case in GRID if case not in CASES)],
     ids=str,
 )
-def test_the_graph_is_the_method_in_every_form_and_at_any_size(options, factor, shape, rng):
+def test_graph_equals_the_method_for_every_variant_and_size(options, factor, shape, rng):
     generator, params = random_generator(**options, mask_bias=0.4)
     _, graph = session(generator, params)
     images = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -61,13 +61,13 @@ def test_the_graph_is_the_method_in_every_form_and_at_any_size(options, factor, 
     assert differing <= max(2, 0.01 * output.size)
     for name in MAPS:
         value = np.asarray(getattr(expected, name))
-        # The norm of a picture that is all but flat enlarges the last bits. On a random picture
-        # a position that is off by e is off by up to 2 e in value.
+        # The norm of a nearly flat image amplifies rounding errors. On a random image, an error e
+        # of the position changes values by up to 2 e.
         bound = {"displacement": 2e-3 * factor, "warped": 4e-3 * factor}.get(name, 1e-3)
         np.testing.assert_allclose(found[name], value, atol=bound, err_msg=name)
 
 
-def test_conventions_and_ablations_are_exported(rng):
+def test_mask_conventions_and_fusions_are_exported(rng):
     every = [{}, {"mask_weights": "warped"}]
     every += [{"fusion": fusion} for fusion in ("pretranslated", "warped", "unwarped")]
     generator, params = random_generator()
@@ -85,7 +85,7 @@ def test_conventions_and_ablations_are_exported(rng):
         np.testing.assert_allclose(found.astype(int), output, atol=1, err_msg=str(options))
 
 
-def test_the_factor_and_the_maps_may_be_left_out(rng):
+def test_factor_and_maps_are_optional_and_floats_are_not_rounded(rng):
     generator, params = random_generator()
     _, graph = session(generator, params)
     images = rng.integers(0, 256, (1, 20, 24, 3), dtype=np.uint8)
@@ -93,19 +93,14 @@ def test_the_factor_and_the_maps_may_be_left_out(rng):
     np.testing.assert_array_equal(found["output"], run(graph, images, factor=2)["output"])
     assert (found["output"] != run(graph, images, factor=4)["output"]).any()
     assert all(found[name].size == 0 for name in MAPS)
-
-
-def test_floats_go_in_and_out_unrounded(rng):
-    generator, params = random_generator()
     _, graph = session(generator, params, floats=True)
     images = rng.uniform(-1, 1, (1, 19, 23, 3)).astype(np.float32)
     expected = jax.jit(lambda p, x: translate(generator, p, x, 2))(params, images).output
     np.testing.assert_allclose(run(graph, images)["output"], expected, atol=5e-3)
 
 
-def test_it_is_what_runtimes_and_browsers_know():
-    generator, params = random_generator()
-    model, _ = session(generator, params)
+def test_graph_uses_portable_operations():
+    model, _ = session(*random_generator())
     assert model.ir_version == 8
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 18)]
     names = [node.name for node in model.graph.node]

@@ -11,9 +11,11 @@ from warp_translate.serving import batch_translate
 from warp_translate.serving.engine import Translated
 from warp_translate.serving.output_record import RECORD, OutputRecord, made_by
 
+ALL = ["0.png", "1.png", "2.png"]
+
 
 class Darker:
-    """Subtracts a number; another one is another generator."""
+    """Subtracts a number, which identifies the generator."""
 
     def __init__(self, number):
         self.number = number
@@ -33,18 +35,20 @@ def folder(tmp_path):
     return tmp_path
 
 
-def work(folder, source, number=1, *, maps=(), factor=2, quality=None, fail=()):
-    """Brings ``out`` up to date; returns what was done and how many others went."""
+def work(folder, source, number=1, *, maps=(), factor=2, quality=None, fail=(), names=None):
+    """Updates ``out``; returns the jobs done and the number of replaced translations."""
     style = batch_translate.Style(maps, quality=quality)
     out = folder / "out"
     record = OutputRecord(out, made_by(f"darker by {number}", factor, style))
+    sources = sorted((folder / source).iterdir())
     jobs = [
-        batch_translate.Job(path, out / path.name) for path in sorted((folder / source).iterdir())
+        batch_translate.Job(path, out / name)
+        for path, name in zip(sources, names or [path.name for path in sources], strict=True)
     ]
     left = record.begin(jobs, maps)
-    work = [job for job in left if job.source.name not in fail]
+    todo = [job for job in left if job.source.name not in fail]
     ended = list(
-        batch_translate.translate_files(Darker(number), work, style=style, done=record.written)
+        batch_translate.translate_files(Darker(number), todo, style=style, done=record.written)
     )
     assert not any(each.failure for each in ended)
     return sorted(job.target.name for job in left), record.replaced
@@ -54,26 +58,23 @@ def values(folder):
     return [int(read_image(folder / f"out/{number}.png").rgb[0, 0, 0]) for number in range(3)]
 
 
-ALL = ["0.png", "1.png", "2.png"]
-
-
-def test_what_is_done_is_known_by_its_source_and_by_what_made_it(folder):
+def test_translation_is_current_if_source_generator_and_settings_are(folder):
     assert work(folder, "set1") == (ALL, 0)
     assert work(folder, "set1") == ([], 0)
-    # Another set with the same names, of the same size and time of change.
+    # Other images with the same names, sizes and mtimes.
     for number in range(3):
         stat = (folder / f"set1/{number}.png").stat()
         assert (folder / f"set2/{number}.png").stat().st_size == stat.st_size
         os.utime(folder / f"set2/{number}.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert work(folder, "set2") == (ALL, 3)
     assert values(folder) == [100, 140, 180]
-    # A copy and a move are the same pictures.
+    # A move and a copy are the same images.
     os.rename(folder / "set2", folder / "moved")
     assert work(folder, "moved") == ([], 0)
     for each in (folder / "moved").iterdir():
         each.write_bytes(each.read_bytes())
     assert work(folder, "moved") == ([], 0)
-    # One that is changed within its size and time is not.
+    # Changed content of the same size and mtime is another image.
     path = folder / "moved/1.png"
     stat = path.stat()
     path.write_bytes((folder / "set1/1.png").read_bytes())
@@ -86,15 +87,15 @@ def test_what_is_done_is_known_by_its_source_and_by_what_made_it(folder):
     assert values(folder) == [94, 133, 174]
 
 
-def test_maps_belong_to_their_translation(folder):
+def test_maps_are_kept_and_replaced_with_their_translation(folder):
     work(folder, "set1", maps=("mask",))
     assert work(folder, "set1") == ([], 0)
     (folder / "out/1.mask.png").unlink()
     assert work(folder, "set1", maps=("mask",)) == (["1.png"], 0)
-    # Those of a translation that is replaced are not left beside another.
+    # Maps of a replaced translation are removed.
     assert work(folder, "set1", 2) == (ALL, 3)
     assert sorted(os.listdir(folder / "out")) == [RECORD, *ALL]
-    # A map whose file another picture has taken is not there.
+    # A map whose file another image has claimed counts as missing.
     work(folder, "set1", 2, maps=("mask",))
     (folder / "set3").mkdir()
     Image.new("RGB", (5, 4)).save(folder / "set3/1.mask.png")
@@ -102,16 +103,16 @@ def test_maps_belong_to_their_translation(folder):
     assert work(folder, "set1", 2, maps=("mask",)) == (["1.png"], 0)
 
 
-def test_a_call_that_was_killed_goes_on(folder):
+def test_killed_command_resumes(folder):
     assert work(folder, "set1", fail=("1.png", "2.png"))[0] == ALL
-    # Written and not noted, or noted by half.
+    # Written without a line, or with an incomplete one.
     Image.new("RGB", (5, 4)).save(folder / "out/1.png")
     with (folder / "out" / RECORD).open("ab") as record:
         record.write(b'{"output": "1.png", "ma')
     assert work(folder, "set1") == (["1.png", "2.png"], 0)
     assert work(folder, "set1") == ([], 0)
     assert values(folder) == [99, 139, 179]
-    # What is begun counts as the command's own, also behind half a line.
+    # Begun files are the command's own, also after an incomplete line.
     (folder / "out" / RECORD).write_bytes(b'{"output": "0.png", "ma')
     for number in range(3):
         (folder / f"out/{number}.png").unlink()
@@ -120,29 +121,29 @@ def test_a_call_that_was_killed_goes_on(folder):
     assert work(folder, "set1") == (ALL, 0)
 
 
-def test_a_translation_under_an_earlier_name_is_removed(tmp_path):
-    """While a.jpg was alone, its translation was a.png, which is the name of the second image."""
-    out, jpg, png = tmp_path / "out", tmp_path / "a.jpg", tmp_path / "a.png"
-    for path, value in ((jpg, 10), (png, 200)):
-        Image.new("RGB", (5, 4), (value,) * 3).save(path)
+def test_translation_under_an_earlier_name_is_removed(tmp_path):
+    """Once a.png exists, the translation of a.jpg moves from a.png to a.jpg.png."""
+    (tmp_path / "in").mkdir()
+    jpg, png = tmp_path / "in/a.jpg", tmp_path / "in/a.png"
+    Image.new("RGB", (5, 4), (10,) * 3).save(jpg)
 
-    def translate(*pairs):
-        record = OutputRecord(out, made_by("darker by 1", 2, batch_translate.Style()))
-        jobs = record.begin([batch_translate.Job(source, out / name) for source, name in pairs], ())
-        list(batch_translate.translate_files(Darker(1), jobs, done=record.written))
-        return sorted(path.name for path in out.glob("*.png"))
+    def translate(*names):
+        work(tmp_path, "in", names=names)
+        return sorted(path.name for path in (tmp_path / "out").glob("*.png"))
 
-    assert translate((jpg, "a.png")) == ["a.png"]
-    both = (jpg, "a.jpg.png"), (png, "a.png.png")
+    assert translate("a.png") == ["a.png"]
+    Image.new("RGB", (5, 4), (200,) * 3).save(png)
+    both = "a.jpg.png", "a.png.png"
     assert translate(*both) == ["a.jpg.png", "a.png.png"]
-    # What is there now is somebody else's.
-    (out / "a.png").write_bytes(b"mine")
+    # A file created by somebody else.
+    (tmp_path / "out/a.png").write_bytes(b"mine")
     assert translate(*both) == ["a.jpg.png", "a.png", "a.png.png"]
+    png.unlink()
     with pytest.raises(UserError, match=r"a\.png is there"):
-        translate((jpg, "a.png"))
+        translate("a.png")
 
 
-def test_files_of_others_are_left_alone(folder):
+def test_unrecorded_files_are_not_overwritten(folder):
     (folder / "out").mkdir()
     (folder / "out/2.png").write_bytes(b"mine")
     (folder / "out/1.mask.png").write_bytes(b"mine")
@@ -153,7 +154,7 @@ def test_files_of_others_are_left_alone(folder):
         work(folder, "set1")
 
 
-def test_a_damaged_record_never_takes_for_done_what_is_not(folder):
+def test_damaged_record_never_hides_a_missing_translation(folder):
     work(folder, "set1")
     path = folder / "out" / RECORD
     whole = path.read_bytes()

@@ -1,6 +1,5 @@
-"""The page in a real browser: Chromium where it is installed, as .ci/run does."""
+"""The web page in Chromium, if it is installed."""
 
-import io
 import os
 import shutil
 import subprocess
@@ -9,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.serving.conftest import coloured, copy_as
+from tests.serving.conftest import colored, copy_as, png
 from warp_translate.image_io import decode_image
 from warp_translate.serving import engine
 
@@ -61,7 +59,7 @@ def serve(exported, tmp_path):
         for line in process.stderr:
             if line.startswith("listening on "):
                 return line.split()[2].rstrip(",")
-        raise AssertionError("it did not start")
+        raise AssertionError("the server did not start")
 
     yield start
     for process in running:
@@ -71,43 +69,41 @@ def serve(exported, tmp_path):
 
 @pytest.fixture
 def visit(browser):
-    """Opens the page; nothing may be said on its console, and nothing asked of other hosts."""
+    """Opens the page; it must log no errors and send no requests to other hosts."""
     opened = []
 
     def go(address, width=1100, *, allowed=0):
         page = browser.new_page(viewport={"width": width, "height": 800}, accept_downloads=True)
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        lines, urls = [], []
+        page.on("console", lambda message: lines.append(message.text))
+        page.on("pageerror", lambda error: lines.append(str(error)))
+        page.on("request", lambda request: urls.append(request.url))
         page.goto(address)
         page.wait_for_load_state("networkidle")
-        opened.append((page, said, asked, address, allowed))
+        opened.append((page, lines, urls, address, allowed))
         return page
 
     yield go
-    for page, said, asked, address, allowed in opened:
-        # Answers of 4xx are what the console tells by itself.
-        errors = [line for line in said if "Failed to load resource" not in line]
-        assert errors == [] and len(said) - len(errors) <= allowed, said
+    for page, lines, urls, address, allowed in opened:
+        # The browser itself logs 4xx responses.
+        errors = [line for line in lines if "Failed to load resource" not in line]
+        assert errors == [] and len(lines) - len(errors) <= allowed, lines
         local = (address, "blob:", "data:")
-        assert all(url.startswith(local) for url in asked), asked
+        assert all(url.startswith(local) for url in urls), urls
         page.close()
 
 
-def picture(rng, height=21, width=34):
+def random_image(rng, height=21, width=34):
     array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     return array, file_of(array)
 
 
 def file_of(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return {"name": "my.cat.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+    return {"name": "my.cat.png", "mimeType": "image/png", "buffer": png(array)}
 
 
 def until(page, expression):
-    """Waits for JavaScript to be true; playwright's own waiting needs what the page forbids."""
+    """Waits for a JavaScript condition; the page's policy forbids playwright's own wait."""
     for _ in range(500):
         if page.evaluate(expression):
             return
@@ -121,9 +117,9 @@ def size_of(page, selector):
     return page.evaluate(f"[{shown}.naturalHeight, {shown}.naturalWidth]")
 
 
-def test_a_picture_goes_through_and_comes_back_at_its_own_size(serve, visit, exported, rng):
+def test_image_is_translated_at_its_own_size(serve, visit, exported, rng):
     page = visit(serve(("apple", "plum")))
-    array, file = picture(rng)
+    array, file = random_image(rng)
     page.set_input_files("#file", file)
     page.wait_for_selector("#result", state="visible")
     assert size_of(page, "#after") == size_of(page, "#before") == [21, 34]
@@ -139,14 +135,14 @@ def test_a_picture_goes_through_and_comes_back_at_its_own_size(serve, visit, exp
     assert np.abs(found - expected).max() <= 1
 
 
-def test_where_it_is_ambiguous_the_user_chooses(serve, visit, rng):
+def test_user_chooses_if_the_request_is_ambiguous(serve, visit, rng):
     page = visit(serve(("apple", "pear"), ("apple", "plum"), ("plum", "pear")))
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#choices", state="visible")
     buttons = page.locator("#choice-buttons button")
     assert buttons.all_text_contents() == ["apple to pear", "apple to plum", "plum to pear"]
     assert not page.is_visible("#result")
-    # The first is in focus: by keyboard alone the second is one step away.
+    # The first button has the focus; Tab leads to the second.
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#result", state="visible")
@@ -159,59 +155,59 @@ def test_where_it_is_ambiguous_the_user_chooses(serve, visit, rng):
     assert "factor 4" in page.text_content("#facts")
 
 
-def test_the_page_knows_what_a_picture_shows(serve, visit, classified, rng):
-    """The patent's four cases, and an image of no known domain."""
+def test_classified_images_follow_the_claims(serve, visit, classified, rng):
+    """The patent's four cases, and an image of an unknown domain."""
     pairs = [("apple", "pear"), ("apple", "plum"), ("plum", "pear")]
     page = visit(serve(*pairs, classifier=classified[0]), allowed=1)
 
     def show(domain):
-        page.set_input_files("#file", file_of(coloured(rng, domain, 20, 28)))
+        page.set_input_files("#file", file_of(colored(rng, domain, 20, 28)))
 
     def facts(start):
         until(page, f"document.getElementById('facts').textContent.startsWith('{start}')")
         assert page.is_visible("#result") and not page.is_visible("#choices")
 
-    show("plum")  # Claim 5: one generator leads on.
-    facts("plum, as recognised, to pear,")
-    show("apple")  # Claim 6: several do.
+    show("plum")  # Claim 5: one generator.
+    facts("plum (recognized) to pear,")
+    show("apple")  # Claim 6: several.
     page.wait_for_selector("#choices", state="visible")
     title = "document.getElementById('choices-title').textContent"
-    assert page.evaluate(title) == "The picture looks like apple. Translate it to"
+    assert page.evaluate(title) == "The image looks like apple. Translate it to"
     buttons = page.locator("#choice-buttons button")
     assert buttons.all_text_contents() == ["apple to pear", "apple to plum"]
     buttons.nth(1).click()
     facts("apple to plum,")
-    # What was chosen was for that picture.
+    # The choice was for that image only.
     show("plum")
-    facts("plum, as recognised, to pear,")
-    page.select_option("#pair", label="to plum")  # Claim 3: one generator leads there.
+    facts("plum (recognized) to pear,")
+    page.select_option("#pair", label="to plum")  # Claim 3: one generator.
     page.click("#go")
     facts("apple to plum,")
-    page.select_option("#pair", label="to pear")  # Claim 4: two do.
+    page.select_option("#pair", label="to pear")  # Claim 4: two generators.
     page.click("#go")
-    facts("plum, as recognised, to pear,")
+    facts("plum (recognized) to pear,")
     show("apple")
-    facts("apple, as recognised, to pear,")
-    page.select_option("#pair", label="whatever fits")
+    facts("apple (recognized) to pear,")
+    page.select_option("#pair", label="Automatic")
     page.set_input_files(
         "#file",
-        file_of(np.hstack([coloured(rng, each, 20, 14) for each in ("apple", "pear")])),
+        file_of(np.hstack([colored(rng, each, 20, 14) for each in ("apple", "pear")])),
     )
     page.wait_for_selector("#choices", state="visible")
-    asked = page.evaluate(title)
-    assert asked.startswith("The picture looks like nothing that is known (apple ")
-    assert asked.endswith("%). Translate it as")
+    question = page.evaluate(title)
+    assert question.startswith("The image looks like none of the known domains (apple ")
+    assert question.endswith("%). Translate it as")
     assert buttons.count() == 3 and not page.is_visible("#result")
-    show("pear")  # Known, but nothing leads on.
-    until(page, f"{title}.startsWith('The picture looks like nothing that can be translated')")
+    show("pear")  # Known, but without a generator.
+    until(page, f"{title}.startsWith('No generator translates this image')")
     buttons.nth(2).click()
     facts("plum to pear,")
 
 
 @pytest.mark.parametrize("width", [320, 1100])
-def test_the_slider_shows_before_and_after(serve, visit, rng, width):
+def test_slider_compares_before_and_after(serve, visit, rng, width):
     page = visit(serve(("apple", "plum")), width)
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#result", state="visible")
 
     def line():
@@ -228,41 +224,41 @@ def test_the_slider_shows_before_and_after(serve, visit, rng, width):
     box = page.locator("#compare").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
     assert line() == pytest.approx(0.25, abs=0.02)
-    # Nothing lies beside the screen.
+    # Nothing overflows the screen.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_mistakes_are_said_and_the_next_picture_goes_through(serve, visit, rng):
+def test_errors_are_shown_until_the_next_image(serve, visit, rng):
     page = visit(serve(("apple", "plum")), allowed=2)
     bad = {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.set_input_files("#file", bad)
     page.wait_for_selector("#error", state="visible")
     assert "is not a JPEG, PNG, WebP" in page.text_content("#error")
-    page.set_input_files("#file", picture(rng, 400, 400)[1])
+    page.set_input_files("#file", random_image(rng, 400, 400)[1])
     until(page, "document.getElementById('error').textContent.includes('pixels')")
     assert not page.is_visible("#result")
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#result", state="visible")
     assert not page.is_visible("#error")
 
 
-def test_a_key_is_asked_for_and_remembered(serve, visit, rng):
+def test_api_key_is_requested_and_remembered(serve, visit, rng):
     page = visit(serve(("apple", "plum"), WARP_TRANSLATE_API_KEY="secret"), allowed=1)
     page.wait_for_selector("#key-field", state="visible")
-    assert "asks for an API key" in page.text_content("#error")
+    assert "requires an API key" in page.text_content("#error")
     page.fill("#key", "secret")
     page.keyboard.press("Tab")
     until(page, "document.getElementById('pair').options.length === 3")
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#result", state="visible")
     page.reload()
     until(page, "document.getElementById('pair').options.length === 3")
 
 
-def test_the_page_stays_as_it_is_when_the_server_is_gone(serve, visit, rng, exported):
+def test_unreachable_server_is_reported(serve, visit, rng):
     address = serve(("apple", "plum"))
     page = visit(address, allowed=1)
     page.route("**/v1/translate*", lambda route: route.abort())
-    page.set_input_files("#file", picture(rng)[1])
+    page.set_input_files("#file", random_image(rng)[1])
     page.wait_for_selector("#error", state="visible")
     assert "cannot be reached" in page.text_content("#error")

@@ -4,10 +4,11 @@ import shutil
 import threading
 
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.numpy
 
-from tests.serving.conftest import rewrite
+from tests.serving.conftest import colored, rewrite
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.batcher import Batcher
@@ -29,7 +30,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def put(exported, folder):
-    """Puts a bundle of these domains into the folder, as the export does."""
+    """Exports a bundle of these domains into the folder."""
 
     def copy(name, source="apple", target="pear", *, size=32, broken=False):
         with bundles.replaced(folder / name) as partial:
@@ -41,8 +42,11 @@ def put(exported, folder):
     return copy
 
 
-def test_what_is_added_changed_and_removed_is_seen(put, folder):
+def test_scan_sees_added_changed_and_removed_bundles(put, folder):
     put("one")
+    (folder / "notes").mkdir()
+    (folder / "file.txt").write_text("x")
+    shutil.copytree(folder / "one", folder / ".hidden")
     registry = Registry(folder, Ready)
     assert registry.snapshot().engines == {}
     first = registry.scan()
@@ -57,23 +61,17 @@ def test_what_is_added_changed_and_removed_is_seen(put, folder):
     assert list(first.engines) == [("apple", "pear")]
     assert first.engines["apple", "pear"].bundle.size == 32
 
+    for _ in range(2):  # A folder that is missing for one scan is being replaced.
+        (folder / "one").rename(folder / ".one.older")
+        assert registry.scan().engines == second.engines
+        (folder / ".one.older").rename(folder / "one")
+        assert registry.scan().engines == second.engines
     shutil.rmtree(folder / "two")
-    assert registry.scan().engines == second.engines  # It may be about to be replaced.
+    assert registry.scan().engines == second.engines
     assert list(registry.scan().engines) == [("apple", "pear")]
 
 
-def test_one_that_is_away_for_a_moment_stays(put, folder):
-    put("one")
-    registry = Registry(folder, Ready)
-    first = registry.scan()
-    for _ in range(2):
-        (folder / "one").rename(folder / ".one.older")
-        assert registry.scan().engines == first.engines
-        (folder / ".one.older").rename(folder / "one")
-        assert registry.scan().engines == first.engines
-
-
-def test_a_broken_one_is_reported_and_leaves_the_others_and_its_older_self(put, folder):
+def test_broken_bundle_affects_neither_others_nor_its_older_version(put, folder):
     put("bad", "plum", "fig", broken=True)
     put("good")
     put("other", "pear", "apple")
@@ -88,80 +86,57 @@ def test_a_broken_one_is_reported_and_leaves_the_others_and_its_older_self(put, 
     assert set(again.problems) == {"bad", "good"}
     put("good", size=64)
     put("bad", "plum", "fig")
-    mended = registry.scan()
-    assert not mended.problems and len(mended.engines) == 3
-    assert mended.engines["apple", "pear"].bundle.size == 64
+    fixed = registry.scan()
+    assert not fixed.problems and len(fixed.engines) == 3
+    assert fixed.engines["apple", "pear"].bundle.size == 64
 
 
-def spoil_number(folder):
-    rewrite(folder, architecture={"width": 10**400})
-
-
-def spoil_format(folder):
-    (folder / bundles.CONFIG).write_text("[" * 10**5)
-
-
-def spoil_pipe(folder):
-    (folder / bundles.CONFIG).unlink()
-    os.mkfifo(folder / bundles.CONFIG)
-
-
-def spoil_device(folder):
-    (folder / "model.onnx").unlink()
-    (folder / "model.onnx").symlink_to("/dev/zero")
-
-
-def spoil_graph(folder):
+def damage_graph(folder):
     shutil.copy(folder / "model_float.onnx", folder / "model.onnx")
 
 
-def spoil_computation(folder):
+def damage_computation(folder):
     (folder / "factor4.jaxexport").write_bytes(b"nothing of the kind")
 
 
-def spoil_parameters(folder):
+def damage_parameters(folder):
     found = safetensors.numpy.load_file(folder / "model.safetensors")
     found["mask/kernel"] *= np.nan
     (folder / "model.safetensors").write_bytes(safetensors.numpy.save(found))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "backend", "match"),
+    ("damage", "backend", "match"),
     [
-        (spoil_number, "onnx", "config.json cannot be read (it holds the number 1000000000..."),
-        (spoil_format, "onnx", "config.json cannot be read (it is nested too deeply)"),
-        (spoil_pipe, "onnx", "config.json cannot be read (it is no regular file)"),
-        (spoil_device, "onnx", "model.onnx cannot be read (it is no regular file)"),
-        # From here on the checksums are right.
-        (spoil_graph, "onnx", "cannot be used (InvalidArgument: "),
-        (spoil_computation, "jax", "factor4.jaxexport cannot be loaded"),
-        (spoil_parameters, "jax", "gives is not a translation"),
+        (damage_graph, "onnx", "cannot be used (InvalidArgument: "),
+        (damage_computation, "jax", "factor4.jaxexport cannot be loaded"),
+        (damage_parameters, "jax", "a-bad is invalid; export the bundle again"),
     ],
 )
-def test_a_bad_one_of_any_kind_concerns_no_other(put, folder, spoil, backend, match):
+def test_any_damage_is_reported_once_and_affects_no_other(put, folder, damage, backend, match):
     put("a-bad", "plum", "fig")
     put("good")
-    spoil(folder / "a-bad")
-    if match.startswith(("cannot", "factor4", "gives")):
-        bundles.write_config(bundles.read(folder / "a-bad", verify=False))
-    said = []
+    damage(folder / "a-bad")
+    bundles.write_config(bundles.read(folder / "a-bad", verify=False))  # Valid checksums.
+    notes = []
 
-    def ready(bundle):  # Loads what the test is about alone.
+    def ready(bundle):  # Loads the damaged bundle only.
         return open_bundle(bundle, backend) if bundle.name == "a-bad" else Ready(bundle)
 
-    registry = Registry(folder, ready, note=said.append)
+    registry = Registry(folder, ready, note=notes.append)
     for _ in range(2):
         found = registry.scan()
         assert list(found.engines) == [("apple", "pear")]
         assert list(found.problems) == ["a-bad"] and match in found.problems["a-bad"]
-    assert said == [f"a-bad is not served: {found.problems['a-bad']}"] and "\n" not in said[0]
+    assert notes == [f"a-bad is not served: {found.problems['a-bad']}"] and "\n" not in notes[0]
     put("new", "pear", "apple")
     assert len(registry.scan().engines) == 2
 
 
-def test_what_nobody_thought_of_is_a_problem_of_its_folder(put, folder):
+def test_unexpected_exceptions_are_problems_of_their_folder(put, folder):
     put("one")
     put("two", "pear", "apple")
+    put(os.fsdecode(b"caf\xe9\n"), broken=True)
     opened = []
 
     def ready(bundle):
@@ -172,80 +147,87 @@ def test_what_nobody_thought_of_is_a_problem_of_its_folder(put, folder):
 
     registry = Registry(folder, ready)
     first = registry.scan()
+    ((name, problem),) = first.problems.items()
+    assert name == r"caf\udce9\n" and problem.isprintable()
     put("one", size=13)
     found = registry.scan()
     assert found.engines == first.engines
     assert found.problems["one"].endswith(
-        "one cannot be used (ZeroDivisionError: by zero); what was loaded of it before goes on"
+        "one cannot be used (ZeroDivisionError: by zero); its previous version stays in service"
     )
     assert opened == ["one", "two", "one"]
 
 
-def test_a_name_that_is_no_text_is_shown_all_the_same(put, folder):
-    name = os.fsdecode(b"caf\xe9\n")
-    put(name, broken=True)
-    (found,) = Registry(folder, Ready).scan().problems.items()
-    assert found[0] == r"caf\udce9\n" and found[1].isprintable()
-
-
-def test_one_that_is_copied_file_by_file_is_served_when_it_is_whole(put, folder, tmp_path):
+def test_bundle_copied_file_by_file_is_served_once_complete(put, folder, tmp_path):
     put("one")
     whole = shutil.move(folder / "one", tmp_path / "whole")
     (folder / "one").mkdir()
     registry = Registry(folder, Ready)
-    for path in sorted(whole.iterdir()):  # Its config.json comes first, or nearly.
+    for path in sorted(whole.iterdir()):  # config.json is among the first.
         assert not registry.scan().engines
         shutil.copy(path, folder / "one")
     assert list(registry.scan().engines) == [("apple", "pear")]
 
 
-def test_what_a_killed_export_left_is_served_again(put, folder):
+def test_bundle_of_a_killed_export_is_restored(put, folder):
     put("one")
     (folder / "one").rename(folder / ".one.0a1b2c3d.older")
-    said = []
-    found = Registry(folder, Ready, note=said.append).scan()
+    notes = []
+    found = Registry(folder, Ready, note=notes.append).scan()
     assert list(found.engines) == [("apple", "pear")]
-    assert said == ["one is there again as it was before an export that was killed"]
+    assert notes == ["one is restored after an interrupted export"]
 
 
-def test_the_factor_is_one_of_those_that_the_bundle_in_place_now_serves(put, folder, rng):
+def test_factors_are_those_of_the_replaced_bundle(put, folder, rng):
     put("one")
     registry, batcher = Registry(folder), Batcher()
     service = Service(registry, batcher, budget_milliseconds=1e-6, most_pixels=10**4, seconds=20)
     image = rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
-    for factors in ([2, 4], [2]):  # The same parameters, and so the same build.
+    for factors in ([2, 4], [2]):  # The same parameters, hence the same build.
         rewrite(folder / "one", factors=factors)
         engine = registry.scan().engines["apple", "pear"]
         assert service.translate(engine, image).factor == factors[-1]
     batcher.close()
 
 
-def test_of_two_that_do_the_same_the_first_serves(put, folder):
+def test_first_of_two_equivalent_bundles_is_served(put, folder, classified, rng):
     put("a", size=64)
     put("b")
-    found = Registry(folder, Ready).scan()
+    for name in ("colors", "later"):
+        shutil.copytree(classified[0].folder, folder / name)
+    registry = Registry(folder)
+    found = registry.scan()
     assert found.engines["apple", "pear"].bundle.name == "a"
+    assert found.classifier.classify(colored(rng, "plum", 9, 9)).domain == "plum"
     assert found.problems == {
-        "b": "b leads from apple to pear as a does, which is served; remove one of them"
+        "b": "b translates from apple to pear like a, which is served; remove one of them",
+        "later": "later classifies like colors, which is served; remove one of them",
     }
+    shutil.rmtree(folder / "colors")
+    assert registry.scan().classifier is found.classifier
+    assert list(registry.scan().problems) == ["b"]
+    assert registry.snapshot().classifier is not found.classifier
 
 
-def test_what_is_no_bundle_is_passed_over(put, folder):
-    put("one")
-    (folder / "notes").mkdir()
-    (folder / "file.txt").write_text("x")
-    shutil.copytree(folder / "one", folder / ".hidden")
-    found = Registry(folder, Ready).scan()
-    assert list(found.engines) == [("apple", "pear")] and not found.problems
-
-
-def test_a_folder_that_is_not_there_is_a_mistake(tmp_path):
+def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="none cannot be read"):
         Registry(tmp_path / "none").scan()
 
 
-def test_replaced_under_load_no_request_fails(put, folder, rng):
-    """Requests go on in threads, with real engines, while the bundle is replaced over and over."""
+@pytest.mark.parametrize("kind", ["classified", "exported"])
+def test_open_bundle_passes_the_threads_on(request, monkeypatch, kind):
+    seen, session = [], onnxruntime.InferenceSession
+
+    def spy(path, options, **rest):
+        seen.append(options.intra_op_num_threads)
+        return session(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    open_bundle(request.getfixturevalue(kind)[0], "onnx", threads=3)
+    assert set(seen) == {3}
+
+
+def test_no_request_fails_while_its_bundle_is_replaced(put, folder, rng):
     put("one")
     registry = Registry(folder)
     registry.scan()

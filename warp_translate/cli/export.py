@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _export_classifier() -> None:
-    from warp_translate.serving import export_classifier
+    from warp_translate.serving import export
 
     assert program.OUTPUT.value is not None
     found = trained()
@@ -151,7 +151,7 @@ def _export_classifier() -> None:
     )
     images = [image for source in data.test for image in _spread(source, PARITY_IMAGES)]
     with _written(bundle.folder) as local:
-        measured = export_classifier.write_bundle(
+        measured = export.write_classifier(
             dataclasses.replace(bundle, folder=local),
             training.classifier,
             found.params["classifier"],

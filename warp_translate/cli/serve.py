@@ -65,10 +65,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--port={_PORT.value} must be within 0 and 65535")
     import uvicorn
 
-    from warp_translate.serving import hosts, server
+    from warp_translate.serving import middleware, server
     from warp_translate.serving.connection import Connection
 
-    origins = [hosts.origin(each) for each in _ALLOW_ORIGIN.value or ()]
+    origins = [middleware.parse_origin(each) for each in _ALLOW_ORIGIN.value or ()]
 
     # Lines that whoever sends a malformed picture or form could fill the log with.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
             memory=footprint.room(_MEMORY.value),
             read_seconds=_SECONDS.value,
             api_key=os.environ.get(KEY_VARIABLE) or None,
-            hosts=hosts.allowed(address, _HOST.value, _ALLOW_HOST.value or ()),
+            hosts=middleware.allowed_hosts(address, _HOST.value, _ALLOW_HOST.value or ()),
             origins=origins,
             log=log,
         )

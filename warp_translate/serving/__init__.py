@@ -1,1 +1,1 @@
-"""From a trained generator to a service; what only serves imports no jax."""
+"""Export of trained networks and their serving; the serving modules need no jax."""

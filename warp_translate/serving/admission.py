@@ -1,8 +1,8 @@
-"""Admits requests by the memory and the time that they take, before anything of them is unpacked.
+"""Admits requests by their estimated memory and time, before anything is decoded.
 
-The memory has three shares: for bodies, for quick requests and for all others. None of them can use
-up another's, so that small pictures are answered whatever else is asked for. Requests that find no
-room wait, the oldest first. Everything here happens on the event loop.
+Memory has three shares: for bodies, for quick requests and for the others. None can exhaust
+another's, so small images are answered under any load. Requests without room wait, oldest first.
+Everything here runs on the event loop.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warp_translate.serving.batcher import Busy
@@ -25,25 +26,25 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 Part = tuple[Callable[[Any], Need], Callable[[Any], Any]]
-"""Tells quickly what a part of a request's work takes, and does it."""
+"""A part of a request's work: a fast estimate of what it needs, and the work itself."""
 
 _TICKET = "admission"
-# Which parts of the memory bodies and quick requests may take.
+# Memory is divided by these for the shares of bodies and of quick requests.
 _BODIES, _QUICK = 8, 16
-# A quick request takes no more than this part of its share.
+# A quick request takes at most this fraction of its share.
 _PART = 4
-# How long a request waits to be read, and how many headers are looked at together.
-_WAIT_SECONDS, _LOOKS = 1.0, 2
-# A body up to this size is not counted, nor is its request among the large ones.
+# Longest wait before a request is read, and the number of estimates made at once.
+_WAIT_SECONDS, _ESTIMATES = 1.0, 2
+# Bodies up to this size are not counted, and do not make a request a large one.
 _SMALL_BYTES = 1 << 18
-# A piece of a body may be small, and is an object nevertheless.
-_PIECE_BYTES = 64
-# Of an answer, so that the rest is not in the connection's buffer while nobody takes it.
+# Overhead of a received chunk.
+_CHUNK_BYTES = 64
+# Responses are sent in pieces of this size, so that a slow client does not fill the send buffer.
 _ANSWER_BYTES = 1 << 18
 
 
 class _Share:
-    """A part of the memory; who finds no room waits, the oldest first."""
+    """A share of a resource; requests without room wait, oldest first."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -51,7 +52,7 @@ class _Share:
         self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
 
     async def take(self, size: int, seconds: float) -> bool:
-        """Takes memory, and tells whether it had to wait.
+        """Takes an amount and returns whether it had to wait.
 
         Raises:
           TimeoutError: there was no room in time.
@@ -74,7 +75,7 @@ class _Share:
         return True
 
     def give(self, size: int) -> None:
-        """Gives memory back."""
+        """Returns an amount."""
         self.held -= size
         self._admit()
 
@@ -93,7 +94,7 @@ class _Share:
 
 
 class _Lane:
-    """Requests that share memory, threads and the time of an engine."""
+    """Requests that share memory, threads and an engine's time."""
 
     def __init__(self, most: int, most_requests: int, clock: Callable[[], float]) -> None:
         self.share = _Share(most)
@@ -101,18 +102,18 @@ class _Lane:
         self.count = 0
         self._clock = clock
         self._expected = 0.0
-        # How much longer it takes than expected, and since when this is timed.
+        # Ratio of actual to expected time, and the start of the current measurement.
         self._pace, self._since = 1.0, 0.0
 
     @property
-    def seconds(self) -> int:
-        """After which all that are in it should be answered; at least 1."""
-        return max(1, math.ceil(self.expected))
+    def expected(self) -> float:
+        """Seconds until all its requests should be answered."""
+        return self._expected * self._pace
 
     @property
-    def expected(self) -> float:
-        """The same, not rounded."""
-        return self._expected * self._pace
+    def seconds(self) -> int:
+        """The same in whole seconds, at least 1."""
+        return max(1, math.ceil(self.expected))
 
     def begin(self, expected: float) -> None:
         if not self.count:
@@ -131,22 +132,28 @@ class _Lane:
 
 
 class Ticket:
-    """What one request holds."""
+    """Resources held by a request."""
 
     def __init__(self) -> None:
-        # Where it is counted: among all, or among the large ones.
+        # Where it is counted: among all requests, or among the large ones.
         self.place: _Share | None = None
-        # Of its body: what it says, what came, and what is held for it.
+        # Bytes of the body: declared, received, and held for it.
         self.declared = self.received = self.body = 0
         self.lane: _Lane | None = None
         self.need: Need | None = None
-        # Of the memory of a lane: that of the work, and then that of the answer.
+        # Memory of a lane, first for the work and then for the response.
         self.share: _Share | None = None
         self.memory = 0
 
 
+def ticket_of(scope: Scope) -> Ticket:
+    """The ticket that `AdmissionMiddleware` gave a request."""
+    found: Ticket = scope["state"][_TICKET]
+    return found
+
+
 class Admission:
-    """Who may come in, and what is held by those who did."""
+    """Limits the requests in progress and the memory that they hold."""
 
     def __init__(
         self,
@@ -156,12 +163,12 @@ class Admission:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts with all of the memory free.
+        """Starts with all memory free.
 
         Args:
-          memory: bytes that all requests together may take.
-          most_requests: small ones, and as many large ones.
-          seconds: how long a request may wait.
+          memory: bytes for all requests together.
+          most_requests: limit of small requests, and of large ones.
+          seconds: limit for receiving a request, and for its wait.
           clock: seconds from any origin.
         """
         self._seconds = seconds
@@ -170,14 +177,40 @@ class Admission:
         self._bodies = _Share(bodies)
         self._quick = _Lane(quick, most_requests, clock)
         self._slow = _Lane(memory - bodies - quick, most_requests, clock)
-        self._looks = anyio.CapacityLimiter(_LOOKS)
+        self._estimates = anyio.CapacityLimiter(_ESTIMATES)
 
     def seconds(self) -> int:
-        """After which all that is in work should be answered."""
+        """Seconds until all requests in progress should be answered."""
         return max(self._quick.seconds, self._slow.seconds)
 
-    async def arrive(self, ticket: Ticket) -> None:
-        """Counts a request that is to be read.
+    async def answer(
+        self, request: Request, read: Callable[[Request], Awaitable[Any]], *parts: Part
+    ) -> Response:
+        """Reads a request and does its work part by part.
+
+        Args:
+          request: the request; counted before its body is read, which bounds the bodies held.
+          read: receives the body.
+          *parts: each is given the result of the one before; the last returns the response.
+
+        Raises:
+          TimeoutError: the request was not received in time.
+          TooLarge: a part needs more memory than there is.
+          Busy: there is no room, or there will not be in time.
+          ClientDisconnect: the client is gone.
+        """
+        ticket = ticket_of(request.scope)
+        await self.count(ticket)
+        async with asyncio.timeout(self._seconds):
+            value = await read(request)
+        for estimate, work in parts:
+            value = await self.work(ticket, value, estimate, work, request.is_disconnected)
+        self.keep(ticket, len(value.body))
+        response: Response = value
+        return response
+
+    async def count(self, ticket: Ticket) -> None:
+        """Counts a request before it is read.
 
         Raises:
           Busy: there are too many.
@@ -191,17 +224,17 @@ class Admission:
         ticket.place = self._places
 
     async def hold(self, ticket: Ticket, size: int) -> None:
-        """Counts a piece of a body.
+        """Counts a chunk of a body.
 
         Raises:
-          Busy: there are too many large ones, or they fill their share of the memory.
+          Busy: there are too many large requests, or their bodies fill their share of the memory.
         """
-        ticket.received += size + _PIECE_BYTES
+        ticket.received += size + _CHUNK_BYTES
         if ticket.received <= _SMALL_BYTES:
             return
         await self._count_as_large(ticket)
-        # All of it at once, so that bodies that came in part do not keep each other from the rest.
-        # Twice, until the pieces are joined.
+        # The whole declared body at once, so that partial bodies cannot deadlock each other; and
+        # twice, until the chunks are joined.
         more = 2 * max(ticket.declared, ticket.received) - ticket.body
         if more <= 0:
             return
@@ -209,7 +242,7 @@ class Admission:
             await self._bodies.take(more, _WAIT_SECONDS)
         except TimeoutError:
             raise Busy(
-                f"the bodies of other requests take {gigabytes(self._bodies.held)} of memory",
+                f"the bodies of other requests take {_format(self._bodies.held)} of memory",
                 self.seconds(),
             ) from None
         ticket.body += more
@@ -217,47 +250,33 @@ class Admission:
     async def work(
         self,
         ticket: Ticket,
-        got: T,
-        weigh: Callable[[T], Need],
-        do: Callable[[T], U],
-        gone: Callable[[], Awaitable[bool]],
+        value: T,
+        estimate: Callable[[T], Need],
+        work: Callable[[T], U],
+        is_gone: Callable[[], Awaitable[bool]],
     ) -> U:
-        """Does a part of a request's work in a thread when there is room for it.
-
-        Args:
-          ticket: the request's, of which all has been read. What the part before held is given
-            back.
-          got: what is worked on.
-          weigh: tells quickly what that takes.
-          do: does it.
-          gone: tells whether nobody waits for the answer any more.
-
-        Raises:
-          TooLarge: it takes more memory than there is.
-          Busy: there is no room, or there will not be in time.
-          ClientDisconnect: nobody waits for it any more.
-        """
-        self._leave(ticket)
-        need = await anyio.to_thread.run_sync(weigh, got, limiter=self._looks)
-        lane, waited = await self._enter(ticket, need)
-        if waited and await gone():
+        """Does a part of a request's work in a thread as soon as there is room; see `answer`."""
+        self._leave_lane(ticket)
+        need = await anyio.to_thread.run_sync(estimate, value, limiter=self._estimates)
+        lane, waited = await self._enter_lane(ticket, need)
+        if waited and await is_gone():
             raise ClientDisconnect
-        done = await anyio.to_thread.run_sync(do, got, limiter=lane.threads)
-        self._leave(ticket, worked=True, kept=need.memory)
+        done = await anyio.to_thread.run_sync(work, value, limiter=lane.threads)
+        self._leave_lane(ticket, worked=True, kept=need.memory)
         return done
 
     def keep(self, ticket: Ticket, size: int) -> None:
-        """Keeps no more of a lane's memory than an answer takes until it is sent."""
+        """Returns a lane's memory beyond what the response takes until it is sent."""
         if ticket.share is not None and size < ticket.memory:
             ticket.share.give(ticket.memory - size)
             ticket.memory = size
 
-    def leave(self, ticket: Ticket) -> None:
-        """Gives everything back."""
-        self._leave(ticket)
+    def release(self, ticket: Ticket) -> None:
+        """Returns everything."""
+        self._leave_lane(ticket)
         self._bodies.give(ticket.body)
         ticket.body = 0
-        self._count_in(ticket, None)
+        self._move(ticket, None)
 
     async def _count_as_large(self, ticket: Ticket) -> None:
         if ticket.place is not self._large:
@@ -267,26 +286,26 @@ class Admission:
                 raise Busy(
                     f"{self._large.most} large requests are being answered", self._slow.seconds
                 ) from None
-            self._count_in(ticket, self._large)
+            self._move(ticket, self._large)
 
-    def _count_in(self, ticket: Ticket, place: _Share | None) -> None:
+    def _move(self, ticket: Ticket, place: _Share | None) -> None:
         if ticket.place is not None:
             ticket.place.give(1)
         ticket.place = place
 
-    async def _enter(self, ticket: Ticket, need: Need) -> tuple[_Lane, bool]:
+    async def _enter_lane(self, ticket: Ticket, need: Need) -> tuple[_Lane, bool]:
         quick = need.seconds <= QUICK_SECONDS and need.memory * _PART <= self._quick.share.most
         lane = self._quick if quick else self._slow
         if need.memory > lane.share.most:
             raise TooLarge(
-                f"{need.told} take about {gigabytes(need.memory)} of memory, and one request may "
-                f"take {gigabytes(lane.share.most)}; {need.remedy}"
+                f"{need.subject} take about {_format(need.memory)} of memory, and one request may "
+                f"take {_format(lane.share.most)}; {need.remedy}"
             )
         if lane is self._slow:
             await self._count_as_large(ticket)
         if lane.expected > self._seconds:
             raise Busy(f"the requests before it take about {lane.seconds} s", lane.seconds)
-        # The pieces of its body are joined.
+        # The chunks of its body are joined.
         self._bodies.give(ticket.body // 2)
         ticket.body -= ticket.body // 2
         ticket.lane, ticket.need = lane, need
@@ -301,29 +320,22 @@ class Admission:
         ticket.share, ticket.memory = lane.share, need.memory
         return lane, waited
 
-    def _leave(self, ticket: Ticket, *, worked: bool = False, kept: int = 0) -> None:
-        """Leaves the lane; memory that is not to be kept is given back."""
+    def _leave_lane(self, ticket: Ticket, *, worked: bool = False, kept: int = 0) -> None:
         if ticket.lane is not None and ticket.need is not None:
             ticket.lane.end(ticket.need.seconds, worked)
             ticket.lane = ticket.need = None
         self.keep(ticket, kept)
 
 
-class Gate:
-    """Counts what comes in, and lets nothing go before the answer has been sent."""
+class AdmissionMiddleware:
+    """Counts received bodies, and releases a request's resources when its response is sent."""
 
     def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
-        """Takes the parts.
-
-        Args:
-          app: answers; finds the ticket of a request by `ticket_of`.
-          admission: counts.
-        """
         self._app = app
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on."""
+        """Passes a request on with a ticket."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -338,7 +350,6 @@ class Gate:
             return message
 
         async def in_pieces(message: Message) -> None:
-            # So that the connection makes the application wait while nobody takes the answer.
             body = message.get("body", b"")
             last = max(0, len(body) - 1) // _ANSWER_BYTES * _ANSWER_BYTES
             for start in range(0, last, _ANSWER_BYTES):
@@ -349,15 +360,8 @@ class Gate:
         try:
             await self._app(scope, counted, in_pieces)
         finally:
-            self._admission.leave(ticket)
+            self._admission.release(ticket)
 
 
-def ticket_of(scope: Scope) -> Ticket:
-    """The ticket that `Gate` gave a request."""
-    found: Ticket = scope["state"][_TICKET]
-    return found
-
-
-def gigabytes(size: int) -> str:
-    """Bytes in the words of an error."""
+def _format(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

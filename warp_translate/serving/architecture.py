@@ -1,4 +1,4 @@
-"""What of a generator is not in its parameters, as bundles store it."""
+"""Generator settings stored in a bundle beside the parameters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,62 +9,51 @@ from warp_translate.constants import Border, DisplacementSize, Fusion
 from warp_translate.errors import UserError
 
 _LEAST = {"width": 1, "head_width": 1, "head_kernel": 3}
-_MOST = 1 << 16  # Of any number, so that whatever is computed of several is one.
+_MOST = 1 << 16  # Keeps everything computed from several of the numbers finite.
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A generator and how its maps become the output; see ``models.Generator`` and ``translate``.
+    """A generator and its fusion; see ``models.Generator`` and ``models.translate``."""
 
-    Attributes:
-      width: channels of the trunk's first layer.
-      blocks: residual blocks of the trunk.
-      head: "projected" or "literal".
-      head_width: channels of the projected head.
-      max_displacement: bound of each component of the displacement, in reduced pixels.
-      mask_bias: logit added to the mask's.
-      mask_weights: which image the mask multiplies, "pretranslated" or "warped".
-      fusion: how the output is put together, see ``contract.Fusion``.
-      head_kernel: side of the kernel at the original size.
-      displacement_size: where the displacement is read off.
-      border: what the trunk's convolutions see beyond the border.
-    """
-
-    width: int
-    blocks: int
+    width: int  # Channels of the trunk's first layer.
+    blocks: int  # Residual blocks of the trunk.
     head: Literal["projected", "literal"]
-    head_width: int
-    max_displacement: float
-    mask_bias: float
+    head_width: int  # Channels of the projected head.
+    max_displacement: float  # Bound of each component of the displacement, in reduced pixels.
+    mask_bias: float  # Added to the mask's logit.
+    # The image that the mask multiplies, "pretranslated" or "warped".
     mask_weights: Literal["pretranslated", "warped"]
-    fusion: Fusion
-    # What came later, as it was before.
-    head_kernel: int = 3
+    fusion: Fusion  # See ``constants.Fusion``.
+    # Bundles of earlier versions lack these fields and used these values.
+    head_kernel: int = 3  # Kernel size of the head at the original size, odd.
+    # Resolution at which the displacement is predicted.
     displacement_size: DisplacementSize = "original"
-    border: Border = "reflect"
+    border: Border = "reflect"  # Padding of the trunk's convolutions.
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], place: str) -> "Architecture":
-        """Checks and takes over what a file says.
+        """Checks and converts the fields of a file.
 
         Args:
-          fields: the names and values of the attributes.
-          place: what an error calls the file.
+          fields: values by attribute name.
+          place: the file's name, for errors.
 
         Raises:
-          UserError: a field is missing, unknown or of no possible value.
+          UserError: a field is missing, unknown or out of range.
         """
-        known = dataclasses.fields(cls)
-        expected = {field.name: field.type for field in known}
-        later = {field.name: field.default for field in known} | dict(fields)
-        fields = {name: value for name, value in later.items() if value is not dataclasses.MISSING}
-        for name in expected.keys() ^ fields.keys():
-            state = "is missing" if name in expected else "is unknown"
-            raise UserError(
-                f"{place}: architecture.{sealed.short(name)[1:-1]} {state}; export the bundle again"
-            )
-        for name, kind in expected.items():
-            value = fields[name]
+        known = {field.name: field for field in dataclasses.fields(cls)}
+
+        def bad(name: str, problem: str) -> UserError:
+            return UserError(f"{place}: architecture.{name} {problem}; export the bundle again")
+
+        for name in fields.keys() - known.keys():
+            raise bad(sealed.short(name)[1:-1], "is unknown")
+        for name, field in known.items():
+            kind: Any = field.type
+            value = fields.get(name, field.default)
+            if value is dataclasses.MISSING:
+                raise bad(name, "is missing")
             if kind in (int, float):
                 good = isinstance(value, int | kind) and not isinstance(value, bool)
                 least = -_MOST if name == "mask_bias" else _LEAST.get(name, 0)
@@ -73,8 +62,5 @@ class Architecture:
             else:
                 good = value in get_args(kind)
             if not good:
-                raise UserError(
-                    f"{place}: architecture.{name} cannot be {sealed.short(value)}; export the "
-                    "bundle again"
-                )
+                raise bad(name, f"cannot be {sealed.short(value)}")
         return cls(**fields)

@@ -1,4 +1,4 @@
-"""Translates many files with a generator: read ahead, and in batches of one size."""
+"""Translates image files in batches of one size, reading ahead and writing in threads."""
 
 import collections
 import hashlib
@@ -20,33 +20,28 @@ from warp_translate.serving.engine import Translated
 
 
 class Translator(Protocol):
-    """A generator that is ready: an `engine.Engine`, or a run's."""
+    """An `engine.Engine`, or a run's generator."""
 
     def translate(
         self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
     ) -> Translated:
-        """Translates images of one size; see `engine.Engine.translate`."""
+        """See `engine.Engine.translate`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image and where its translation goes.
+    """An image to translate."""
 
-    Attributes:
-      source: the image; None for standard input.
-      target: where the translation goes; None for standard output.
-    """
-
-    source: Path | None
-    target: Path | None
+    source: Path | None  # The image; None for standard input.
+    target: Path | None  # The output file; None for standard output.
 
     @property
     def name(self) -> str:
-        """What messages call the image."""
+        """The image's name in messages."""
         return "standard input" if self.source is None else shown(self.source)
 
     def files(self, maps: Iterable[str]) -> list[Path]:
-        """What is written: the translation, and the pictures of these maps of it."""
+        """The output files: the translation and these maps."""
         if self.target is None:
             return []
         return [self.target, *(map_path(self.target, name) for name in maps)]
@@ -54,67 +49,47 @@ class Job:
 
 @dataclass(frozen=True)
 class Source:
-    """A file when it was read.
+    """The state of a file when it was read."""
 
-    Attributes:
-      size: bytes.
-      modified: when its content changed, in ns.
-      changed: when its content, name or rights changed, in ns.
-      inode: its number in its file system.
-      sha256: the checksum of its content.
-    """
-
-    size: int
-    modified: int
-    changed: int
+    size: int  # Bytes.
+    modified: int  # mtime in ns.
+    changed: int  # ctime in ns.
     inode: int
     sha256: str
 
     @classmethod
     def of(cls, stat: os.stat_result, sha256: str) -> "Source":
-        """From what the file system says of it."""
+        """Builds it from a file's status and checksum."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a job has ended.
-
-    Attributes:
-      job: the job.
-      failure: None, or what went wrong.
-      source: what was read; None where it failed, or is no file.
-    """
+    """The result of a job."""
 
     job: Job
-    failure: str | None = None
+    failure: str | None = None  # Error message; None on success.
+    # The image that was read; None after a failure, or if it is not a regular file.
     source: Source | None = None
 
 
 @dataclass(frozen=True)
 class Style:
-    """How translations are written.
+    """How translations are written."""
 
-    Attributes:
-      maps: names of the maps whose pictures are written beside each translation.
-      form: the format on standard output; the names of files tell it.
-      quality: of JPEG and WebP, see `image_files.encode_image`.
-      metadata: how much of the image's metadata is written.
-    """
-
-    maps: Sequence[str] = ()
-    form: ImageFormat = "png"
-    quality: int | None = None
-    metadata: Kept = "safe"
+    maps: Sequence[str] = ()  # Names of the maps to draw beside each translation.
+    form: ImageFormat = "png"  # Format on standard output; files use their suffix.
+    quality: int | None = None  # Of JPEG and WebP, see `image_io.encode_image`.
+    metadata: Kept = "safe"  # Which of the original's metadata to keep.
 
 
-# Together at most; for more the translation itself would take too much memory.
+# Largest batch, which bounds the memory.
 _MOST_PIXELS = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """An image that was read: what it is, and what the generator takes of it."""
+    """A decoded image, and the generator's input made from it."""
 
     job: Job
     decoded: DecodedImage
@@ -132,22 +107,22 @@ def translate_files(
     style: Style = Style(),
     done: Callable[[Job, Source], None] | None = None,
 ) -> Iterator[Finished]:
-    """Translates files; one that fails leaves the others alone.
+    """Translates files; a failure does not affect the others.
 
-    Images are read and written beside the translation, a few ahead. Those of one size among them
-    are translated together. A translation appears whole or not at all, and after its maps.
+    Images of one size among those read ahead form a batch. A translation is written atomically,
+    after its maps.
 
     Args:
-      generator: what translates.
-      jobs: images and where their translations go.
-      factor: one that the generator serves; None for its own.
-      batch: most images at once.
+      generator: translates.
+      jobs: the images.
+      factor: the reduction; None for the generator's own.
+      batch: largest batch.
       workers: threads that read and write.
-      style: how they are written.
-      done: told of each translation of a file as soon as it is written, in any thread.
+      style: how to write.
+      done: called for every file as soon as it is written, in any thread.
 
     Yields:
-      How every job has ended, in no order.
+      The result of every job, in any order.
     """
     with ThreadPoolExecutor(workers) as pool, closing(_ahead(pool, jobs, 2 * batch, style)) as read:
         writing: collections.deque[Future[Finished]] = collections.deque()
@@ -168,7 +143,7 @@ def translate_files(
                 for place, each in enumerate(together):
                     maps = {name: found[place] for name, found in (made.maps or {}).items()}
                     writing.append(pool.submit(_write, each, made.output[place], maps, style, done))
-                # As many images are held while they are written as while they are read.
+                # Hold as many images for writing as for reading.
                 while len(writing) > 2 * batch:
                     yield writing.popleft().result()
         for written in writing:
@@ -178,7 +153,7 @@ def translate_files(
 def _ahead(
     pool: ThreadPoolExecutor, jobs: Iterable[Job], most: int, style: Style
 ) -> Generator[_Read | Finished | None]:
-    """Reads the images in their order, some ahead; None says that there are no more."""
+    """Reads images in order, up to ``most`` ahead, and then yields None."""
     reading: collections.deque[Future[_Read | Finished]] = collections.deque()
     try:
         for job in jobs:
@@ -205,11 +180,11 @@ def _read(job: Job, style: Style) -> _Read | Finished:
 
 
 def _load(path: Path | None) -> tuple[bytes, Source | None]:
-    """What a file holds, or standard input for None, and how the file is told again."""
+    """Reads a file, or standard input for None."""
     if path is None:
         return sys.stdin.buffer.read(), None
     try:
-        # Before it is read: if it is changed meanwhile, it is not the file that was read.
+        # Before reading, so that a concurrent change makes the status outdated.
         stat = path.stat() if path.is_file() else None
     except OSError:
         stat = None
@@ -218,7 +193,7 @@ def _load(path: Path | None) -> tuple[bytes, Source | None]:
 
 
 def _of_one_size(waiting: list[_Read], most: int) -> list[_Read]:
-    """Takes the image that has waited longest and others of its size."""
+    """Removes the oldest image and others of its size."""
     shape = waiting[0].original.shape
     most = min(most, max(1, _MOST_PIXELS // (shape[0] * shape[1])))
     together = [read for read in waiting if read.original.shape == shape][:most]
@@ -242,9 +217,8 @@ def _write(
     style: Style,
     done: Callable[[Job, Source], None] | None,
 ) -> Finished:
-    """Writes a translation, after the pictures of its maps."""
     job, alpha = read.job, read.decoded.alpha
-    pictures = visualize.draw(maps, style.maps, visualize.full_color(read.original.shape))
+    drawings = visualize.draw(maps, style.maps, visualize.full_color(read.original.shape))
     kept: dict[str, Any] = {"quality": style.quality, "metadata": read.decoded.metadata}
     try:
         if alpha is not None:
@@ -252,8 +226,8 @@ def _write(
         if job.target is None:
             _print(image_io.encode_image(output, alpha, style.form, job.name, **kept))
             return Finished(job)
-        for name, picture in pictures.items():
-            image_io.write_image(map_path(job.target, name), picture)
+        for name, drawing in drawings.items():
+            image_io.write_image(map_path(job.target, name), drawing)
         image_io.write_image(job.target, output, alpha, **kept)
         if done is not None and read.source is not None:
             done(job, read.source)
@@ -267,11 +241,11 @@ def _print(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        raise  # Whoever reads has had enough.
+        raise  # The reader has closed the pipe.
     except OSError as error:
         raise UserError(f"standard output cannot be written ({error.strerror})") from error
 
 
 def map_path(target: Path, name: str) -> Path:
-    """Where the picture of a map lies beside a translation."""
+    """Path of a map beside a translation."""
     return target.with_name(f"{target.stem}.{name}.png")

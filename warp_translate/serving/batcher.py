@@ -1,10 +1,8 @@
-"""Translates requests of many clients together: a lane for each padded size, the oldest first.
+"""Batches the requests of many clients: a bounded queue, a lane per padded size, oldest first.
 
-Quick requests have a queue and a thread of their own, so that they do not wait for slow ones.
-
-Images of different sizes that are padded to the same one go together, since a generator pads them
-just so: by repeating the border, up to a multiple that the factor and the trunk divide. Every image
-gets the very translation that it would get alone.
+Quick requests have a queue and a thread of their own. Images of different sizes share a batch if
+the generator pads them to the same size; padding here repeats the border exactly as the generator
+does, so batching does not change an image's translation.
 """
 
 import collections
@@ -22,10 +20,10 @@ from warp_translate.serving.footprint import TOGETHER_PIXELS
 
 
 class Busy(Exception):
-    """There is no room, or nothing is taken any more; to be asked again later.
+    """The server is full or stopping; retry later.
 
     Attributes:
-      seconds: after which to ask again.
+      seconds: when to retry.
     """
 
     def __init__(self, message: str, seconds: int = 1) -> None:
@@ -34,7 +32,7 @@ class Busy(Exception):
 
 
 class TooLate(Exception):
-    """The request has waited longer than it may."""
+    """The request waited longer than allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ class _Request:
 
 
 class Batcher:
-    """Bounded queues before the engines, one for slow and one for quick requests."""
+    """Two bounded queues in front of the engines, for slow and for quick requests."""
 
     def __init__(
         self,
@@ -68,29 +66,24 @@ class Batcher:
         """Starts the threads.
 
         Args:
-          most_waiting: requests in each of the queues.
-          batch: most images at once.
-          batch_pixels: most padded pixels at once; a larger image goes alone.
+          most_waiting: capacity of each queue.
+          batch: largest batch.
+          batch_pixels: largest batch in padded pixels; a larger image is translated alone.
           clock: seconds from any origin.
         """
-        self._most_waiting = most_waiting
+        self.most_waiting = most_waiting
         self._queues = {
             quick: _Queue(most_waiting, batch, batch_pixels, clock) for quick in (False, True)
         }
 
     @property
-    def most_waiting(self) -> int:
-        """Most requests in a queue."""
-        return self._most_waiting
-
-    @property
     def waiting(self) -> int:
-        """Requests in the queues."""
+        """Requests in both queues."""
         return sum(queue.waiting for queue in self._queues.values())
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken and answered."""
+        """Whether both queues accept and answer requests."""
         return all(queue.alive for queue in self._queues.values())
 
     def submit(
@@ -103,30 +96,29 @@ class Batcher:
         seconds: float = 60.0,
         quick: bool = False,
     ) -> "Future[Translated]":
-        """Puts an image into a queue.
+        """Queues an image.
 
         Args:
-          engine: what translates.
+          engine: translates it.
           image: uint8 ``[H, W, 3]``.
           factor: one of the bundle's.
-          with_maps: whether the maps are wanted too.
-          seconds: how long it may wait in the queue.
-          quick: whether it goes into the queue of quick requests.
+          with_maps: whether to return the maps.
+          seconds: longest wait in the queue.
+          quick: whether to use the queue of quick requests.
 
         Returns:
-          A future of arrays without the batch's axis: ``[H, W, C]``. It raises `TooLate`, or what
-          the engine raises. Cancelling it takes the request out of the queue.
+          A future of arrays without a batch axis, ``[H, W, C]``. It raises `TooLate` or the
+          engine's exception. Cancelling it removes the request from the queue.
 
         Raises:
           Busy: the queue is full or closed.
         """
-        height, width = image.shape[:2]
-        sides = padded_side(height, factor), padded_side(width, factor)
-        lane = _Lane(engine, factor, *sides, with_maps)
+        height, width = (padded_side(side, factor) for side in image.shape[:2])
+        lane = _Lane(engine, factor, height, width, with_maps)
         return self._queues[quick].submit(lane, image, seconds)
 
     def close(self) -> None:
-        """Takes nothing more, finishes what was taken, and ends the threads."""
+        """Accepts no more requests, finishes the queued ones and ends the threads."""
         for queue in self._queues.values():
             queue.close()
         for queue in self._queues.values():
@@ -134,7 +126,7 @@ class Batcher:
 
 
 class _Queue:
-    """A bounded queue, and the thread that empties it."""
+    """A bounded queue and the thread that empties it."""
 
     def __init__(
         self, most_waiting: int, batch: int, batch_pixels: int, clock: Callable[[], float]
@@ -148,6 +140,7 @@ class _Queue:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
+        self.join = self._thread.join
 
     @property
     def alive(self) -> bool:
@@ -157,7 +150,7 @@ class _Queue:
         now = self._clock()
         request = _Request(image, Future(), now, now + seconds)
         with self._changed:
-            if self._closed or not self._thread.is_alive():
+            if not self.alive:
                 raise Busy("the server is stopping")
             if self.waiting >= self._most_waiting:
                 raise Busy(f"{self.waiting} requests are waiting")
@@ -171,9 +164,6 @@ class _Queue:
             self._closed = True
             self._changed.notify()
 
-    def join(self) -> None:
-        self._thread.join()
-
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -183,10 +173,10 @@ class _Queue:
                     self._changed.wait()
                 lane, requests = self._take()
             _answer(lane, requests, self._clock())
-            del lane, requests  # What they hold, while there is nothing to do.
+            del lane, requests  # Free the images while the thread is idle.
 
     def _take(self) -> tuple[_Lane, list[_Request]]:
-        """The lane whose first request is the oldest, and as many of it as go together."""
+        """Removes a batch from the lane with the oldest request."""
         lane = min(self._lanes, key=lambda lane: self._lanes[lane][0].arrived)
         queue = self._lanes[lane]
         most = min(self._batch, max(1, self._batch_pixels // (lane.height * lane.width)))
@@ -200,19 +190,19 @@ class _Queue:
 def _answer(lane: _Lane, requests: list[_Request], now: float) -> None:
     running = []
     for request in requests:
-        # False if it was cancelled: whoever asked has gone.
-        if request.future.set_running_or_notify_cancel():
-            if now > request.deadline:
-                request.future.set_exception(TooLate(f"waited {now - request.arrived:.0f} s"))
-            else:
-                running.append(request)
+        if not request.future.set_running_or_notify_cancel():
+            continue
+        if now > request.deadline:
+            request.future.set_exception(TooLate(f"waited {now - request.arrived:.0f} s"))
+        else:
+            running.append(request)
     if not running:
         return
     try:
         images = np.stack([_pad(request.image, lane) for request in running])
         found = lane.engine.translate(images, lane.factor, with_maps=lane.with_maps)
         answers = [_crop(found, place, lane, request) for place, request in enumerate(running)]
-    except BaseException as error:  # Whatever it was, those who wait must hear of it.
+    except BaseException as error:  # Whatever it is, the waiting requests must receive it.
         for request in running:
             request.future.set_exception(error)
         return

@@ -1,23 +1,22 @@
-"""A bundle: one folder that holds an exported network and all that is known of it.
+"""Bundles: folders that hold an exported network.
 
 Of a generator:
 
-    config.json         what it is; see `Bundle`
-    model.safetensors   the parameters, by their paths
+    config.json         description; see `Bundle`
+    model.safetensors   parameters by path
     model.onnx          the whole method: uint8 images, any size, the factor as an input
     model_float.onnx    the same for float32 images in [-1, 1]
     factor2.jaxexport   the whole method for one factor, for cpu, cuda and tpu
-    parity.json         how far each of these is from the checkpoint
-    README.md           the card for model hubs
+    parity.json         differences between each format and the checkpoint
+    README.md           model card
 
-A classifier's has the first two, ``classifier.onnx``, ``classifier.jaxexport`` and the last two.
+Of a classifier: ``classifier.onnx`` and ``classifier.jaxexport`` instead of the models.
 
-``config.json`` holds the SHA-256 of every other file, the card aside, which is for people to write
-on and which nothing reads; and that of its own content, see `sealed`. Exports of format 1 have no
-checksum of their ``config.json``: they are read with a warning.
+``config.json`` holds the SHA-256 of every file except the model card, and of itself (see `sealed`).
+Format 1 lacks the latter and is read with a warning.
 
-A bundle is made whole under another name and then renamed, so that readers never see half of it. An
-export that is killed leaves hidden folders, which `recover` clears away.
+An export writes a hidden folder and then renames it, so readers never see a partial bundle. A
+killed export leaves hidden folders behind; `recover` removes them.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -35,7 +34,7 @@ from typing import Any
 
 from absl import logging
 
-from warp_translate import owner, sealed
+from warp_translate import owner, sealed, storage
 from warp_translate.errors import UserError
 from warp_translate.serving.architecture import Architecture
 
@@ -50,50 +49,44 @@ PARITY = "parity.json"
 CARD = "README.md"
 
 MOST_FACTOR = 64
-"""Larger factors are served by no bundle."""
+"""Largest factor that a bundle supports."""
 
 _UNSEALED_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME_RULE = "1 to 64 letters, digits, '-', '_' and '.', the first a letter or a digit"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _REMAINS = re.compile(rf"\.({_NAME.pattern})\.([0-9a-f]{{8,16}})\.(?:partial|older|owner)")
 _MOST_CONFIG_BYTES = 1 << 20
 _MOST_FILES = 64
-_MOST_FILE_BYTES = 1 << 31  # No ONNX graph in one file is larger.
+_MOST_FILE_BYTES = 1 << 31  # ONNX Runtime's limit for a graph in one file.
 _MOST_SIZE = 1 << 14
 
 
 def jax_file(factor: int) -> str:
-    """Name of the file that jax runs for a factor."""
+    """Name of the jax.export file for a factor."""
     return f"factor{factor}.jaxexport"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Exported:
-    """What ``config.json`` says of every kind.
-
-    Attributes:
-      folder: where the bundle lies.
-      name: what it is called, also in addresses.
-      size: side of the images that it was trained with, in pixels.
-      provenance: where it comes from: configuration, step, figures, versions.
-      files: SHA-256 of every other file by its name, the card aside.
-    """
+    """Common content of ``config.json``."""
 
     folder: Path
-    name: str
-    size: int
-    provenance: Mapping[str, Any]
-    files: Mapping[str, str]
+    name: str  # Of the bundle, also in URLs.
+    size: int  # Side of the training images in pixels.
+    provenance: Mapping[str, Any]  # Configuration, step, metrics and versions.
+    files: Mapping[str, str]  # SHA-256 of every other file by name, except the model card.
 
     @property
     def build(self) -> str:
-        """Tells apart what computes differently: the first digits of the parameters' SHA-256."""
+        """Identifies the parameters: the first digits of their SHA-256."""
         return self.files[PARAMETERS][:12]
 
     def path(self, name: str) -> Path:
-        """Where a file of the bundle lies.
+        """Path of a file of the bundle.
 
         Raises:
-          UserError: the bundle does not hold it.
+          UserError: the bundle has no such file.
         """
         if name not in self.files:
             raise UserError(
@@ -101,41 +94,28 @@ class _Exported:
             )
         return self.folder / name
 
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            **{
-                field.name: getattr(self, field.name)
-                for field in dataclasses.fields(self)
-                if field.name != "folder"
-            },
-            "normalisation": "uint8 / 127.5 - 1",
-        }
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        fields = dataclasses.asdict(self)
+        del fields["folder"]
+        return {"format": FORMAT, **fields, "normalisation": "uint8 / 127.5 - 1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle(_Exported):
-    """What ``config.json`` says of a generator, besides what it says of every kind.
-
-    Attributes:
-      source: the domain that it translates from.
-      target: the domain that it translates to.
-      architecture: the generator.
-      factors: how many times smaller the trunk's image may be, ascending.
-      factor: the one that it was trained with.
-    """
+    """``config.json`` of a generator."""
 
     source: str
     target: str
     architecture: Architecture
-    factors: tuple[int, ...]
-    factor: int
+    factors: tuple[int, ...]  # Supported reductions, ascending.
+    factor: int  # The one it was trained with.
 
     def check_factor(self, factor: int | None) -> int:
         """Returns the factor, or the bundle's own for None.
 
         Raises:
-          UserError: the bundle does not serve it.
+          UserError: the bundle does not support it.
         """
         if factor is None:
             return self.factor
@@ -146,57 +126,43 @@ class Bundle(_Exported):
             )
         return factor
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``config.json``."""
-        return self._fields() | {"architecture": dataclasses.asdict(self.architecture)}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierBundle(_Exported):
-    """What ``config.json`` says of a domain classifier, besides what it says of every kind.
+    """``config.json`` of a domain classifier."""
 
-    Attributes:
-      domains: names of the domains, in the order of the network's outputs.
-      threshold: an image is of none of them if no probability reaches it.
-    """
-
-    domains: tuple[str, ...]
-    threshold: float
+    domains: tuple[str, ...]  # In the order of the network's outputs.
+    threshold: float  # Least probability of a known domain.
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``."""
-        return self._fields() | {"kind": "classifier"}
+        return super().to_json() | {"kind": "classifier"}
 
 
 AnyBundle = Bundle | ClassifierBundle
-"""What a folder may hold."""
 
 
 def check_name(name: str, what: str) -> str:
-    """Returns a name of a bundle or a domain that is safe in paths, addresses and metrics.
+    """Returns the name of a bundle or domain if it is safe in paths, URLs and metrics.
 
     Raises:
       UserError: it is not.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(
-            f"{what} {sealed.short(name)} must be 1 to 64 letters, digits, '-', '_' and '.', the "
-            "first a letter or a digit"
-        )
+        raise UserError(f"{what} {sealed.short(name)} must be {_NAME_RULE}")
     return name
 
 
 def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bundle tells of its origin.
+    """Describes a bundle's origin in JSON.
 
     Args:
-      config: the experiment's configuration.
-      step: steps done.
-      figures: metrics of that step.
+      config: the experiment's configuration; of the data folders only the names are kept.
+      step: training steps.
+      figures: metrics at that step; NaN and infinity become text.
 
     Returns:
-      That, the time of the export and the versions of the packages, ready for JSON. Of the folders
-      of the data only the names: where they lie on one machine is not for those who get the bundle.
+      These, the time of the export and the packages' versions.
     """
     packages = ("warp-translate", "jax", "flax", "onnx")
     data = dict(config.get("data", {}))
@@ -208,29 +174,28 @@ def provenance(config: Mapping[str, Any], step: int, figures: Mapping[str, Any])
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in packages},
     }
-    # JSON has no NaN and no infinity, which figures may be: they become text.
     plain: dict[str, Any] = json.loads(json.dumps(found), parse_constant=str)
     return plain
 
 
 def read(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-    """Opens a generator's bundle.
-
-    Args:
-      folder: the bundle.
-      verify: whether the files' checksums are compared, which reads them once.
+    """Opens a generator's bundle; see `read_any`.
 
     Raises:
-      UserError: there is no bundle, it is damaged, or it is a classifier's.
+      UserError: there is no bundle, it is damaged, or it holds a classifier.
     """
     found = read_any(folder, verify=verify)
     if isinstance(found, ClassifierBundle):
-        raise UserError(f"{folder} holds a classifier, which translates nothing; give a generator")
+        raise UserError(f"{folder} holds a classifier, not a generator; give a generator")
     return found
 
 
 def read_any(folder: str | os.PathLike[str], *, verify: bool = True) -> AnyBundle:
-    """Opens a bundle of whatever kind; as `read`.
+    """Opens a bundle of either kind.
+
+    Args:
+      folder: the bundle.
+      verify: whether to compare the files' checksums, which reads them once.
 
     Raises:
       UserError: there is no bundle, or it is damaged.
@@ -251,83 +216,105 @@ def read_any(folder: str | os.PathLike[str], *, verify: bool = True) -> AnyBundl
     bundle = _parse(folder, path, found)
     if found["format"] == _UNSEALED_FORMAT:
         logging.warning(
-            "%s is of an earlier export, without a checksum of its own: damage to it would not be "
-            "noticed; export the bundle again",
+            "%s is of an earlier format without a checksum of its own, so damage to it goes "
+            "undetected; export the bundle again",
             path,
         )
     elif not sealed.is_intact(found):
         raise UserError(
-            f"{path} is damaged or was edited (another SHA-256 than exported); export the bundle "
-            "again"
+            f"{path} is damaged or was edited (its SHA-256 differs); export the bundle again"
         )
     for name, expected in bundle.files.items():
         _check_file(folder / name, expected if verify else None)
     return bundle
 
 
+_Rule = tuple[Callable[[Any], bool], str]
+
+
+def _integer(most: int) -> _Rule:
+    return lambda value: type(value) is int and 1 <= value <= most, f"an integer from 1 to {most}"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_factors(value: Any) -> bool:
+    good, _ = _integer(MOST_FACTOR)
+    return isinstance(value, list) and value != [] and all(map(good, value))
+
+
+def _are_domains(value: Any) -> bool:
+    if not isinstance(value, list) or not all(map(_is_name, value)):
+        return False
+    return len(set(value)) == len(value) >= 2
+
+
+_COMMON: dict[str, _Rule] = {
+    "name": (_is_name, _NAME_RULE),
+    "size": _integer(_MOST_SIZE),
+    "provenance": (_is_object, "an object"),
+    "files": (
+        lambda value: _is_object(value) and len(value) <= _MOST_FILES,
+        f"an object of at most {_MOST_FILES} files",
+    ),
+}
+_KINDS: dict[str, dict[str, _Rule]] = {
+    "generator": {
+        "source": (_is_name, _NAME_RULE),
+        "target": (_is_name, _NAME_RULE),
+        "factors": (_are_factors, f"a list of integers from 1 to {MOST_FACTOR}"),
+        "factor": _integer(MOST_FACTOR),
+        "architecture": (_is_object, "an object"),
+    },
+    "classifier": {
+        "domains": (_are_domains, f"a list of at least two different names of {_NAME_RULE}"),
+        "threshold": (
+            lambda value: type(value) in (int, float) and 0 <= value <= 1,
+            "a number from 0 to 1",
+        ),
+    },
+}
+
+
 def _parse(folder: Path, path: Path, found: Any) -> AnyBundle:
-    def bad(what: str) -> UserError:
-        return UserError(f"{path}: {what}; export the bundle again")
+    def bad(problem: str) -> UserError:
+        return UserError(f"{path}: {problem}; export the bundle again")
 
     if not isinstance(found, dict) or "format" not in found:
-        raise bad("this is no bundle's")
+        raise bad("this is not a bundle's")
     if type(found["format"]) is not int or found["format"] not in (_UNSEALED_FORMAT, FORMAT):
-        raise bad(
-            f"format {sealed.short(found['format'])} is not {FORMAT}, which this version reads"
-        )
+        raise bad(f"format must be {FORMAT}, got {sealed.short(found['format'])}")
     kind = found.get("kind", "generator")
-    types: dict[str, Any] = {"name": str, "size": int, "provenance": dict, "files": dict}
-    if kind == "generator":
-        types |= {"source": str, "target": str, "factor": int, "factors": list}
-        types |= {"architecture": dict}
-    elif kind == "classifier":
-        types |= {"domains": list, "threshold": int | float}
-    else:
-        raise bad(f"kind {sealed.short(kind)} is none that this version reads")
-    for name, expected in types.items():
-        if not isinstance(found.get(name), expected) or isinstance(found.get(name), bool):
-            raise bad(f"{name} is {sealed.short(found.get(name))}")
-    if not 1 <= found["size"] <= _MOST_SIZE:
-        raise bad(f"size is {found['size']}, not 1 to {_MOST_SIZE}")
-    if len(found["files"]) > _MOST_FILES:
-        raise bad(f"it names {len(found['files'])} files, more than {_MOST_FILES}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise bad(f"kind must be one of {', '.join(_KINDS)}, got {sealed.short(kind)}")
+    rules = _COMMON | _KINDS[kind]
+    for name, (is_good, rule) in rules.items():
+        if not is_good(found.get(name)):
+            raise bad(f"{name} must be {rule}, got {sealed.short(found.get(name))}")
     for name, digest in found["files"].items():
-        # A name from a file must not lead out of the folder.
-        if not _NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
+        # A name must not lead out of the folder.
+        if not _is_name(name) or not _SHA256.fullmatch(str(digest)):
             raise bad(f"file {sealed.short(name)} with checksum {sealed.short(digest)}")
     if PARAMETERS not in found["files"]:
         raise bad(f"{PARAMETERS} is not among its files")
-    check_name(found["name"], f"{path}: name")
-    common = {name: found[name] for name in ("name", "size", "provenance", "files")}
+    fields = {name: found[name] for name in rules}
     if kind == "classifier":
-        domains = found["domains"]
-        for domain in domains:
-            if not isinstance(domain, str):
-                raise bad(f"domains are {sealed.short(domains)}")
-            check_name(domain, f"{path}: domain")
-        if len(domains) < 2 or len(set(domains)) != len(domains):
-            raise bad(f"domains are {sealed.short(domains)}")
-        if not 0 <= found["threshold"] <= 1:
-            raise bad(f"threshold is {sealed.short(found['threshold'])}")
-        return ClassifierBundle(
-            folder=folder, domains=tuple(domains), threshold=float(found["threshold"]), **common
+        fields |= {"domains": tuple(found["domains"]), "threshold": float(found["threshold"])}
+        return ClassifierBundle(folder=folder, **fields)
+    if found["factor"] not in found["factors"]:
+        raise bad(
+            f"factor must be one of its factors {sealed.short(found['factors'])}, got "
+            f"{found['factor']}"
         )
-    for name in ("source", "target"):
-        check_name(found[name], f"{path}: {name}")
-    factors = found["factors"]
-    if not factors or any(
-        type(each) is not int or not 1 <= each <= MOST_FACTOR for each in factors
-    ):
-        raise bad(f"factors are {sealed.short(factors)}, not 1 to {MOST_FACTOR} each")
-    if found["factor"] not in factors:
-        raise bad(f"factor {found['factor']} is none of its factors {sealed.short(factors)}")
-    return Bundle(
-        folder=folder,
-        architecture=Architecture.from_json(found["architecture"], str(path)),
-        factors=tuple(sorted(set(factors))),
-        **{name: found[name] for name in ("source", "target", "factor")},
-        **common,
-    )
+    fields["architecture"] = Architecture.from_json(found["architecture"], str(path))
+    fields["factors"] = tuple(sorted(set(found["factors"])))
+    return Bundle(folder=folder, **fields)
 
 
 def _check_file(path: Path, expected: str | None) -> None:
@@ -341,47 +328,39 @@ def _check_file(path: Path, expected: str | None) -> None:
             f"{path} cannot be read ({error.strerror}); export the bundle again"
         ) from error
     if digest != expected:
-        raise UserError(f"{path} is damaged (another SHA-256 than exported); export it again")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise UserError(f"{path} is damaged (its SHA-256 differs); export the bundle again")
 
 
 def write_config(bundle: AnyBundle) -> None:
-    """Writes ``config.json`` with its own checksum and those of the other files, the card aside."""
+    """Writes ``config.json`` with the checksums of all other files except the model card."""
     paths = sorted(bundle.folder.iterdir())
-    files = {path.name: sha256(path) for path in paths if path.name not in (CONFIG, CARD)}
+    files = {path.name: storage.sha256(path) for path in paths if path.name not in (CONFIG, CARD)}
     text = sealed.dumps(dataclasses.replace(bundle, files=files).to_json())
     (bundle.folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def replaced(folder: Path, *, holds: str = CONFIG, flag: str = "--output") -> Iterator[Path]:
-    """Makes a folder under another name and gives it its own at the end, in place of an older one.
+    """Writes a folder under a hidden name, then renames it, replacing an older version.
 
     Args:
-      folder: what it is to be called. If there is such a bundle it is replaced; anything else that
-        is there is left alone.
-      holds: the file that tells that a folder may be replaced.
-      flag: what an error says is to be changed.
+      folder: its final path.
+      holds: file that marks a folder as replaceable.
+      flag: the flag that names the parent, for errors.
 
     Yields:
-      The folder to fill. When the block fails, it is removed and the older one stays. When the
-      process is killed, the next call or `recover` does that.
+      The folder to fill. If the block fails, it is removed and the older version stays. If the
+      process is killed, the next call or `recover` does so.
 
     Raises:
-      UserError: something else is there, or the folder cannot be written.
+      UserError: something else exists there, or the folder cannot be written.
     """
     recover(folder.parent)
     if folder.exists() and not (folder / holds).is_file():
-        raise UserError(f"{folder} is there and is no bundle: remove it or choose another name")
+        raise UserError(f"{folder} exists and is no bundle: remove it or choose another name")
     with ExitStack() as stack:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Hidden, so that whoever looks for bundles passes it over.
             mine = stack.enter_context(owner.held(folder.parent, f".{folder.name}."))
             partial, older = mine.with_suffix(".partial"), mine.with_suffix(".older")
             partial.mkdir()
@@ -397,19 +376,16 @@ def replaced(folder: Path, *, holds: str = CONFIG, flag: str = "--output") -> It
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             if older.exists():
-                if not folder.exists():  # The new one could not take its place.
+                if not folder.exists():  # The last rename failed.
                     older.rename(folder)
                 shutil.rmtree(older, ignore_errors=True)
 
 
 def recover(parent: Path) -> list[str]:
-    """Clears away what exports that were killed have left in a folder; nothing of living ones.
-
-    Args:
-      parent: the folder of bundles, or a model repository.
+    """Removes what killed exports left in a folder; running exports are not touched.
 
     Returns:
-      The names of those that had no folder any more, and that are back as they were.
+      The names of the folders that were restored to their older version.
     """
     back = []
     try:
@@ -421,7 +397,7 @@ def recover(parent: Path) -> list[str]:
         if owner.is_alive(mine):
             continue
         folder, older = parent / name, mine.with_suffix(".older")
-        with suppress(OSError):  # Another process does the same, or the folder is read-only.
+        with suppress(OSError):  # Another process is faster, or the folder is read-only.
             if older.exists() and not folder.exists():
                 older.rename(folder)
                 back.append(name)

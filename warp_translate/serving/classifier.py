@@ -1,7 +1,4 @@
-"""Runs a domain classifier's bundle: which domain is an image of, if any that is known?
-
-Like the engines it needs ONNX Runtime and no jax, or jax and nothing of the training code.
-"""
+"""Runs a domain classifier's bundle, with ONNX Runtime or jax like the engines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,66 +19,48 @@ from warp_translate.serving.engine import (
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """What a classifier says of an image.
+    """Result of a classification."""
 
-    Attributes:
-      domain: the most probable domain, or None if its probability is below the threshold.
-      probabilities: of every domain, by name; they add up to 1.
-    """
-
-    domain: str | None
-    probabilities: Mapping[str, float]
+    domain: str | None  # The most probable domain; None if its probability is below the threshold.
+    probabilities: Mapping[str, float]  # By domain; they sum to 1.
 
 
 class Classifier:
-    """A classifier that is ready; several threads may use it."""
+    """A loaded classifier; thread-safe.
+
+    Attributes:
+      bundle: the bundle.
+    """
 
     def __init__(
         self, bundle: ClassifierBundle, backend: Backend = "auto", *, threads: int | None = None
     ) -> None:
-        """Loads the network.
-
-        Args:
-          bundle: the bundle.
-          backend: what runs it, see `engine.open_engine`.
-          threads: most threads of one call in ONNX Runtime, see there.
+        """Loads the network; see `engine.open_engine`.
 
         Raises:
           UserError: the backend is not installed, or a file is missing or damaged.
         """
-        self._bundle = bundle
+        self.bundle = bundle
         if choose_backend(backend) == "onnx":
             self._run = _open_onnx(bundle, threads)
         else:
             self._run = _open_jax(bundle)
 
-    @property
-    def bundle(self) -> ClassifierBundle:
-        """What it runs."""
-        return self._bundle
-
     def classify(self, image: np.ndarray) -> Recognised:
-        """Classifies one image.
-
-        Args:
-          image: uint8 ``[H, W, 3]``, of at least one pixel.
-
-        Returns:
-          The domain and the probabilities.
-        """
-        (found,) = self.probabilities(prepare(image, self._bundle.size)[None])
+        """Classifies a uint8 image ``[H, W, 3]`` of any size."""
+        (found,) = self.probabilities(prepare(image, self.bundle.size)[None])
         best = int(found.argmax())
-        known = float(found[best]) >= self._bundle.threshold
+        known = float(found[best]) >= self.bundle.threshold
         return Recognised(
-            domain=self._bundle.domains[best] if known else None,
-            probabilities=dict(zip(self._bundle.domains, found.tolist(), strict=True)),
+            domain=self.bundle.domains[best] if known else None,
+            probabilities=dict(zip(self.bundle.domains, found.tolist(), strict=True)),
         )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Runs the network itself.
+        """Runs the network.
 
         Args:
-          images: uint8 ``[N, S, S, 3]``, as `prepare` makes them.
+          images: uint8 ``[N, S, S, 3]``, as returned by `prepare`.
 
         Returns:
           float32 ``[N, domains]``.
@@ -90,33 +69,28 @@ class Classifier:
 
 
 def prepare(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of an image at the size of a classifier, as its test images were made.
+    """Crops the center square and resizes it, as for the classifier's test images.
 
     Args:
-      image: uint8 ``[H, W, 3]``, of at least one pixel.
+      image: uint8 ``[H, W, 3]``, not empty.
       size: side of the result in pixels.
 
     Returns:
-      uint8 ``[size, size, 3]``, averaged where the image is larger.
+      uint8 ``[size, size, 3]``, box-averaged from larger images.
     """
     height, width = image.shape[:2]
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     resampling = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    whole = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(
-        picture.resize((size, size), resampling, box=(left, top, left + side, top + side))
+        whole.resize((size, size), resampling, box=(left, top, left + side, top + side))
     )
 
 
 def _open_onnx(bundle: ClassifierBundle, threads: int | None) -> Callable[[np.ndarray], np.ndarray]:
     session = open_session(bundle.path(bundles.CLASSIFIER_ONNX), threads=threads)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        (found,) = session.run(["probabilities"], {"image": images})
-        return np.asarray(found)
-
-    return run
+    return lambda images: np.asarray(session.run(["probabilities"], {"image": images})[0])
 
 
 def _open_jax(bundle: ClassifierBundle) -> Callable[[np.ndarray], np.ndarray]:

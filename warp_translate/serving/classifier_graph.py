@@ -1,4 +1,4 @@
-"""A domain classifier as an ONNX graph; values are those of ``models.DomainClassifier``."""
+"""A domain classifier as an ONNX graph, equal to ``models.DomainClassifier``."""
 
 from collections.abc import Mapping
 
@@ -11,16 +11,13 @@ from warp_translate.serving.onnx_nodes import Graph, convolution, relu, to_float
 
 
 def build(params: Mapping[str, np.ndarray], size: int) -> onnx.ModelProto:
-    """Builds the graph.
+    """Builds and checks the graph.
 
     Input: ``image``, uint8 ``[N, size, size, 3]``. Output: ``probabilities``, float32 ``[N, D]``.
 
     Args:
-      params: float32 arrays by their paths, "ReflectConv_0/conv/kernel" for instance.
+      params: float32 arrays by path, such as "ReflectConv_0/conv/kernel".
       size: side of the images in pixels.
-
-    Returns:
-      The model, checked.
     """
     graph = Graph(params)
     features = graph.node(
@@ -32,10 +29,7 @@ def build(params: Mapping[str, np.ndarray], size: int) -> onnx.ModelProto:
         features = relu(graph, _group_norm(graph, features, f"GroupNorm_{stage}"))
         stage += 1
     pooled = graph.node("ReduceMean", features, graph.integers(2, 3), name="pooled", keepdims=0)
-    kernel, bias = (
-        graph.constant(params[f"logits/{name}"], np.float32, f"logits/{name}")
-        for name in ("kernel", "bias")
-    )
+    kernel, bias = (graph.parameter(f"logits/{name}") for name in ("kernel", "bias"))
     logits = graph.node("Gemm", pooled, kernel, bias, name="logits")
     graph.node("Softmax", logits, name="probabilities", axis=1)
     domains = params["logits/bias"].size
@@ -46,7 +40,7 @@ def build(params: Mapping[str, np.ndarray], size: int) -> onnx.ModelProto:
 
 
 def _group_norm(graph: Graph, features: str, path: str) -> str:
-    """Groups of channels as channels of one dimension, which are normalised, and back again."""
+    """Group norm as an instance norm of the groups, reshaped to channels."""
     shape = graph.node("Shape", features, name=f"{path}/shape")
     grouped = graph.node("Reshape", features, graph.integers(0, GROUPS, -1), name=f"{path}/grouped")
     ones, zeros = (
@@ -62,11 +56,6 @@ def _group_norm(graph: Graph, features: str, path: str) -> str:
         epsilon=NORM_EPSILON,
     )
     normed = graph.node("Reshape", normed, shape, name=f"{path}/ungrouped")
-    scale, bias = (
-        graph.constant(
-            graph.params[f"{path}/{name}"].reshape(1, -1, 1, 1), np.float32, f"{path}/{name}"
-        )
-        for name in ("scale", "bias")
-    )
+    scale, bias = (graph.parameter(f"{path}/{name}", (1, -1, 1, 1)) for name in ("scale", "bias"))
     scaled = graph.node("Mul", normed, scale, name=f"{path}/scaled")
     return graph.node("Add", scaled, bias, name=path)

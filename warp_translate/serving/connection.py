@@ -1,4 +1,4 @@
-"""A connection of uvicorn's that waits for nobody for ever and says what is wrong in JSON."""
+"""uvicorn's HTTP/1.1 connection with strict parsing, a limit for every wait, and JSON errors."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ import h11
 from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# A chunk costs about 20 us, however small it is, in which nothing else is done.
+# A chunk of any size blocks the event loop for about 20 us.
 _SPARE_CHUNKS, _CHUNK_BYTES = 1000, 256
 _MOST_HEAD = 1 << 14
 _LOOSE_LINES = re.compile(rb"^\n|[^\r]\n|\n[ \t]")
@@ -17,7 +17,7 @@ _LENGTHS = re.compile(rb"\ncontent-length:([^\n]*)", re.IGNORECASE)
 
 
 class _Lines(ReceiveBuffer):
-    """Remembers a request's head, or what follows its last chunk, as it came."""
+    """Keeps the raw bytes of a request's head, or of the trailer after its last chunk."""
 
     taken = b""
 
@@ -29,12 +29,12 @@ class _Lines(ReceiveBuffer):
         return lines
 
 
-class _Strict(h11.Connection):
-    """HTTP/1.1 that proxies and servers read alike, in chunks of a reasonable size.
+class _StrictConnection(h11.Connection):
+    """Accepts only unambiguous HTTP/1.1, in chunks of a reasonable size.
 
-    Where a proxy finds the end of a request at another place than the server behind it, a request
-    can hide another one (RFC 9112, 11.2). h11 takes some that are read in several ways: those with
-    a length and a transfer coding, with the same length twice, with folded lines or a bare LF.
+    If a proxy and the server disagree on where a request ends, it can smuggle another one (RFC
+    9112, 11.2). h11 accepts some ambiguous requests: with both a length and a transfer coding, with
+    a repeated length, with folded lines or a bare LF.
     """
 
     def __init__(self, most_head: int) -> None:
@@ -42,7 +42,7 @@ class _Strict(h11.Connection):
         self._receive_buffer = self._lines = _Lines()
         self._chunked = False
         self._chunks = self._bytes = 0
-        self.refusal: str | None = None  # What is wrong, for the sender.
+        self.refusal: str | None = None
 
     def next_event(self) -> Any:
         event = super().next_event()
@@ -51,14 +51,14 @@ class _Strict(h11.Connection):
         elif isinstance(event, h11.Data):
             self._count(len(event.data))
         elif isinstance(event, h11.EndOfMessage) and self._chunked:
-            self._look(self._lines.taken)
+            self._check_lines(self._lines.taken)
         return event
 
     def _begin(self, request: h11.Request) -> None:
         self._chunks = self._bytes = 0
         names, head = [name for name, _ in request.headers], self._lines.taken
         self._chunked = b"transfer-encoding" in names
-        self._look(head)
+        self._check_lines(head)
         lengths = _LENGTHS.findall(head)
         if len(lengths) > 1 or b"," in b"".join(lengths):
             self._refuse("the request has more than one Content-Length; send one")
@@ -67,7 +67,7 @@ class _Strict(h11.Connection):
         if self._chunked and request.http_version < b"1.1":
             self._refuse("HTTP/1.0 has no Transfer-Encoding; send Content-Length")
 
-    def _look(self, lines: bytes) -> None:
+    def _check_lines(self, lines: bytes) -> None:
         if _LOOSE_LINES.search(lines):
             self._refuse("a line of the request is folded, or ends without CR; end each with CR LF")
 
@@ -86,91 +86,93 @@ class _Strict(h11.Connection):
 
 
 class Connection(H11Protocol):
-    """HTTP/1.1 of which every wait for the client has an end.
+    """A connection that limits every wait for the client.
 
-    uvicorn itself waits as long as it takes: for a request's head, for what is left of a body that
-    has been answered, and for a client to take its answer. How long a body may take that is still
-    to be answered is the application's to say.
+    uvicorn waits indefinitely for a request's head, for the rest of a body that was already
+    answered, and for a client to receive its response. The application limits the wait for a body
+    that is still to be answered.
     """
 
     def __init__(self, *arguments: Any, seconds: float, **options: Any) -> None:
-        """Takes what uvicorn gives it.
+        """Passes all but ``seconds`` to uvicorn.
 
         Args:
           *arguments: uvicorn's.
-          seconds: for a request's head, and between two looks at whether an answer is taken.
+          seconds: limit for a request's head, and interval between checks that a response is being
+            received.
           **options: uvicorn's.
         """
         super().__init__(*arguments, **options)
-        self.conn: _Strict = _Strict(self.config.h11_max_incomplete_event_size or _MOST_HEAD)
+        head = self.config.h11_max_incomplete_event_size or _MOST_HEAD
+        self.conn: _StrictConnection = _StrictConnection(head)
         self._seconds = seconds
-        self._end: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._left = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Waits for the first request."""
+        """Starts waiting for the first request."""
         super().connection_made(transport)
-        self._wait()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Waits no more."""
-        self._rest()
+        """Stops waiting."""
+        self._stop_timer()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Has waited if a request's head is there."""
+        """Stops waiting once a request's head is complete."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
-            self._rest()
+            self._stop_timer()
 
     def on_response_complete(self) -> None:
-        """Waits for the next request, which may be there already."""
-        self._wait()
+        """Starts waiting for the next request, which may already be there."""
+        self._start_timer()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Waits for the client to take what was sent."""
+        """Starts waiting for the client to receive the response."""
         super().pause_writing()
-        self._wait()
+        self._start_timer()
 
     def resume_writing(self) -> None:
-        """Goes on with the answer."""
+        """Stops waiting while the response is produced."""
         super().resume_writing()
         if self.cycle is not None and not self.cycle.response_complete:
-            self._rest()
+            self._stop_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, or could be read in several ways."""
-        self._refuse(400, self.conn.refusal or "the request is not as HTTP has it")
+        """Answers malformed or ambiguous HTTP."""
+        self._refuse(400, self.conn.refusal or "the request is not valid HTTP")
         if self.cycle is not None:
-            # Whoever waits for the rest of the body waits no more, and answers nothing.
+            # Ends the application's wait for the rest of the body.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
-    def _wait(self) -> None:
-        self._rest()
+    def _start_timer(self) -> None:
+        self._stop_timer()
         self._left = self.transport.get_write_buffer_size()
-        self._end = self.loop.call_later(self._seconds, self._over)
+        self._timer = self.loop.call_later(self._seconds, self._time_out)
 
-    def _rest(self) -> None:
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _over(self) -> None:
+    def _time_out(self) -> None:
         left = self.transport.get_write_buffer_size()
         if 0 < left < self._left:
-            self._wait()  # It is taken slowly.
+            self._start_timer()  # The client is slow, but receiving.
         elif left or self.transport.is_closing():
             self.transport.abort()
         elif self.conn.trailing_data[0]:
-            self._refuse(408, "the request did not come whole in time; send it again")
+            self._refuse(408, "the request was not received completely in time; send it again")
         else:
             self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        # Not into an answer that has begun.
+        # A response that has begun cannot be replaced.
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps({"error": message}).encode()
             headers = [
@@ -179,10 +181,7 @@ class Connection(H11Protocol):
                 ("x-content-type-options", "nosniff"),
                 ("connection", "close"),
             ]
-            for event in (
-                h11.Response(status_code=status, headers=headers),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ):
+            response = h11.Response(status_code=status, headers=headers)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

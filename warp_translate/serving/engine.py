@@ -1,16 +1,14 @@
 """Runs a bundle: images of any size in, images of the same size out.
 
-`OnnxEngine` needs ONNX Runtime and no jax, `JaxEngine` needs jax and nothing of the training code.
-Both give the same values up to one level of uint8.
+`OnnxEngine` needs ONNX Runtime and no jax, `JaxEngine` needs jax and no training code. Their
+outputs agree to one level of uint8.
 """
 
 import abc
-import collections
 import dataclasses
 import functools
 import importlib
 import importlib.util
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,35 +24,32 @@ from warp_translate.visualize import to_uint8
 
 Backend = Literal["auto", "onnx", "jax"]
 
-# What ONNX Runtime and XLA say when memory is short.
+# In the errors of ONNX Runtime and XLA.
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "RESOURCE_EXHAUSTED")
+# Largest estimated use of ONNX Runtime's arena by a run; larger runs bypass the arena.
+_ARENA_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
-    """What an engine gives back.
+    """Output of an engine."""
 
-    Attributes:
-      output: uint8 ``[N, H, W, 3]``, the size of what went in.
-      maps: None unless asked for: "pretranslated" and "warped" ``[N, H, W, 3]`` in [-1, 1], "mask"
-        ``[N, H, W, 1]`` in [0, 1], "displacement" ``[N, H, W, 2]`` in pixels, and "reduced"
-        ``[N, ceil(H / factor), ceil(W / factor), 3]``, float32.
-    """
-
-    output: np.ndarray
+    output: np.ndarray  # uint8 ``[N, H, W, 3]``.
+    # float32 by name, or None: "pretranslated" and "warped" ``[N, H, W, 3]`` in [-1, 1], "mask"
+    # ``[N, H, W, 1]`` in [0, 1], "displacement" ``[N, H, W, 2]`` in pixels, and "reduced" ``[N,
+    # ceil(H / factor), ceil(W / factor), 3]``.
     maps: Mapping[str, np.ndarray] | None
 
 
 class Engine(abc.ABC):
-    """A bundle that is ready to translate; several threads may use it."""
+    """A loaded bundle; thread-safe.
+
+    Attributes:
+      bundle: the bundle.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-
-    @property
-    def bundle(self) -> Bundle:
-        """What it runs."""
-        return self._bundle
+        self.bundle = bundle
 
     def translate(
         self, images: np.ndarray, factor: int | None = None, *, with_maps: bool = False
@@ -62,68 +57,57 @@ class Engine(abc.ABC):
         """Translates images of one size.
 
         Args:
-          images: uint8 ``[N, H, W, 3]``, of at least one pixel.
-          factor: one of the bundle's; None for the one that it was trained with.
-          with_maps: whether the maps are wanted too.
+          images: uint8 ``[N, H, W, 3]``, not empty.
+          factor: one of the bundle's; by default the one it was trained with.
+          with_maps: whether to return the maps.
 
         Raises:
-          UserError: the bundle does not serve the factor.
+          UserError: the bundle does not support the factor.
           MemoryError: the images are too large for this machine.
-          ValueError: the images are of another shape or type.
+          ValueError: the images have another shape or dtype.
         """
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[3] != 3
-            or 0 in images.shape
-        ):
+        shape = images.shape
+        if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise ValueError(
                 "an engine takes uint8 images [N, H, W, 3] of one pixel or more, got "
-                f"{images.dtype} {images.shape}"
+                f"{images.dtype} {shape}"
             )
-        decided = self._bundle.check_factor(factor)
+        decided = self.bundle.check_factor(factor)
         try:
             return self._run(images, decided, with_maps)
-        except Exception as error:  # Each runtime has a type of its own for whatever goes wrong.
+        except Exception as error:  # Every runtime has exceptions of its own.
             if out_of_memory(error):
-                raise MemoryError(f"{images.shape} at factor {decided}") from error
+                raise MemoryError(f"{shape} at factor {decided}") from error
             raise
 
     @abc.abstractmethod
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
-        """Translates what was checked."""
+        """Translates checked images."""
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether a runtime's error means that memory is short."""
+    """Whether a runtime's error means that memory is exhausted."""
     return any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def open_engine(bundle: Bundle, backend: Backend = "auto", *, threads: int | None = None) -> Engine:
-    """Makes a bundle ready.
+    """Loads a bundle.
 
     Args:
       bundle: the bundle.
-      backend: "onnx", "jax", or "auto" for the first of them that is installed.
-      threads: most threads of one translation in ONNX Runtime; None for one for each core. jax
-        takes what it finds.
+      backend: "onnx", "jax", or "auto" for the first one installed.
+      threads: of one translation in ONNX Runtime; one per core by default. Ignored by jax.
 
     Raises:
-      UserError: the backend is not installed, or the bundle's file is damaged.
+      UserError: the backend is not installed, or a file is missing or damaged.
     """
-    decided = choose_backend(backend)
-    return OnnxEngine(bundle, threads=threads) if decided == "onnx" else JaxEngine(bundle)
+    if choose_backend(backend) == "onnx":
+        return OnnxEngine(bundle, threads=threads)
+    return JaxEngine(bundle)
 
 
 def choose_backend(backend: Backend) -> Literal["onnx", "jax"]:
-    """Decides what "auto" means here.
-
-    Args:
-      backend: "onnx", "jax", or "auto" for the first of them that is installed.
-
-    Raises:
-      UserError: the backend is not installed.
-    """
+    """Resolves "auto" to the first installed backend; raises UserError if there is none."""
     needs = {"onnx": ("onnxruntime", "serve"), "jax": ("jax", "train")}
     there = [name for name, (module, _) in needs.items() if importlib.util.find_spec(module)]
     if backend == "auto":
@@ -139,14 +123,13 @@ def choose_backend(backend: Backend) -> Literal["onnx", "jax"]:
 
 
 def open_session(path: Path, *, threads: int | None = None, arena: bool = True) -> Any:
-    """Loads a graph into ONNX Runtime, on CPUs.
+    """Loads a graph into ONNX Runtime on the CPU.
 
     Args:
-      path: the file.
-      threads: most threads of one run; None for one for each core.
-      arena: whether the memory of a run is kept for the next, in one arena for all sessions.
-        Without it small runs take up to half as long again, but large ones take no more memory
-        than they need, which is up to twice as much with it.
+      path: the graph.
+      threads: of one run; one per core by default.
+      arena: whether runs keep their memory in an arena shared by all sessions. Without it small
+        runs take up to 1.5 times as long, but large ones as little as half of the memory.
 
     Returns:
       An ``onnxruntime.InferenceSession``.
@@ -157,19 +140,18 @@ def open_session(path: Path, *, threads: int | None = None, arena: bool = True) 
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Threads that spin while they wait take the cores from whoever shares them.
+    # Spinning threads would take the cores from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = arena
     if arena:
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0  # 0 is its word for one for each core.
+    options.intra_op_num_threads = threads or 0  # 0: one per core.
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has one type for each way to be damaged.
-        words = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+    except Exception as error:  # ONNX Runtime has many exception types.
+        raise _damaged(path, str(error)) from error
 
 
 @functools.cache
@@ -182,61 +164,40 @@ def _share_arena() -> None:
 
 
 def load_parameters(bundle: AnyBundle) -> dict[str, np.ndarray]:
-    """The parameters of a bundle by their paths.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Loads a bundle's parameters by path; raises UserError if they are missing or damaged."""
     import safetensors.numpy
 
     path = bundle.path(bundles.PARAMETERS)
     try:
         return safetensors.numpy.load_file(path)
-    except Exception as error:  # The library has its own types, and OSErrors.
-        words = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+    except Exception as error:  # The library's own types, and OSError.
+        raise _damaged(path, str(error)) from error
 
 
 def load_computation(bundle: AnyBundle, name: str) -> Any:
-    """A computation of a bundle that jax runs.
-
-    Args:
-      bundle: the bundle.
-      name: the file.
-
-    Returns:
-      A ``jax.export.Exported``.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Loads a ``jax.export.Exported``; raises UserError if it is missing or damaged."""
     path = bundle.path(name)
     try:
         data = bytearray(path.read_bytes())
         return importlib.import_module("jax.export").deserialize(data)
-    except Exception as error:  # Whatever a damaged file makes of the reader.
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path} cannot be loaded ({words}); export the bundle again") from error
+    except Exception as error:  # Depends on the damage.
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-_ARENA_BYTES = 1 << 28
-"""What a run of ONNX Runtime may take of the arena, by the estimate; others go without it."""
+def _damaged(path: Path, reason: str) -> UserError:
+    reason = " ".join(reason.split())[:200]
+    return UserError(f"{path} cannot be loaded ({reason}); export the bundle again")
 
 
 class OnnxEngine(Engine):
-    """A bundle in ONNX Runtime on CPUs. A new size costs nothing that lasts."""
+    """A bundle in ONNX Runtime on the CPU. New sizes cost nothing extra.
+
+    It opens the graph twice, with and without an arena: small runs are fast with it, and large
+    ones stay within the memory estimated in `footprint` without it.
+    """
 
     def __init__(self, bundle: Bundle, *, floats: bool = False, threads: int | None = None) -> None:
-        """Loads the graph.
-
-        Args:
-          bundle: the bundle.
-          floats: whether to run the graph for float32 images, which gives the same.
-          threads: most threads of one translation; None for one for each core.
-
-        Raises:
-          UserError: the file is missing or damaged.
-        """
+        """Loads the graph, or with ``floats`` the one for float32 images; see `open_engine`."""
         super().__init__(bundle)
         self._floats = floats
         path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
@@ -254,7 +215,7 @@ class OnnxEngine(Engine):
         }
         count, height, width, _ = images.shape
         pixels = count * padded_side(height, factor) * padded_side(width, factor)
-        takes = pixels * footprint.bytes_per_pixel(self._bundle.architecture, factor)
+        takes = pixels * footprint.bytes_per_pixel(self.bundle.architecture, factor)
         session = self._session if takes <= _ARENA_BYTES else self._large
         output, *maps = session.run(self._outputs, feeds)
         if self._floats:
@@ -265,42 +226,40 @@ class OnnxEngine(Engine):
 
 
 class JaxEngine(Engine):
-    """A bundle in jax, on whatever device it finds; the model's code is not needed.
+    """A bundle in jax on any device, without the model's code.
 
-    Every padded size is compiled once. The programs of the sizes used last are kept.
+    Every padded size is compiled once; the most recently used programs are kept.
     """
 
     def __init__(self, bundle: Bundle, *, most_programs: int = 32) -> None:
-        """Loads the parameters.
-
-        Args:
-          bundle: the bundle.
-          most_programs: how many compiled programs are kept.
-
-        Raises:
-          UserError: a file is missing or damaged.
-        """
+        """Loads the bundle; keeps up to ``most_programs`` compiled programs."""
         import jax
 
-        self._jax: Any = jax
         super().__init__(bundle)
-        self._most = most_programs
-        self._lock = threading.Lock()
-        self._programs: collections.OrderedDict[tuple[Any, ...], Callable[..., Any]] = (
-            collections.OrderedDict()
-        )
+        self._get: Callable[..., Any] = jax.device_get
         self._params = jax.device_put(load_parameters(bundle))
-        # Now: the folder may be replaced while this engine still serves, and damage is to be found.
-        self._exported = {
+        # Loaded now to detect damage, and because the folder may be replaced later.
+        exported = {
             factor: load_computation(bundle, bundles.jax_file(factor)) for factor in bundle.factors
         }
+
+        # One jitted function per size, so that dropping it frees its program.
+        @functools.lru_cache(most_programs)
+        def program(shape: tuple[int, ...], factor: int, with_maps: bool) -> Callable[..., Any]:
+            def run(params: Any, images: Any) -> Any:
+                output, maps = exported[factor].call(params, images)
+                return output, maps if with_maps else {}
+
+            return jax.jit(run)
+
+        self._program = program
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
         height, width = images.shape[1:3]
         padding = [padded_side(side, factor) - side for side in (height, width)]
         padded = np.pad(images, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
         program = self._program(padded.shape, factor, with_maps)
-        output, maps = self._jax.device_get(program(self._params, padded))
+        output, maps = self._get(program(self._params, padded))
         cropped = {
             name: each[:, : -(-height // factor), : -(-width // factor)]
             if name == "reduced"
@@ -308,20 +267,3 @@ class JaxEngine(Engine):
             for name, each in maps.items()
         }
         return Translated(output[:, :height, :width], cropped if with_maps else None)
-
-    def _program(self, shape: tuple[int, ...], factor: int, with_maps: bool) -> Callable[..., Any]:
-        key = (shape, factor, with_maps)
-        with self._lock:
-            if key not in self._programs:
-                exported = self._exported[factor]
-
-                def run(params: Any, images: Any) -> Any:
-                    output, maps = exported.call(params, images)
-                    return output, maps if with_maps else {}
-
-                # A program of its own for each size: dropping it frees what was compiled for it.
-                self._programs[key] = self._jax.jit(run)
-            self._programs.move_to_end(key)
-            while len(self._programs) > self._most:
-                self._programs.popitem(last=False)
-            return self._programs[key]

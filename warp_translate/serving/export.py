@@ -1,5 +1,6 @@
-"""Makes a bundle of a trained generator, and measures every format in it against the generator."""
+"""Exports generators and classifiers to bundles, and compares every format with the checkpoint."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ from jax import export as jax_export
 
 from warp_translate.constants import LEAST_REDUCED, STRIDE
 from warp_translate.errors import UserError
-from warp_translate.models import Generator, Translation, translate
+from warp_translate.models import DomainClassifier, Generator, Translation, translate
 from warp_translate.serving import bundle as bundles
-from warp_translate.serving import model_card, onnx_graph
+from warp_translate.serving import classifier_graph, model_card, onnx_graph
 from warp_translate.serving.architecture import Architecture
-from warp_translate.serving.bundle import Bundle
-from warp_translate.serving.engine import Engine, JaxEngine, OnnxEngine, Translated
+from warp_translate.serving.bundle import AnyBundle, Bundle, ClassifierBundle
+from warp_translate.serving.classifier import Classifier, prepare
+from warp_translate.serving.engine import Backend, Engine, JaxEngine, OnnxEngine, Translated
 from warp_translate.types import Array, PyTree, to_float, to_uint8
 from warp_translate.visualize import MAPS
 
@@ -32,27 +34,45 @@ PARITY_SIZES = (
 """Heights and widths at which the formats are compared."""
 
 _OTHER_FACTOR_SIZES = 2
+_TOLERANCE = 1e-3  # Of a classifier's probabilities.
+_BACKENDS: dict[str, Backend] = {bundles.CLASSIFIER_ONNX: "onnx", bundles.CLASSIFIER_JAX: "jax"}
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What computations are lowered to."""
+"""Platforms that jax.export lowers to."""
+
+Note = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class Parity:
+    """Differences between a format's output and the checkpoint's."""
+
+    images: int = 0
+    values: int = 0  # Number of uint8 values.
+    differing: int = 0  # Number of differing values.
+    largest: int = 0  # Largest difference in uint8 levels.
+    # Largest difference of each map in its own unit, by name.
+    maps: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(MAPS, 0.0))
+
+    def add(self, expected: Translated, found: Translated) -> None:
+        """Includes more images."""
+        levels = np.abs(expected.output.astype(np.int16) - found.output.astype(np.int16))
+        assert expected.maps is not None and found.maps is not None
+        self.images += len(levels)
+        self.values += levels.size
+        self.differing += int(np.count_nonzero(levels))
+        self.largest = max(self.largest, int(levels.max()))
+        for name, value in expected.maps.items():
+            difference = np.abs(value - found.maps[name]).max()
+            self.maps[name] = float(np.maximum(self.maps[name], difference))
 
 
 @dataclasses.dataclass(frozen=True)
-class Parity:
-    """How far the outputs of a format are from the checkpoint's.
-
-    Attributes:
-      images: how many images were compared.
-      values: how many uint8 values.
-      differing: how many of them differ.
-      largest: largest difference, in levels of uint8.
-      maps: largest difference of each map by name, in its own unit.
-    """
+class ClassifierParity:
+    """Differences between a format's probabilities and the checkpoint's."""
 
     images: int
-    values: int
-    differing: int
-    largest: int
-    maps: Mapping[str, float]
+    largest: float  # Largest difference of a probability.
+    domains_differ: int  # Number of images with another most probable domain.
 
 
 def write_bundle(
@@ -61,59 +81,117 @@ def write_bundle(
     params: PyTree,
     images: Sequence[np.ndarray],
     *,
-    note: Callable[[str], None] = lambda line: None,
+    note: Note = lambda line: None,
 ) -> dict[str, Parity]:
-    """Writes a bundle, or nothing if one of its formats does not do what the generator does.
+    """Writes a generator's bundle, or nothing if a format differs from the checkpoint.
 
     Args:
-      bundle: what it is; its folder is where it goes, its files and checksums are filled in.
+      bundle: the description, with the folder to write; its checksums are computed.
       generator: the module.
       params: its parameters.
-      images: uint8 ``[H, W, 3]``, real ones, on which the formats are compared; they are resized
-        to `PARITY_SIZES` in turns.
-      note: told what is being done.
+      images: real images, uint8 ``[H, W, 3]``, for the comparison; resized to `PARITY_SIZES`.
+      note: receives progress messages.
 
     Returns:
-      What was measured, by format.
+      The differences by format.
 
     Raises:
       UserError: the folder cannot be written, or a format differs by more than one level.
     """
     architecture = bundle.architecture
     flat = flatten(params)
-    with bundles.replaced(bundle.folder) as partial:
-        made = dataclasses.replace(bundle, folder=partial)
-        note("writing the parameters")
-        save_parameters(partial, flat)
+    with _written(bundle, flat, note) as partial:
         note("writing the ONNX graphs")
         for name, floats in ((bundles.ONNX, False), (bundles.ONNX_FLOAT, True)):
             model = onnx_graph.build(flat, architecture, bundle.factor, floats=floats)
             onnx.save(model, partial / name)
         for factor in bundle.factors:
             note(f"lowering the computation for factor {factor} to {', '.join(PLATFORMS)}")
-            exported = _lower(generator, architecture, params, factor)
+            exported = _lower_generator(generator, architecture, flat, factor)
             (partial / bundles.jax_file(factor)).write_bytes(exported)
-        bundles.write_config(made)
+        bundles.write_config(dataclasses.replace(bundle, folder=partial))
         found = _compare(bundles.read(partial), generator, params, images, note)
-        report = {name: dataclasses.asdict(parity) for name, parity in found.items()}
-        (partial / bundles.PARITY).write_text(json.dumps(report, indent=2) + "\n")
-        worst = max(found, key=lambda name: found[name].largest)
-        if found[worst].largest > 1:
-            raise UserError(
-                f"{worst} differs from the checkpoint by {found[worst].largest} levels of 255, "
-                "where 1 is allowed; nothing was exported. Please report it"
-            )
-        card = model_card.write(made, report)
-        (partial / bundles.CARD).write_text(card, encoding="utf-8")
-        bundles.write_config(made)
+        for name, parity in found.items():
+            if parity.largest > 1:
+                raise UserError(
+                    f"{name} differs from the checkpoint by {parity.largest} levels of 255, "
+                    "where 1 is allowed; nothing was exported. Please report it"
+                )
+        _write_report(bundle, partial, found, model_card.write)
     return found
 
 
-def flatten(params: PyTree) -> dict[str, np.ndarray]:
-    """Float32 arrays by their paths.
+def write_classifier(
+    bundle: ClassifierBundle,
+    module: DomainClassifier,
+    params: PyTree,
+    images: Sequence[np.ndarray],
+    *,
+    note: Note = lambda line: None,
+) -> dict[str, ClassifierParity]:
+    """Writes a classifier's bundle, or nothing if a format differs; see `write_bundle`.
 
-    They are contiguous: safetensors would save others wrongly and say nothing.
+    Raises:
+      UserError: the folder cannot be written, or a probability differs by more than 1e-3.
     """
+    flat = flatten(params)
+
+    def run(flat: Mapping[str, Array], images: Array) -> Array:
+        params = traverse_util.unflatten_dict(flat, sep="/")
+        logits = module.apply({"params": params}, to_float(images))
+        return jax.nn.softmax(jnp.asarray(logits))
+
+    with _written(bundle, flat, note) as partial:
+        note("writing the ONNX graph")
+        onnx.save(classifier_graph.build(flat, bundle.size), partial / bundles.CLASSIFIER_ONNX)
+        note(f"lowering the computation to {', '.join(PLATFORMS)}")
+        shape = jax_export.symbolic_shape(f"n, {bundle.size}, {bundle.size}, 3")
+        (partial / bundles.CLASSIFIER_JAX).write_bytes(_lower(run, flat, shape))
+        bundles.write_config(dataclasses.replace(bundle, folder=partial))
+        written = bundles.read_any(partial)
+        assert isinstance(written, ClassifierBundle)
+        note(f"compiling and comparing on {len(images)} images")
+        prepared = np.stack([prepare(image, bundle.size) for image in images])
+        expected = np.asarray(jax.jit(run)(flat, prepared))
+        found = {}
+        for name, backend in _BACKENDS.items():
+            given = Classifier(written, backend).probabilities(prepared)
+            found[name] = parity = ClassifierParity(
+                images=len(images),
+                largest=float(np.abs(given - expected).max()),
+                domains_differ=int((given.argmax(1) != expected.argmax(1)).sum()),
+            )
+            if not parity.largest <= _TOLERANCE:
+                raise UserError(
+                    f"{name} differs from the checkpoint by {parity.largest:.2g} in a probability, "
+                    f"where {_TOLERANCE:g} is allowed; nothing was exported. Please report it"
+                )
+        _write_report(bundle, partial, found, model_card.write_classifier)
+    return found
+
+
+@contextlib.contextmanager
+def _written(bundle: AnyBundle, flat: Mapping[str, np.ndarray], note: Note) -> Iterator[Path]:
+    """A folder with the parameters that replaces the bundle when the block ends."""
+    with bundles.replaced(bundle.folder) as partial:
+        note("writing the parameters")
+        # save_file would make the file readable by its owner only.
+        saved = safetensors.numpy.save(dict(flat), {"format": "flax"})
+        (partial / bundles.PARAMETERS).write_bytes(saved)
+        yield partial
+
+
+def _write_report(
+    bundle: Any, partial: Path, found: Mapping[str, Any], card: Callable[[Any, Any], str]
+) -> None:
+    report = {name: dataclasses.asdict(parity) for name, parity in found.items()}
+    (partial / bundles.PARITY).write_text(json.dumps(report, indent=2) + "\n")
+    (partial / bundles.CARD).write_text(card(bundle, report), encoding="utf-8")
+    bundles.write_config(dataclasses.replace(bundle, folder=partial))
+
+
+def flatten(params: PyTree) -> dict[str, np.ndarray]:
+    """Float32 arrays by path, contiguous, since safetensors corrupts others silently."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(
             np.asarray(leaf, np.float32)
@@ -122,11 +200,16 @@ def flatten(params: PyTree) -> dict[str, np.ndarray]:
     }
 
 
-def _lower(generator: Generator, architecture: Architecture, params: PyTree, factor: int) -> bytes:
-    """Serialises ``f(parameters by path, uint8 images) -> uint8 output, maps``.
+def _lower_generator(
+    generator: Generator,
+    architecture: Architecture,
+    flat: Mapping[str, np.ndarray],
+    factor: int,
+) -> bytes:
+    """Serializes ``f(parameters by path, uint8 images) -> uint8 output, maps``.
 
-    The images' sides are multiples that the factor and the trunk divide, which the symbolic shape
-    says, so that another size is refused in words.
+    The symbolic shape requires sides that the factor and the trunk divide, so that other sizes are
+    rejected with a message.
     """
 
     def run(flat: dict[str, Array], images: Array) -> tuple[Array, dict[str, Array]]:
@@ -140,41 +223,25 @@ def _lower(generator: Generator, architecture: Architecture, params: PyTree, fac
         f"n, {multiple}*h, {multiple}*w, 3",
         constraints=[
             *(f"h >= {least}", f"w >= {least}"),
-            # What the warp can count.
+            # The warp computes int32 indices.
             f"{multiple**2}*n*h*w <= {np.iinfo(np.int32).max}",
         ],
     )
-    return lower(run, flatten(params), shape)
+    return _lower(run, flat, shape)
 
 
-def lower(
+def _lower(
     run: Callable[[dict[str, Array], Array], PyTree],
     params: Mapping[str, np.ndarray],
     shape: Sequence[Any],
 ) -> bytes:
-    """Serialises a computation for all platforms.
-
-    Args:
-      run: maps parameters by their paths and uint8 images to what comes out.
-      params: the parameters, of which shapes and types are taken.
-      shape: of the images, with symbolic sides, see ``jax.export.symbolic_shape``.
-
-    Returns:
-      What ``jax.export.deserialize`` reads.
-    """
+    """Serializes a function of parameters by path and uint8 images for all platforms."""
     described = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()
     }
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     exported = jax_export.export(jax.jit(run), platforms=PLATFORMS)(described, images)
     return bytes(exported.serialize())
-
-
-def save_parameters(folder: Path, params: Mapping[str, np.ndarray]) -> None:
-    """Writes parameters by their paths as safetensors into a bundle."""
-    # Not save_file, which leaves the file readable by its owner alone.
-    saved = safetensors.numpy.save(dict(params), {"format": "flax"})
-    (folder / bundles.PARAMETERS).write_bytes(saved)
 
 
 def _translate(
@@ -195,7 +262,7 @@ def _compare(
     generator: Generator,
     params: PyTree,
     images: Sequence[np.ndarray],
-    note: Callable[[str], None],
+    note: Note,
 ) -> dict[str, Parity]:
     def reference(params: PyTree, images: Array, factor: int) -> tuple[Array, Translation]:
         found = _translate(generator, bundle.architecture, params, images, factor)
@@ -207,7 +274,7 @@ def _compare(
         bundles.ONNX_FLOAT: OnnxEngine(bundle, floats=True),
         "jaxexport": JaxEngine(bundle),
     }
-    measured: dict[str, list[Parity]] = {name: [] for name in engines}
+    measured = {name: Parity() for name in engines}
     cases = list(_parity_cases(bundle, images))
     compiled: set[tuple[Any, ...]] = set()
     for count, (image, factor) in enumerate(cases, start=1):
@@ -218,14 +285,11 @@ def _compare(
             f"{image.shape[0]} x {image.shape[1]}, factor {factor}"
         )
         output, translation = checkpoint(params, image[None], factor)
-        expected = Translated(
-            np.asarray(output),
-            {name: np.asarray(getattr(translation, name)) for name in MAPS},
-        )
+        maps = {name: np.asarray(getattr(translation, name)) for name in MAPS}
         for name, engine in engines.items():
             found = engine.translate(image[None], factor, with_maps=True)
-            measured[name].append(_difference(expected, found))
-    return {name: _total(parts) for name, parts in measured.items()}
+            measured[name].add(Translated(np.asarray(output), maps), found)
+    return measured
 
 
 def _parity_cases(bundle: Bundle, images: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
@@ -241,28 +305,3 @@ def _parity_cases(bundle: Bundle, images: Sequence[np.ndarray]) -> Iterator[tupl
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     resized = jax.image.resize(image.astype(np.float32), (*size, 3), "cubic")
     return np.clip(np.round(np.asarray(resized)), 0, 255).astype(np.uint8)
-
-
-def _difference(expected: Translated, found: Translated) -> Parity:
-    levels = np.abs(expected.output.astype(np.int16) - found.output.astype(np.int16))
-    assert expected.maps is not None and found.maps is not None
-    return Parity(
-        images=len(levels),
-        values=levels.size,
-        differing=int(np.count_nonzero(levels)),
-        largest=int(levels.max()),
-        maps={
-            name: float(np.abs(value - found.maps[name]).max())
-            for name, value in expected.maps.items()
-        },
-    )
-
-
-def _total(parts: Sequence[Parity]) -> Parity:
-    return Parity(
-        images=sum(part.images for part in parts),
-        values=sum(part.values for part in parts),
-        differing=sum(part.differing for part in parts),
-        largest=max(part.largest for part in parts),
-        maps={name: max(part.maps[name] for part in parts) for name in parts[0].maps},
-    )

@@ -1,19 +1,16 @@
-"""The inference protocol of KServe, version 2 (Open Inference Protocol), by REST.
+"""The KServe protocol, version 2 (Open Inference Protocol), over REST; models are the bundles."""
 
-The models are the bundles, by their names; `kserve_messages` reads and writes what travels.
-"""
-
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from warp_translate.errors import UserError
-from warp_translate.serving import known_names, signature
+from warp_translate.errors import UserError, check_names
 from warp_translate.serving import kserve_messages as messages
-from warp_translate.serving.admission import Part
+from warp_translate.serving import signature
+from warp_translate.serving.admission import Admission
 from warp_translate.serving.engine import Engine, OnnxEngine
 from warp_translate.serving.footprint import Need
 from warp_translate.serving.kserve_messages import Inference
@@ -21,110 +18,88 @@ from warp_translate.serving.routing import NoRoute
 from warp_translate.serving.service import Service
 from warp_translate.serving.signature import Tensor
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""What is answered without a key."""
-
-
-class Limited(Protocol):
-    """Reads a request and does its work, part by part, within the server's limits."""
-
-    def __call__(
-        self, request: Request, read: Callable[[Request], Awaitable[bytes]], *parts: Part
-    ) -> Awaitable[Response]:
-        """Answers the request."""
-
-
 _MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
 
-def add_routes(app: FastAPI, service: Service, limited: Limited) -> None:
-    """Adds the protocol to the application, which answers errors with JSON ``{"error": ...}``.
-
-    Args:
-      app: the application.
-      service: answers.
-      limited: reads a request and does its work in a thread.
-    """
+def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
+    """Adds the protocol to an application."""
     version = metadata.version("warp-translate")
 
     def server(request: Request) -> Response:
-        """What the server is."""
+        """Describe the server."""
+        extensions = ["binary_tensor_data"]
         return JSONResponse(
-            {
-                "name": "warp_translate",
-                "version": version,
-                "extensions": ["binary_tensor_data"],
-            }
+            {"name": "warp_translate", "version": version, "extensions": extensions}
         )
 
-    def live(request: Request) -> Response:
-        """Whether the process answers."""
-        return JSONResponse({"live": True})
-
     def ready(request: Request) -> Response:
-        """Whether translations are answered."""
-        good = bool(service.snapshot().engines) and service.batcher.alive
+        """Return 200 if translations are answered, else 503."""
+        good = service.ready
         return JSONResponse({"ready": good}, 200 if good else 503)
 
     def model(request: Request) -> Response:
-        """What a model takes and gives."""
+        """Describe the inputs and outputs of a model."""
         return JSONResponse(_describe(_find(service, request)))
 
     def model_ready(request: Request) -> Response:
-        """Whether a model answers."""
+        """Return 200 if a model answers, else 503."""
         name, good = _find(service, request).bundle.name, service.batcher.alive
         return JSONResponse({"name": name, "ready": good}, 200 if good else 503)
 
     async def infer(request: Request) -> Response:
-        """Translates images."""
+        """Translate images."""
         engine = _find(service, request)
-        known_names.check(request.query_params, (), "field")
+        check_names(request.query_params, (), "field")
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise UserError("the body is compressed; send it as it is")
-
+            raise UserError("the body is compressed; send it uncompressed")
         length = request.headers.get(messages.HEADER_LENGTH)
 
-        def weigh(asked: Inference) -> Need:
-            factor = asked.factor
+        def estimate(inference: Inference) -> Need:
+            factor = inference.factor
             if factor is not None:
                 factor = engine.bundle.check_factor(factor)
-            need = service.need_of_stack(engine, asked.image.shape, factor, asked.with_maps)
-            return need.and_also(messages.answer_bytes(asked))
+            need = service.estimate_stack(
+                engine, inference.image.shape, factor, inference.with_maps
+            )
+            return need.plus(messages.answer_bytes(inference))
 
-        def work(asked: Inference) -> Response:
-            found = service.translate(engine, asked.image, asked.factor, with_maps=asked.with_maps)
-            request.state.told = {
+        def work(inference: Inference) -> Response:
+            found = service.translate(
+                engine, inference.image, inference.factor, with_maps=inference.with_maps
+            )
+            request.state.log = {
                 "bundle": engine.bundle.name,
                 "factor": found.factor,
-                "images": asked.image.shape[0],
-                "width": asked.image.shape[2],
-                "height": asked.image.shape[1],
+                "images": inference.image.shape[0],
+                "width": inference.image.shape[2],
+                "height": inference.image.shape[1],
                 "milliseconds": found.milliseconds,
             }
-            return messages.answer(engine.bundle.name, asked, found)
+            return messages.answer(engine.bundle.name, inference, found)
 
-        return await limited(
+        return await admission.answer(
             request,
-            _body,
+            Request.body,
             (
-                lambda body: messages.weigh(body, length),
+                lambda body: messages.estimate(body, length),
                 lambda body: messages.parse(body, length),
             ),
-            (weigh, work),
+            (estimate, work),
         )
 
     async def index(request: Request) -> Response:
-        """All models, those that are broken too."""
-        known_names.check(request.query_params, (), "field")
+        """List all models, including broken ones."""
+        check_names(request.query_params, (), "field")
 
         def work(body: bytes) -> Response:
             return JSONResponse(_index(service, messages.only_ready(body)))
 
-        return await limited(request, _body, (lambda body: messages.weigh(body, None), work))
+        return await admission.answer(
+            request, Request.body, (lambda body: messages.estimate(body, None), work)
+        )
 
     app.add_api_route("/v2", server, methods=["GET"])
-    for path, endpoint in zip(OPEN_PATHS, (live, ready), strict=True):
-        app.add_api_route(path, endpoint, methods=["GET"])
+    app.add_api_route("/v2/health/ready", ready, methods=["GET"])
     for path in _MODEL:
         app.add_api_route(path, model, methods=["GET"])
         app.add_api_route(f"{path}/ready", model_ready, methods=["GET"])
@@ -138,7 +113,7 @@ def _find(service: Service, request: Request) -> Engine:
     found = [engine for engine in engines if engine.bundle.name == name]
     if not found:
         known = ", ".join(sorted({engine.bundle.name for engine in engines})) or "none"
-        raise NoRoute(f"there is no model {messages.told(name)}; there are: {known}")
+        raise NoRoute(f"there is no model {messages.short(name)}; known: {known}")
     if len(found) > 1:
         raise UserError(
             f"{len(found)} bundles are called {name}; export one with another --bundle_name"
@@ -146,8 +121,8 @@ def _find(service: Service, request: Request) -> Engine:
     version = request.path_params.get("version", signature.VERSION)
     if version != signature.VERSION:
         raise NoRoute(
-            f"the model {name} has no version {messages.told(version)}; "
-            f"there is {signature.VERSION}"
+            f"the model {name} has no version {messages.short(version)}; its only version is "
+            f"{signature.VERSION}"
         )
     return found[0]
 
@@ -170,24 +145,12 @@ def _describe(engine: Engine) -> dict[str, Any]:
 
 def _index(service: Service, only_ready: bool) -> list[dict[str, str]]:
     served = service.snapshot()
-    names = sorted({engine.bundle.name for engine in served.engines.values()})
-    listed = [
-        {
-            "name": name,
-            "version": signature.VERSION,
-            "state": "READY",
-            "reason": served.problems.get(name, ""),
-        }
-        for name in names
-    ]
+    names = {engine.bundle.name for engine in served.engines.values()}
+    states = [(name, "READY", served.problems.get(name, "")) for name in sorted(names)]
     if not only_ready:
-        listed += [
-            {"name": name, "version": signature.VERSION, "state": "UNAVAILABLE", "reason": reason}
-            for name, reason in sorted(served.problems.items())
-            if name not in names
-        ]
-    return listed
-
-
-async def _body(request: Request) -> bytes:
-    return await request.body()
+        broken = sorted(served.problems.keys() - names)
+        states += [(name, "UNAVAILABLE", served.problems[name]) for name in broken]
+    return [
+        {"name": name, "version": signature.VERSION, "state": state, "reason": reason}
+        for name, state, reason in states
+    ]

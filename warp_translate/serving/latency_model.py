@@ -1,11 +1,11 @@
-"""How fast this device is, and which factor keeps a translation within a latency budget.
+"""Latency of a device, and the smallest factor within a latency budget.
 
-Claim 8 of the patent: the reduction follows from what the device can compute. Before anything was
-timed, an estimate from the CPU's cores and frequency serves. Then the bundle is timed at every
-factor and some sizes, and what was found is kept for this device and this build.
+Claim 8 of the patent: the reduction follows from the device's computing power. Until a bundle is
+calibrated, the latency is estimated from the CPU's cores and frequency. Calibration times every
+factor at several sizes; the result is cached by device and build.
 
-The model of a translation of P pixels at factor s: ``a + P * (b + c / s**2)`` milliseconds: a call,
-what is done at the original's size, and what is done at the reduced one.
+A translation of P pixels at factor s takes ``a + P * (b + c / s**2)`` milliseconds: per call, per
+pixel of the original, and per pixel of the reduced image.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -29,15 +30,15 @@ from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Engine, JaxEngine
 
 SIZES = ((128, 128), (256, 256), (512, 512), (768, 1024), (1080, 1920))
-"""Heights and widths at which a bundle is timed."""
+"""Heights and widths of a calibration."""
 
-_MOST_BYTES = 1 << 20  # Of what is kept.
+_MOST_BYTES = 1 << 20  # Of a cached calibration.
 _PERCENTILE = 90
 _LEAST_CALLS, _MOST_CALLS = 5, 30
 _SECONDS_PER_CASE = 1.0
-# Of a core and cycle in single precision, as ONNX Runtime reached on AVX2 machines; an estimate.
+# Per core in float32, as measured with ONNX Runtime on AVX2 machines.
 _MACS_PER_CYCLE = 6.0
-# What a pixel of the original costs beside its multiplications: reading, warping, writing.
+# Per pixel of the original beside its multiplications: reading, warping, writing.
 _NANOSECONDS_PER_PIXEL = 150.0
 _MISSES_TO_RISE = 3
 _EASE_TO_FALL = 30
@@ -46,32 +47,21 @@ _EASY_SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What was found of the machine.
+    """The machine."""
 
-    Attributes:
-      cpu: what the CPU calls itself.
-      cores: how many this process may use.
-      megahertz: nominal or current frequency; None where the system does not tell.
-    """
-
-    cpu: str
-    cores: int
-    megahertz: float | None
+    cpu: str  # Model name.
+    cores: int  # Usable by this process.
+    megahertz: float | None  # Nominal or current frequency; None if unknown.
 
     @property
     def key(self) -> str:
-        """Tells devices apart in names of files."""
+        """Identifies the device in file names."""
         text = f"{self.cpu}/{self.cores}/{platform.machine()}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def find_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Device:
-    """Looks at the machine, and at what this process may use of it.
-
-    Args:
-      proc: where Linux tells of the CPU.
-      cgroup: where it tells of the container's share.
-    """
+    """Detects the machine, and the part of it that this process may use."""
     try:
         text = (proc / "cpuinfo").read_text()
     except OSError:
@@ -87,29 +77,22 @@ def find_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
 
 @dataclasses.dataclass(frozen=True)
 class LatencyModel:
-    """The 90th percentile of a translation's time, ``a + P * (b + c / s**2)`` ms.
+    """The 90th percentile of a translation's time, ``a + P * (b + c / s**2)`` ms."""
 
-    Attributes:
-      call: ``a``, ms.
-      pixel: ``b``, ms for each pixel of the original.
-      reduced_pixel: ``c``, ms for each pixel of the reduced image.
-      measured: what it was fitted to: height, width, factor, median and 90th percentile in ms;
-        empty where it is an estimate.
-    """
-
-    call: float
-    pixel: float
-    reduced_pixel: float
+    call: float  # ``a``, ms.
+    pixel: float  # ``b``, ms per pixel of the original.
+    reduced_pixel: float  # ``c``, ms per pixel of the reduced image.
+    # Height, width, factor, median and 90th percentile in ms; empty for an estimate.
     measured: tuple[tuple[int, int, int, float, float], ...] = ()
 
     def milliseconds(self, height: int, width: int, factor: int) -> float:
-        """What a translation takes in nine of ten cases, or is estimated to."""
+        """The 90th percentile of a translation's time, measured or estimated."""
         per_pixel = self.pixel + self.reduced_pixel / factor**2
         return self.call + height * width * per_pixel
 
 
 def estimate(device: Device, architecture: Architecture) -> LatencyModel:
-    """The model before anything was timed, from the CPU's cores and frequency."""
+    """Estimates the model from the CPU's cores and frequency."""
     reduced, full = macs_per_pixel(architecture)
     per_millisecond = device.cores * 1e3 * (device.megahertz or 2000.0) * _MACS_PER_CYCLE
     return LatencyModel(
@@ -145,18 +128,18 @@ def calibrate(
     clock: Callable[[], float] = time.perf_counter,
     note: Callable[[str], None] = lambda line: None,
 ) -> LatencyModel:
-    """Times a bundle at its factors and some sizes, and fits the model.
+    """Times a bundle at its factors and several sizes, and fits the model.
 
     Args:
-      engine: what is timed; nothing else should run.
+      engine: the bundle; the machine should be idle otherwise.
       sizes: heights and widths.
       clock: seconds from any origin.
-      note: told what is being timed.
+      note: receives progress messages.
     """
     measured: list[tuple[int, int, int, float, float]] = []
     cases = list(itertools.product(sizes, sorted(engine.bundle.factors, reverse=True)))
     guess = estimate(find_device(), engine.bundle.architecture)
-    once = 0.0  # Seconds that the first calls took longer than the others.
+    once = 0.0  # Seconds of one-time work so far, such as compilation.
     for number, ((height, width), factor) in enumerate(cases, start=1):
         case = f"{number}/{len(cases)}  {height} x {width}, factor {factor}"
         if isinstance(engine, JaxEngine):
@@ -164,7 +147,7 @@ def calibrate(
         chance = np.random.default_rng(0)
         image = chance.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
         start = clock()
-        engine.translate(image, factor)  # Whatever is done once.
+        engine.translate(image, factor)
         first = clock() - start
         seconds: list[float] = []
         while len(seconds) < _LEAST_CALLS or (
@@ -187,7 +170,7 @@ def _seconds(
     measured: Sequence[tuple[int, int, int, float, float]],
     guess: LatencyModel,
 ) -> float:
-    """What timing the cases ahead will take: as guessed, scaled by the last size's true times."""
+    """Time for the remaining cases: the estimate, scaled by the measurements of the last size."""
     height, width = measured[-1][:2]
     last = [row for row in measured if row[:2] == (height, width)]
     true = sum(median for *_, median, _ in last)
@@ -201,9 +184,9 @@ def _seconds(
 
 
 def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
-    """Fits the model to 90th percentiles, every case with the same weight for its relative error.
+    """Fits the model to 90th percentiles by non-negative least squares of the relative errors.
 
-    Then it is scaled up until nine of ten cases are within it.
+    The fit is then scaled up until nine of ten cases are within it.
 
     Args:
       measured: height, width, factor, median and 90th percentile in ms.
@@ -211,7 +194,7 @@ def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
     rows = np.array([[1.0, h * w, h * w / s**2] for h, w, s, _, _ in measured])
     times = np.array([high for *_, high in measured])
     rows = rows / times[:, None]
-    # Nothing takes negative time: the best fit among those without some of the terms.
+    # Non-negative least squares by trying every subset of the three terms.
     best, least = np.zeros(3), np.inf
     for count in (1, 2, 3):
         for chosen in itertools.combinations(range(3), count):
@@ -221,46 +204,40 @@ def fit(measured: Sequence[tuple[int, int, int, float, float]]) -> LatencyModel:
             if (found >= 0).all() and error < least:
                 best, least = np.zeros(3), error
                 best[list(chosen)] = found
-    # The budget is to hold for the cases that are slower than the fit, too.
+    # The budget must hold for cases slower than the fit, too.
     best = best * max(1.0, float(np.percentile(1 / (rows @ best), _PERCENTILE, method="higher")))
     call, pixel, reduced_pixel = map(float, best)
     return LatencyModel(call, pixel, reduced_pixel, tuple(measured))
 
 
 def cache_path(device: Device, bundle: Bundle, backend: str) -> Path:
-    """Where the calibration of a build on a device is kept."""
+    """Path of the calibration of a build on a device."""
     return storage.cache() / f"{device.key}-{bundle.build}-{backend}.json"
 
 
 def load(path: Path) -> LatencyModel | None:
-    """Reads a calibration; None where there is none, or none that can be used, which is said."""
+    """Reads a calibration; None if it is missing, or damaged, which is logged."""
     try:
         with sealed.open_regular(path, _MOST_BYTES) as file:
             found = sealed.loads(file.read())
-        if not sealed.is_intact(found):
-            raise ValueError("it is damaged, or of an earlier version")
-        terms = {name: float(found[name]) for name in ("call", "pixel", "reduced_pixel")}
-        if min(terms.values()) < 0 or not any(terms.values()):
-            raise ValueError("they cannot be")
-        measured = tuple(
-            (int(h), int(w), int(s), float(median), float(high))
-            for h, w, s, median, high in found["measured"]
-        )
+        if not isinstance(found, dict) or not sealed.is_intact(found):
+            raise ValueError("damaged, or of an earlier version")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         logging.warning(
-            "the times in %s are not used (%s): warp-translate device measures them anew",
+            "the calibration in %s is not used (%s): run warp-translate device to repeat it",
             path,
             reason,
         )
         return None
-    return LatencyModel(**terms, measured=measured)
+    measured: Any = tuple(map(tuple, found["measured"]))
+    return LatencyModel(found["call"], found["pixel"], found["reduced_pixel"], measured)
 
 
 def save(path: Path, model: LatencyModel) -> bool:
-    """Keeps a calibration; says whether that was possible, since it is of use without."""
+    """Writes a calibration; returns False if it cannot be written."""
     try:
         storage.write_whole(path, sealed.dumps(dataclasses.asdict(model)))
     except OSError:
@@ -270,37 +247,25 @@ def save(path: Path, model: LatencyModel) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The factor that was chosen.
-
-    Attributes:
-      factor: how many times smaller the trunk's image is.
-      milliseconds: what the translation should take in nine of ten cases.
-      meets: whether that is within the budget; if not, no factor is, and this is the largest.
-    """
+    """A chosen factor."""
 
     factor: int
-    milliseconds: float
-    meets: bool
+    milliseconds: float  # Expected 90th percentile of the translation's time.
+    meets: bool  # Whether that is within the budget; if not, this is the largest factor.
 
 
 class FactorChooser:
-    """Chooses the smallest factor that meets a budget, and learns from how long it took.
+    """Chooses the smallest factor within a budget, and adapts to the measured times.
 
-    After three misses in a row the next larger factor is chosen for images of that size, and the
-    smaller one again when thirty in a row were so fast that it would have met the budget with a
-    fifth to spare. Sizes are told apart by powers of two of their pixels.
+    After three misses in a row it chooses the next larger factor for images of that size, and the
+    smaller one again after thirty in a row so fast that the smaller one would have taken at most
+    80 % of the budget. Sizes are grouped by powers of two of their pixels.
     """
 
     def __init__(
         self, model: LatencyModel, factors: Iterable[int], budget_milliseconds: float
     ) -> None:
-        """Starts without any misses.
-
-        Args:
-          model: how long translations take.
-          factors: those that there are.
-          budget_milliseconds: more than 0.
-        """
+        """Sets the latency model, the available factors and the budget, more than 0."""
         if not budget_milliseconds > 0:
             raise ValueError(f"the budget must be more than 0 ms, got {budget_milliseconds}")
         self._model = model
@@ -312,7 +277,7 @@ class FactorChooser:
         self._ease: dict[int, int] = {}
 
     def choose(self, height: int, width: int) -> Choice:
-        """Chooses for an image of a size."""
+        """Chooses a factor for an image size."""
         with self._lock:
             place = min(
                 self._first(height, width) + self._steps.get(_class(height, width), 0),
@@ -323,17 +288,17 @@ class FactorChooser:
         return Choice(factor, expected, expected <= self._budget)
 
     def milliseconds(self, height: int, width: int, factor: int) -> float:
-        """What a translation should take with a factor in nine of ten cases."""
+        """The expected 90th percentile of a translation's time."""
         return self._model.milliseconds(height, width, factor)
 
     def observe(self, height: int, width: int, factor: int, milliseconds: float) -> None:
-        """Tells how long a translation took with the factor that was chosen."""
+        """Records the time of a translation with the chosen factor."""
         size = _class(height, width)
         with self._lock:
             first, steps = self._first(height, width), self._steps.get(size, 0)
             place = min(first + steps, len(self._factors) - 1)
             if factor != self._factors[place]:
-                return  # Chosen before the last change, or by somebody else.
+                return  # Chosen before the last change, or by the request.
             if milliseconds > self._budget:
                 self._ease[size] = 0
                 self._misses[size] = self._misses.get(size, 0) + 1
@@ -344,7 +309,7 @@ class FactorChooser:
             if not steps:
                 return
             lower = self._factors[place - 1]
-            # How much slower than expected it is now holds for the smaller factor, too.
+            # Assumes the same slowdown for the smaller factor.
             slowdown = milliseconds / self._model.milliseconds(height, width, factor)
             would_take = slowdown * self._model.milliseconds(height, width, lower)
             easy = would_take <= _EASY_SHARE * self._budget
@@ -353,7 +318,7 @@ class FactorChooser:
                 self._steps[size], self._ease[size] = steps - 1, 0
 
     def _first(self, height: int, width: int) -> int:
-        """Place of the smallest factor that should meet the budget, or of the largest."""
+        """Index of the smallest factor expected to meet the budget, or of the largest."""
         for place, factor in enumerate(self._factors):
             if self._model.milliseconds(height, width, factor) <= self._budget:
                 return place

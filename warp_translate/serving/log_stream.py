@@ -1,4 +1,4 @@
-"""A text stream for logs that never makes whoever writes to it wait."""
+"""A text stream for logs whose writers never block."""
 
 import collections
 import io
@@ -11,12 +11,15 @@ _MOST_CHARACTERS = 1 << 14
 
 
 class LogStream(io.TextIOBase):
-    """Writes lines to a file descriptor from a thread of its own, through a bounded queue.
+    """Writes lines to a file descriptor from a thread, through a bounded queue.
 
-    A pipe that nobody reads blocks whoever writes to it. Here it blocks the thread alone: the queue
-    fills up, and further lines are dropped and counted. The next line that fits is preceded by
-    ``{"time": ..., "dropped_lines": ...}``. The thread writes to the descriptor itself, since the
-    lock of a Python stream that blocks would keep the process from ending.
+    If nobody reads the pipe, only the thread blocks: once the queue is full, further lines are
+    dropped and counted. The next queued line is preceded by ``{"time": ..., "dropped_lines":
+    ...}``. The thread bypasses Python's streams, since the lock of a blocked one would keep the
+    process from ending.
+
+    Attributes:
+      dropped: lines that were not written.
     """
 
     def __init__(self, descriptor: int | None, *, most_waiting: int = 1024) -> None:
@@ -24,51 +27,35 @@ class LogStream(io.TextIOBase):
 
         Args:
           descriptor: to write to; None to drop everything.
-          most_waiting: lines in the queue.
+          most_waiting: capacity of the queue in lines.
         """
         super().__init__()
+        self.dropped = 0
         self._descriptor, self._most = descriptor, most_waiting
         self._waiting: collections.deque[str] = collections.deque()
-        self._dropped = self._untold = 0
+        self._unreported = 0
         self._ended = False
         self._changed = threading.Condition()
         self._begun = threading.local()
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
         self._thread.start()
 
-    @property
-    def dropped(self) -> int:
-        """Lines that were not written, since the start."""
-        return self._dropped
-
     def writable(self) -> bool:
-        """Whether it can be written to."""
+        """Returns True."""
         return True
 
     def write(self, text: str) -> int:
-        """Takes text; what ends a line goes into the queue together with what began it.
-
-        Args:
-          text: of any length.
-
-        Returns:
-          Its length.
-        """
-        whole = getattr(self._begun, "text", "") + text
+        """Queues text once its line is complete; every thread has a line of its own."""
+        line = getattr(self._begun, "text", "") + text
         self._begun.text = ""
-        if not whole.endswith("\n"):
-            # ``print`` writes the end of a line by itself.
-            self._begun.text = whole[:_MOST_CHARACTERS]
+        if not line.endswith("\n"):  # print writes the newline separately.
+            self._begun.text = line[:_MOST_CHARACTERS]
         else:
-            self._put(whole if len(whole) <= _MOST_CHARACTERS else f"{whole[:_MOST_CHARACTERS]}\n")
+            self._put(line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}\n")
         return len(text)
 
     def end(self, seconds: float = 1.0) -> None:
-        """Writes what waits, and ends the thread; lines that come later are dropped.
-
-        Args:
-          seconds: for which it waits at most.
-        """
+        """Drops later lines, and waits up to ``seconds`` until the queued ones are written."""
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -76,33 +63,33 @@ class LogStream(io.TextIOBase):
 
     def _put(self, text: str) -> None:
         with self._changed:
-            # The lines that tell of dropped ones are few, and need no room.
             if self._ended or len(self._waiting) >= self._most:
-                self._dropped += text.count("\n")
-                self._untold += text.count("\n")
+                self._drop(text)
                 return
-            if self._untold:
-                told = {"time": round(time.time(), 3), "dropped_lines": self._untold}
-                self._waiting.append(json.dumps(told) + "\n")
-                self._untold = 0
+            if self._unreported:  # Such lines are few and need no room.
+                report = {"time": round(time.time(), 3), "dropped_lines": self._unreported}
+                self._waiting.append(json.dumps(report) + "\n")
+                self._unreported = 0
             self._waiting.append(text)
             self._changed.notify()
+
+    def _drop(self, text: str) -> None:
+        self.dropped += text.count("\n")
+        self._unreported += text.count("\n")
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
-                    if self._ended:
-                        return
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    return
                 text = self._waiting.popleft()
             data = text.encode(errors="backslashreplace")
             try:
                 while data:
                     if self._descriptor is None:
-                        raise OSError("there is nothing to write to")
+                        raise OSError("there is no descriptor")
                     data = data[os.write(self._descriptor, data) :]
-            except OSError:  # Whoever read it has gone, or the disk is full.
+            except OSError:  # The reader is gone, or the disk is full.
                 with self._changed:
-                    self._dropped += text.count("\n")
-                    self._untold += text.count("\n")
+                    self._drop(text)

@@ -1,92 +1,212 @@
-"""What lies around every request to the server: the key, the limit of bytes, figures and log."""
+"""ASGI middleware: CORS, host and origin checks, API key, body limit, metrics and access log.
+
+A web page of any site can make its visitors' browsers send requests to servers that only they can
+reach, such as one on their machine. It cannot read the responses unless its own host name resolves
+to that server (DNS rebinding); the request's ``Host`` is then that name.
+"""
 
 import hmac
+import ipaddress
 import json
+import re
 import time
-from collections.abc import Callable, Collection
-from typing import TextIO
+import urllib.parse
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TextIO
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from warp_translate.errors import UserError
 from warp_translate.serving.service import Service
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_ORIGIN = re.compile(r"(https?)://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_REQUEST_HEADERS = ("Authorization", "X-API-Key", "Inference-Header-Content-Length")
+_RESPONSE_HEADERS = (
+    *("X-Bundle", "X-Source", "X-Target", "X-Factor", "X-Recognised", "X-Width", "X-Height"),
+    *("X-Milliseconds", "Retry-After", "Inference-Header-Content-Length"),
+)
 
 
 def problem(status: int, message: str, seconds: int = 1) -> JSONResponse:
-    """The answer to a request that fails: one line of JSON, ``{"error": message}``.
-
-    Args:
-      status: of HTTP; with 503 the client is told to try again.
-      message: what is wrong.
-      seconds: after which to try again.
-    """
+    """An error response, ``{"error": message}``; 503 gets ``Retry-After: seconds``."""
     headers = {"Retry-After": str(seconds)} if status == 503 else None
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
 class TooLarge(Exception):
-    """A body is larger than it may be."""
+    """A request is larger than allowed."""
+
+
+def parse_origin(text: str) -> str:
+    """Normalizes an origin to the form that browsers send.
+
+    Args:
+      text: ``scheme://host``, with a port unless it is the scheme's default; ``*`` for any.
+
+    Raises:
+      UserError: it is malformed.
+    """
+    if text == "*":
+        return text
+    parts = _ORIGIN.fullmatch(text.lower())
+    if parts is None:
+        raise UserError(
+            f"--allow_origin={text} must be an origin such as https://example.org or "
+            "http://localhost:3000, without a path, or * for any page"
+        )
+    scheme, host, port = parts.groups(default="")
+    return f"{scheme}://{host}{'' if port == _DEFAULT_PORTS[scheme] else port}"
+
+
+def allowed_hosts(address: str, host: str, more: Sequence[str]) -> list[str] | None:
+    """The accepted values of ``Host``; None for any.
+
+    A server on a loopback address is reached from this machine only, under a few names. The names
+    of any other server are known to its user alone.
+
+    Args:
+      address: the address listened on.
+      host: the value of --host.
+      more: further names, ``*`` for any.
+
+    Raises:
+      UserError: a name is malformed.
+    """
+    if "*" in more or not (more or ipaddress.ip_address(address).is_loopback):
+        return None
+    found = list(_LOOPBACK)
+    for text in (host, *more):
+        name = _host_name(f"[{text}]" if text.count(":") > 1 and text[0] != "[" else text)
+        if name is None:
+            raise UserError(f"--allow_host={text} must be a name or an address, or * for any")
+        found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _host_name(text: str) -> str | None:
+    """The lower-case name in a ``Host`` header without its port; None if malformed."""
+    try:
+        found = urllib.parse.urlsplit(f"//{text}").hostname
+    except ValueError:
+        return None
+    if not found:
+        return None
+    return f"[{found}]" if ":" in found else found.removesuffix(".")
+
+
+class Cors(CORSMiddleware):
+    """CORS for the allowed origins, and ``X-Content-Type-Options: nosniff`` on every response."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_RESPONSE_HEADERS,
+            allow_private_network=True,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Adds the headers."""
+
+        async def nosniff(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await super().__call__(scope, receive, nosniff)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answers a preflight request; 403 for other origins."""
+        origin = request_headers["origin"]
+        if not self.is_allowed_origin(origin):
+            return problem(403, _foreign(origin))
+        return super().preflight_response(request_headers)
+
+
+class HostCheck:
+    """Rejects unknown ``Host`` names and requests sent by pages of other sites."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None, origins: Collection[str]):
+        self._app, self._hosts, self._origins = app, hosts, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or rejects it with 403."""
+        refusal = None
+        if scope["type"] == "http":
+            refusal = self._refusal(scope["method"], Headers(scope=scope))
+        app = self._app if refusal is None else problem(403, refusal)
+        await app(scope, receive, send)
+
+    def _refusal(self, method: str, headers: Headers) -> str | None:
+        # Every browser sends Host; HTTP/1.0 clients may not.
+        host = headers.get("host", "")
+        if host and self._hosts is not None and _host_name(host) not in self._hosts:
+            return (
+                f"{host[:100]!a} is not a name of this server; use one of "
+                f"{', '.join(self._hosts)}, or start it with --allow_host and that name"
+            )
+        origin = headers.get("origin")
+        if method in _SAFE_METHODS or "*" in self._origins or origin in self._origins:
+            return None
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            foreign = site not in ("same-origin", "none")
+        else:
+            foreign = origin is not None and origin.partition("://")[2] != host.lower()
+        return _foreign(origin or "of another site") if foreign else None
+
+
+def _foreign(origin: str) -> str:
+    return (
+        f"the page {origin[:100]!a} may not use this server; start it with --allow_origin and the "
+        "page's origin"
+    )
 
 
 class Metrics:
-    """What Prometheus is told."""
+    """Prometheus metrics of the server."""
 
     def __init__(self, service: Service, *, dropped_lines: Callable[[], float]) -> None:
-        """Begins to count.
-
-        Args:
-          service: whose queue and generators are told.
-          dropped_lines: how many lines of the log were not written.
-        """
-        self._service = service
+        """Registers the metrics; ``dropped_lines`` counts log lines that were not written."""
         self._registry = CollectorRegistry()
+        options: dict[str, Any] = {"namespace": "warp_translate", "registry": self._registry}
         self._requests = Counter(
-            "warp_translate_requests", "Requests.", ["path", "status"], registry=self._registry
+            "requests", "Requests by route and status.", ["path", "status"], **options
         )
         self._seconds = Histogram(
-            "warp_translate_request_seconds",
-            "Time of a request.",
-            ["path"],
-            registry=self._registry,
+            "request_seconds", "Duration of requests by route.", ["path"], **options
         )
-        self._waiting = Gauge(
-            "warp_translate_waiting", "Requests in the queue.", registry=self._registry
-        )
-        self._generators = Gauge(
-            "warp_translate_generators", "Generators that are served.", registry=self._registry
-        )
-        self._problems = Gauge(
-            "warp_translate_broken_bundles", "Bundles that cannot be.", registry=self._registry
-        )
-        Gauge(
-            "warp_translate_dropped_log_lines",
-            "Lines of the log that nobody took.",
-            registry=self._registry,
-        ).set_function(dropped_lines)
+
+        def gauge(name: str, text: str, value: Callable[[], float]) -> None:
+            Gauge(name, text, **options).set_function(value)
+
+        gauge("waiting", "Requests in the queue.", lambda: service.batcher.waiting)
+        gauge("generators", "Served generators.", lambda: len(service.snapshot().engines))
+        gauge("broken_bundles", "Unusable bundles.", lambda: len(service.snapshot().problems))
+        gauge("dropped_log_lines", "Log lines that were not written.", dropped_lines)
 
     def observe(self, path: str, status: int, seconds: float) -> None:
-        """Counts a request.
-
-        Args:
-          path: the route, of which there are few.
-          status: of the answer.
-          seconds: what it took.
-        """
+        """Counts a request by its route, status and duration."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
     def text(self) -> bytes:
-        """All figures in Prometheus's format."""
-        served = self._service.snapshot()
-        self._waiting.set(self._service.batcher.waiting)
-        self._generators.set(len(served.engines))
-        self._problems.set(len(served.problems))
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
-class Edge:
-    """Around every request: the key, the limit of the body, the figures and the log."""
+class Access:
+    """Checks the API key, limits the body, and measures and logs every request."""
 
     def __init__(
         self,
@@ -98,16 +218,7 @@ class Edge:
         api_key: str | None,
         log: TextIO | None,
     ) -> None:
-        """Remembers what is asked of requests.
-
-        Args:
-          app: answers those that may pass.
-          metrics: told of every request.
-          open_paths: what is answered without a key.
-          most_bytes: of a request's body.
-          api_key: what ``X-API-Key`` or ``Authorization: Bearer`` must hold; None for anything.
-          log: gets one JSON line for each request; None for none.
-        """
+        """Takes the options of `server.build`; ``open_paths`` need no key."""
         self._app = app
         self._metrics = metrics
         self._open = open_paths
@@ -116,7 +227,7 @@ class Edge:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it, and tells of it."""
+        """Passes a request on, or rejects it, and logs it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -132,7 +243,7 @@ class Edge:
         try:
             await self._answer(scope, receive, watched)
         finally:
-            self._tell(scope, status, time.perf_counter() - begin)
+            self._record(scope, status, time.perf_counter() - begin)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -145,26 +256,26 @@ class Edge:
                 refusal = problem(401, "the API key is missing or wrong: send X-API-Key")
                 await refusal(scope, receive, send)
                 return
-        words = f"the request has more than {self._most} bytes; send a smaller image"
-        said = headers.get(b"content-length", b"0")
-        if said.isdigit() and int(said) > self._most:
-            await problem(413, words)(scope, receive, send)
+        message = f"the request has more than {self._most} bytes; send a smaller image"
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._most:
+            await problem(413, message)(scope, receive, send)
             return
         got = 0
 
         async def counted() -> Message:
-            # Whatever it says of its length.
+            # Content-Length may be missing or wrong.
             nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
+            part = await receive()
+            got += len(part.get("body", b""))
             if got > self._most:
-                raise TooLarge(words)
-            return message
+                raise TooLarge(message)
+            return part
 
         await self._app(scope, counted, send)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        # Not a label for whatever somebody tries.
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route, not the path: labels must be few.
         path = getattr(scope.get("route"), "path", "other")
         self._metrics.observe(path, status, seconds)
         if self._log is not None:
@@ -176,7 +287,7 @@ class Edge:
                 "path": scope["path"][:200],
                 "status": status,
                 "request_milliseconds": round(1000 * seconds, 1),
-                **scope.get("state", {}).get("told", {}),
+                **scope.get("state", {}).get("log", {}),
             }
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()

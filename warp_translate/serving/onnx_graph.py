@@ -1,7 +1,7 @@
 """The whole method as an ONNX graph: reduce, predict, warp, fuse, at any size and factor.
 
-Written by hand, so that batch, height, width and factor stay open, and every node has a name.
-Values are those of ``models.translate``; inside the graph images are channels first.
+Written by hand so that batch, height, width and factor are dynamic and every node has a name. It
+equals ``models.translate``; inside the graph images are channels first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,19 @@ _NORM_EPSILON = 1e-5
 def build(
     params: Mapping[str, np.ndarray], architecture: Architecture, factor: int, *, floats: bool
 ) -> onnx.ModelProto:
-    """Builds the graph.
+    """Builds and checks the graph.
 
-    Inputs: ``image``, uint8 ``[N, H, W, 3]`` or, with ``floats``, float32 in [-1, 1]; ``factor``,
-    int64 scalar, and ``with_maps``, bool scalar, which may be left out.
-    Outputs: ``output``, like ``image``, and the maps as ``models.Translation`` has them, float32.
-    Without ``with_maps`` these are empty, ``[0, 0, 0, 0]``: a runtime computes every output,
-    whether it is asked for or not.
+    Inputs: ``image``, uint8 ``[N, H, W, 3]`` or, with ``floats``, float32 in [-1, 1]; optionally
+    ``factor``, int64 scalar, and ``with_maps``, bool scalar.
+    Outputs: ``output``, of the type and shape of ``image``, and the maps of ``models.Translation``,
+    float32. Without ``with_maps`` the maps are empty, ``[0, 0, 0, 0]``, since a runtime computes
+    every output, requested or not.
 
     Args:
-      params: float32 arrays by their paths, "trunk/ReflectConv_0/conv/kernel" for instance.
-      architecture: what is not in the parameters.
-      factor: what ``factor`` is where it is left out.
-      floats: whether images go in and out as float32.
-
-    Returns:
-      The model, checked.
+      params: float32 arrays by path, such as "trunk/ReflectConv_0/conv/kernel".
+      architecture: the generator.
+      factor: default of the input ``factor``.
+      floats: whether images are float32.
     """
     graph = Graph(params)
     image_type = TensorProto.FLOAT if floats else TensorProto.UINT8
@@ -64,15 +61,14 @@ def build(
     if not floats:
         fused = _to_uint8(graph, fused)
     graph.node("Transpose", fused, name="output", perm=[0, 2, 3, 1])
-    shown = _crop(
+    reduced = _crop(
         graph,
         reduced,
-        _up(graph, height, "factor", "reduced/height"),
-        _up(graph, width, "factor", "reduced/width"),
+        _ceil_div(graph, height, "factor", "reduced/height"),
+        _ceil_div(graph, width, "factor", "reduced/width"),
     )
-    _maps(graph, dict(zip(MAPS, (shown, pretranslated, mask, displacement, warped), strict=True)))
+    _maps(graph, dict(zip(MAPS, (reduced, pretranslated, mask, displacement, warped), strict=True)))
 
-    channels = {"reduced": 3, "pretranslated": 3, "mask": 1, "displacement": 2, "warped": 3}
     image_shape: list[str | int | None] = ["N", "H", "W", 3]
     return graph.model(
         [
@@ -86,10 +82,10 @@ def build(
                 helper.make_tensor_value_info(
                     name, TensorProto.FLOAT, [f"{name}_{axis}" for axis in "NHWC"]
                 )
-                for name in channels
+                for name in MAPS
             ),
         ],
-        # An initializer of an input's name is its default.
+        # An initializer with the name of an input is its default.
         [
             numpy_helper.from_array(np.array(factor, np.int64), "factor"),
             numpy_helper.from_array(np.array(False), "with_maps"),
@@ -115,15 +111,15 @@ def _sides(graph: Graph, image: str) -> tuple[str, str]:
     return height, width
 
 
-def _up(graph: Graph, size: str, multiple: str, name: str) -> str:
-    """How often ``multiple`` goes into ``size``, rounded up."""
+def _ceil_div(graph: Graph, size: str, multiple: str, name: str) -> str:
+    """``size / multiple``, rounded up."""
     sum_ = graph.node("Add", size, multiple, name=f"{name}/sum")
     less = graph.node("Sub", sum_, graph.integer(1), name=f"{name}/less")
     return graph.node("Div", less, multiple, name=f"{name}/count")
 
 
 def _vector(graph: Graph, parts: Sequence[str], name: str) -> str:
-    """Joins int64 scalars."""
+    """Concatenates int64 scalars."""
     rows = [
         graph.node("Unsqueeze", part, graph.integers(0), name=f"{name}/{place}")
         for place, part in enumerate(parts)
@@ -136,7 +132,7 @@ def _reduce(graph: Graph, original: str, height: str, width: str) -> tuple[str, 
     multiple = graph.node("Mul", "factor", graph.integer(STRIDE), name="reduce/multiple")
     sides, padding = [], []
     for axis, size in (("height", height), ("width", width)):
-        count = _up(graph, size, multiple, f"reduce/{axis}")
+        count = _ceil_div(graph, size, multiple, f"reduce/{axis}")
         least = graph.node(
             "Max", count, graph.integer(LEAST_REDUCED // STRIDE), name=f"reduce/{axis}/least"
         )
@@ -147,7 +143,7 @@ def _reduce(graph: Graph, original: str, height: str, width: str) -> tuple[str, 
     pads = _vector(graph, [none] * 6 + padding, "reduce/pads")
     padded = graph.node("Pad", original, pads, name="padded", mode="edge")
 
-    # Two sums along one axis each, in shapes for which the runtime has fast ones.
+    # One axis at a time, in shapes for which the runtime has fast reductions.
     minus = graph.integer(-1)
     reduced_height = graph.node("Div", sides[0], "factor", name="reduce/reduced_height")
     reduced_width = graph.node("Div", sides[1], "factor", name="reduce/reduced_width")
@@ -164,10 +160,7 @@ def _reduce(graph: Graph, original: str, height: str, width: str) -> tuple[str, 
 
 
 def _norm(graph: Graph, features: str, path: str) -> str:
-    scale, bias = (
-        graph.constant(graph.params[f"{path}/{name}"], np.float32, f"{path}/{name}")
-        for name in ("scale", "bias")
-    )
+    scale, bias = (graph.parameter(f"{path}/{name}") for name in ("scale", "bias"))
     return graph.node(
         "InstanceNormalization", features, scale, bias, name=path, epsilon=_NORM_EPSILON
     )
@@ -223,19 +216,19 @@ def _heads(
     else:
         small, features = features, _enlarge(graph, features, scales, "enlarge")
 
-    def read_off(name: str) -> str:
+    def predict(name: str) -> str:
         return convolution(graph, features, name, border="repeat")
 
-    pretranslated = graph.node("Tanh", read_off("pretranslated"), name="heads/pretranslated")
+    pretranslated = graph.node("Tanh", predict("pretranslated"), name="heads/pretranslated")
     logit = graph.node(
         "Add",
-        read_off("mask"),
+        predict("mask"),
         graph.number(architecture.mask_bias),
         name="heads/mask_logit",
     )
     mask = graph.node("Sigmoid", logit, name="heads/mask")
     if architecture.displacement_size == "original":
-        share = graph.node("Tanh", read_off("displacement"), name="heads/share")
+        share = graph.node("Tanh", predict("displacement"), name="heads/share")
     else:
         share = graph.node("Tanh", convolution(graph, small, "displacement"), name="heads/small")
         share = _enlarge(graph, share, scales, "heads/share")
@@ -258,7 +251,7 @@ def _crop(graph: Graph, features: str, height: str, width: str) -> str:
 
 
 def _warp(graph: Graph, original: str, displacement: str, height: str, width: str) -> str:
-    """Samples at ``position + displacement``; GridSample wants both scaled to [-1, 1]."""
+    """Samples at ``position + displacement``; GridSample takes positions in [-1, 1]."""
     grids, scales = [], []
     for axis, size, shape in (("x", width, (1, -1)), ("y", height, (-1, 1))):
         places = graph.node(
@@ -269,7 +262,7 @@ def _warp(graph: Graph, original: str, displacement: str, height: str, width: st
             graph.node("Reshape", places, graph.integers(*shape), name=f"warp/{axis}/places_shaped")
         )
         last = graph.node("Sub", size, graph.integer(1), name=f"warp/{axis}/last")
-        # A single pixel is read whatever the position.
+        # Avoids a division by zero; a single pixel is sampled at any position.
         last = graph.node("Max", last, graph.integer(1), name=f"warp/{axis}/at_least_one")
         last = graph.node("Cast", last, name=f"warp/{axis}/last_float", to=TensorProto.FLOAT)
         scales.append(graph.node("Div", graph.number(2.0), last, name=f"warp/{axis}/scale"))
@@ -297,28 +290,21 @@ def _warp(graph: Graph, original: str, displacement: str, height: str, width: st
 
 
 def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
-    """The maps, channels last, where they are wanted, and nothing elsewhere."""
-    shown, nothing = [], []
-    for name, source in maps.items():
-        shown.append(
-            helper.make_node(
-                "Transpose", [source], [f"shown/{name}"], name=f"shown/{name}", perm=[0, 2, 3, 1]
-            )
-        )
-        empty = numpy_helper.from_array(np.zeros((0, 0, 0, 0), np.float32), f"nothing/{name}")
-        nothing.append(
-            helper.make_node(
-                "Constant", [], [f"nothing/{name}"], name=f"nothing/{name}", value=empty
-            )
-        )
+    """Outputs the maps, channels last, if ``with_maps`` is set, and empty arrays otherwise."""
 
-    def branch(nodes: Sequence[onnx.NodeProto], kind: str) -> onnx.GraphProto:
-        outputs = [
-            helper.make_tensor_value_info(
-                f"{kind}/{name}", TensorProto.FLOAT, [f"{kind}_{name}_{axis}" for axis in "NHWC"]
-            )
-            for name in maps
-        ]
+    def branch(kind: str) -> onnx.GraphProto:
+        nodes, outputs = [], []
+        for name, source in maps.items():
+            output = f"{kind}/{name}"
+            if kind == "shown":
+                perm = [0, 2, 3, 1]
+                node = helper.make_node("Transpose", [source], [output], name=output, perm=perm)
+            else:
+                empty = numpy_helper.from_array(np.zeros((0, 0, 0, 0), np.float32), output)
+                node = helper.make_node("Constant", [], [output], name=output, value=empty)
+            nodes.append(node)
+            shape = [f"{kind}_{name}_{axis}" for axis in "NHWC"]
+            outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
         return helper.make_graph(nodes, kind, [], outputs)
 
     graph.nodes.append(
@@ -327,7 +313,7 @@ def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
             ["with_maps"],
             list(maps),
             name="maps",
-            then_branch=branch(shown, "shown"),
-            else_branch=branch(nothing, "nothing"),
+            then_branch=branch("shown"),
+            else_branch=branch("nothing"),
         )
     )

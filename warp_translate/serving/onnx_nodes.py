@@ -1,6 +1,6 @@
-"""What the ONNX graphs of this package are put together from.
+"""Building blocks of the ONNX graphs.
 
-Opset 18 at IR version 8, which ONNX Runtime, Triton and browsers run alike.
+Opset 18 at IR version 8, which ONNX Runtime, Triton and browsers support.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,11 @@ _MODES: Mapping[Border, str] = {"reflect": "reflect", "repeat": "edge", "zero": 
 
 
 class Graph:
-    """Nodes and constants in the order they are made; every node has a name."""
+    """Nodes and constants in order; every node has a name.
+
+    Attributes:
+      params: parameters of the network by path.
+    """
 
     def __init__(self, params: Mapping[str, np.ndarray]) -> None:
         self.params = params
@@ -28,12 +32,12 @@ class Graph:
         self._known: set[str] = set()
 
     def node(self, operation: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Adds a node with one output, which is called like the node."""
+        """Adds a node with one output of the same name, and returns the name."""
         self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
         return name
 
     def constant(self, value: Any, dtype: Any, name: str) -> str:
-        """Adds a constant unless it is there."""
+        """Adds a constant unless it exists, and returns its name."""
         if name not in self._known:
             self._known.add(name)
             array = np.ascontiguousarray(np.asarray(value, dtype))
@@ -41,16 +45,21 @@ class Graph:
         return name
 
     def integers(self, *values: int) -> str:
-        """A vector of int64."""
+        """An int64 vector."""
         return self.constant(list(values), np.int64, f"integers/{'_'.join(map(str, values))}")
 
     def integer(self, value: int) -> str:
-        """A scalar of int64."""
+        """An int64 scalar."""
         return self.constant(value, np.int64, f"integer/{value}")
 
     def number(self, value: float) -> str:
-        """A scalar of float32."""
+        """A float32 scalar."""
         return self.constant(value, np.float32, f"number/{value}")
+
+    def parameter(self, path: str, shape: tuple[int, ...] | None = None) -> str:
+        """A parameter of the network, optionally reshaped."""
+        value = self.params[path]
+        return self.constant(value if shape is None else value.reshape(shape), np.float32, path)
 
     def model(
         self,
@@ -58,21 +67,16 @@ class Graph:
         outputs: Sequence[onnx.ValueInfoProto],
         defaults: Sequence[onnx.TensorProto] = (),
     ) -> onnx.ModelProto:
-        """The finished model, checked.
+        """Builds and checks the model.
 
         Args:
-          inputs: names, types and shapes of what goes in.
-          outputs: of what comes out.
-          defaults: values of inputs that may be left out.
+          inputs: names, types and shapes.
+          outputs: names, types and shapes.
+          defaults: values of optional inputs.
         """
+        initializers = [*self.constants, *defaults]
         model = helper.make_model(
-            helper.make_graph(
-                self.nodes,
-                "warp_translate",
-                inputs,
-                outputs,
-                [*self.constants, *defaults],
-            ),
+            helper.make_graph(self.nodes, "warp_translate", inputs, outputs, initializers),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="warp_translate",
@@ -82,7 +86,7 @@ class Graph:
 
 
 def to_float(graph: Graph, image: str) -> str:
-    """Uint8 to float32 in [-1, 1]."""
+    """Converts uint8 to float32 in [-1, 1]."""
     cast = graph.node("Cast", image, name="original/cast", to=TensorProto.FLOAT)
     scaled = graph.node("Div", cast, graph.number(PIXEL_SCALE), name="original/scaled")
     return graph.node("Sub", scaled, graph.number(1.0), name="original/float")
@@ -91,14 +95,14 @@ def to_float(graph: Graph, image: str) -> str:
 def convolution(
     graph: Graph, features: str, path: str, *, stride: int = 1, border: Border = "reflect"
 ) -> str:
-    """A convolution of the package, its kernel turned to channels first.
+    """A convolution with an odd kernel, converted from HWIO to OIHW.
 
     Args:
-      graph: what it is added to.
-      features: what is convolved.
-      path: of the parameters, and the name.
+      graph: receives the nodes.
+      features: the input.
+      path: of the parameters, and prefix of the nodes' names.
       stride: in both directions.
-      border: what lies beyond it.
+      border: the padding.
     """
     kernel = graph.params[f"{path}/kernel"]
     side = kernel.shape[0]
@@ -111,7 +115,7 @@ def convolution(
         graph.constant(kernel.transpose(3, 2, 0, 1), np.float32, f"{path}/kernel"),
     ]
     if f"{path}/bias" in graph.params:
-        inputs.append(graph.constant(graph.params[f"{path}/bias"], np.float32, f"{path}/bias"))
+        inputs.append(graph.parameter(f"{path}/bias"))
     return graph.node(
         "Conv",
         *inputs,
@@ -122,5 +126,5 @@ def convolution(
 
 
 def relu(graph: Graph, features: str) -> str:
-    """The positive part."""
+    """ReLU."""
     return graph.node("Relu", features, name=f"{features}/relu")

@@ -1,10 +1,9 @@
-"""What the translations in a folder were made of, so that a command that is repeated goes on.
+"""Records how the translations in a folder were made, so that a repeated command resumes.
 
-`RECORD` in the folder has a line of JSON for each translation: its name, the maps beside it, the
-image that it was made of, and what it was made by. A line is added when a translation is begun, so
-that its files count as the command's own, another when it is written, and one when it is removed
-because its image is now translated under a longer name. The last line of a name holds; one that
-cannot be read, as a kill may leave it, is passed over.
+The file `RECORD` in the folder has JSON lines: a translation's name, its maps, its original, the
+generator and the settings. A line is appended when a translation begins, which marks its files as
+the command's own, when it is written, and when it is removed because its original is now translated
+under a longer name. The last line of a name counts; damaged lines, as after a kill, are ignored.
 """
 
 import dataclasses
@@ -23,12 +22,12 @@ RECORD = ".translated.jsonl"
 
 
 def made_by(generator: str, factor: int, style: Style) -> dict[str, Any]:
-    """What decides how a translation of an image comes out.
+    """Everything that determines an image's translation.
 
     Args:
-      generator: tells it from others, by a checksum.
-      factor: how many times smaller the trunk's image is.
-      style: how it is written; its maps do not matter.
+      generator: a checksum that identifies it.
+      factor: the reduction.
+      style: how it is written; its maps are ignored.
     """
     settings = {"quality": style.quality, "metadata": style.metadata}
     return {"generator": generator, "factor": factor, **settings}
@@ -36,7 +35,7 @@ def made_by(generator: str, factor: int, style: Style) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class _Entry:
-    """The last that is known of a translation; without a source it was begun only."""
+    """The last line of a translation; without a source it was begun only."""
 
     maps: list[str]
     source: Source | None = None
@@ -44,23 +43,23 @@ class _Entry:
 
 
 class OutputRecord:
-    """The record of a folder; `written` may be called by several threads."""
+    """The record of a folder; `written` is thread-safe."""
 
     def __init__(self, folder: Path, by: Mapping[str, Any]) -> None:
-        """Reads it, if it is there.
+        """Reads the record if it exists.
 
         Args:
-          folder: where the translations go.
-          by: what they are to be made by, see `made_by`.
+          folder: of the translations.
+          by: how this command makes them, see `made_by`.
 
         Raises:
-          UserError: it cannot be read.
+          UserError: the record cannot be read.
         """
         self._folder, self._by = folder, dict(by)
         self._path = folder / RECORD
         self._entries: dict[str, _Entry] = {}
-        self._owners: dict[Path, str] = {}  # Which translation a file belongs to.
-        self._older: set[str] = set()  # What was made of other images, or otherwise.
+        self._owners: dict[Path, str] = {}  # By file, the name of its translation.
+        self._older: set[str] = set()  # Translations to be replaced.
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -74,30 +73,30 @@ class OutputRecord:
                     self._forget(name)
                 else:
                     self._enter(name, entry)
-        # Whoever was killed may have left half a line.
+        # The last line may be incomplete.
         self._start = b"\n" if lines else b""
 
     def begin(self, jobs: Iterable[Job], maps: Sequence[str]) -> list[Job]:
-        """Decides what there is to do, and makes the folders for it.
+        """Determines the jobs to do, and creates their folders.
 
         Args:
-          jobs: all that is to be in the folder in the end.
-          maps: the maps that are wanted beside each translation.
+          jobs: all jobs of the command.
+          maps: maps to write beside each translation.
 
         Returns:
-          The jobs that are not done: their translation or one of the maps is not there, or was made
-          of another image or by something else.
+          The jobs whose translation or a map is missing, or was made from another image, by another
+          generator or with other settings.
 
         Raises:
-          UserError: there are files in the way that no line tells of, or the folder cannot be
-            written. Nothing is changed.
+          UserError: unrecorded files are in the way, or the folder cannot be written. Nothing is
+            changed.
         """
         jobs = list(jobs)
         left, foreign, stale = [], [], []
         for job in jobs:
             name, files = self._name(job), job.files(maps)
             entry = self._entries.get(name)
-            fits = entry is not None and self._fits(entry, job)
+            fits = entry is not None and entry.by == self._by and self._is_of(entry, job)
             if fits and all(self._owners.get(each) == name and each.is_file() for each in files):
                 continue
             left.append(job)
@@ -125,7 +124,7 @@ class OutputRecord:
             more = f", and {len(foreign) - 1} more are" if len(foreign) > 1 else ""
             raise UserError(
                 f"{shown(foreign[0])} is there{more}, and {RECORD} beside the outputs does not say "
-                "that translate has written it: choose another --output, or remove it"
+                "that translate wrote it: choose another --output, or remove it"
             )
         try:
             for folder in dict.fromkeys(files.target.parent for files in left if files.target):
@@ -144,7 +143,7 @@ class OutputRecord:
         return left
 
     def written(self, job: Job, source: Source) -> None:
-        """Notes that a translation is there.
+        """Records that a translation is written.
 
         Raises:
           UserError: the record cannot be written.
@@ -158,7 +157,7 @@ class OutputRecord:
 
     @property
     def replaced(self) -> int:
-        """How many translations of other images, or by other generators or settings, are gone."""
+        """Number of translations that were replaced."""
         return sum(self._entries[name].source is not None for name in self._older)
 
     def _name(self, job: Job) -> str:
@@ -166,7 +165,7 @@ class OutputRecord:
         return job.target.relative_to(self._folder).as_posix()
 
     def _earlier_name(self, job: Job) -> str | None:
-        """The name that the translation had while no other image of the folder asked for it."""
+        """The translation's name before another image claimed it."""
         if job.source is None or job.target is None:
             return None
         suffix = job.target.suffix
@@ -176,17 +175,11 @@ class OutputRecord:
         entry = self._entries.get(name)
         return name if entry is not None and self._is_of(entry, job) else None
 
-    def _fits(self, entry: _Entry, job: Job) -> bool:
-        """Whether a translation was made of what the image is now, and by the same."""
-        return entry.by == self._by and self._is_of(entry, job)
-
     @staticmethod
     def _is_of(entry: _Entry, job: Job) -> bool:
-        """Whether a translation was made of what the image is now."""
-        if entry.source is None or job.source is None:
+        """Whether a translation was made from the image's present content."""
+        if entry.source is None or job.source is None or not job.source.is_file():
             return False
-        if not job.source.is_file():
-            return False  # A pipe is read once.
         try:
             now = Source.of(job.source.stat(), entry.source.sha256)
             if now == entry.source:
@@ -196,7 +189,7 @@ class OutputRecord:
             with job.source.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == entry.source.sha256
         except OSError:
-            return False  # Reading it will say what is wrong.
+            return False  # Reading it reports the error.
 
     def _enter(self, name: str, entry: _Entry) -> None:
         self._entries[name] = entry
@@ -205,7 +198,7 @@ class OutputRecord:
             self._owners[file] = name
 
     def _forget(self, name: str) -> list[Path]:
-        """Drops a translation, and returns its files."""
+        """Removes a translation from the record, and returns its files."""
         self._entries.pop(name, None)
         files = [file for file, owner in self._owners.items() if owner == name]
         for file in files:
@@ -220,7 +213,7 @@ class OutputRecord:
         return json.dumps(values).encode() + b"\n"
 
     def _append(self, *lines: bytes) -> None:
-        """Adds lines with one call, which others that write at the same time do not part."""
+        """Appends lines in one write, so that other writers cannot interleave."""
         with self._path.open("ab", buffering=0) as file:
             data = self._start + b"".join(lines)
             self._start = b""
@@ -234,11 +227,11 @@ class OutputRecord:
 
 
 def _parse(line: bytes) -> tuple[str, _Entry | None] | None:
-    """The name in a line, and its entry or None where it is gone; None if the line is damaged."""
+    """A line's name and entry, which is None if it was removed; None if the line is damaged."""
     try:
         found = json.loads(line)
         name = found["output"]
-        Path(name).with_name("other")  # Refuses what is no name of a file.
+        Path(name).with_name("other")  # Raises if it is not a file name.
         if found.get("gone") is True:
             return name, None
         maps = [each for each in found["maps"] if each in MAPS]

@@ -1,4 +1,4 @@
-"""What is served: a folder of bundles, watched while requests are answered."""
+"""The served bundles: a folder that is rescanned while requests are answered."""
 
 import dataclasses
 import itertools
@@ -19,80 +19,62 @@ from warp_translate.serving.routing import Pair
 from warp_translate.visualize import MAPS
 
 _Stamp = tuple[tuple[str | int, ...], ...]
-"""Tells one state of a folder from another: of each file its name, number, size and time."""
+"""Identifies a state of a folder: name, inode, size and time of every file."""
 
-_MOST_FILES = 256  # Of a folder, by which its state is told.
+_MOST_FILES = 256  # Of a folder in its stamp.
 _TRIED_SIDE = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What is served at one moment. It does not change, so that a request can keep it.
+    """The bundles served at one moment; immutable, so a request can keep it."""
 
-    Attributes:
-      engines: generators that are ready, by the domains that they translate from and to.
-      classifier: tells what an image is; None if there is none.
-      problems: what is wrong with a folder, by the folder's name.
-    """
-
-    engines: Mapping[Pair, Engine]
+    engines: Mapping[Pair, Engine]  # The generators by source and target domain.
     classifier: Classifier | None
-    problems: Mapping[str, str]
+    problems: Mapping[str, str]  # Error messages by folder name.
 
 
 def open_bundle(
     bundle: AnyBundle, backend: Backend = "auto", *, threads: int | None = None
 ) -> Engine | Classifier:
-    """Makes a bundle of whatever kind ready, and tries it on a picture of a few pixels.
-
-    Args:
-      bundle: the bundle.
-      backend: what runs it, see `engine.open_engine`.
-      threads: most threads of one translation, see there.
+    """Loads a bundle of either kind and runs it on a tiny image; see `engine.open_engine`.
 
     Raises:
-      UserError: the backend is not installed, a file of the bundle is damaged, or what comes out is
-        no translation or no probabilities.
+      UserError: the backend is not installed, a file is damaged, or the output is invalid.
     """
+    ready: Engine | Classifier
     if isinstance(bundle, ClassifierBundle):
-        classifier = Classifier(bundle, backend, threads=threads)
-        tried = np.zeros((1, bundle.size, bundle.size, 3), np.uint8)
-        found = classifier.probabilities(tried)
+        ready = Classifier(bundle, backend, threads=threads)
+        found = ready.probabilities(np.zeros((1, bundle.size, bundle.size, 3), np.uint8))
         good = found.shape == (1, len(bundle.domains)) and abs(float(found.sum()) - 1) < 1e-3
-        _check(good, bundle)
-        return classifier
-    engine = open_engine(bundle, backend, threads=threads)
-    picture = np.zeros((1, _TRIED_SIDE, _TRIED_SIDE, 3), np.uint8)
-    translated = engine.translate(picture, with_maps=True)
-    output, maps = translated.output, translated.maps or {}
-    good = output.shape == picture.shape and output.dtype == np.uint8 and maps.keys() == set(MAPS)
-    # Of pixels that are no numbers bytes are made like of all others.
-    _check(good and all(np.isfinite(each).all() for each in maps.values()), bundle)
-    return engine
-
-
-def _check(good: bool, bundle: AnyBundle) -> None:
+    else:
+        ready = open_engine(bundle, backend, threads=threads)
+        image = np.zeros((1, _TRIED_SIDE, _TRIED_SIDE, 3), np.uint8)
+        translated = ready.translate(image, with_maps=True)
+        output, maps = translated.output, translated.maps or {}
+        good = output.shape == image.shape and output.dtype == np.uint8 and maps.keys() == set(MAPS)
+        # The maps show NaNs, which the uint8 output hides.
+        good = good and all(np.isfinite(each).all() for each in maps.values())
     if not good:
-        what = "probabilities" if isinstance(bundle, ClassifierBundle) else "a translation"
-        raise UserError(f"what {bundle.folder} gives is not {what}; export the bundle again")
+        raise UserError(f"the output of {bundle.folder} is invalid; export the bundle again")
+    return ready
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     stamp: _Stamp
-    ready: Engine | Classifier | None  # None: nothing of this folder could be loaded yet.
+    ready: Engine | Classifier | None  # None: no version could be loaded.
     problem: str | None
 
 
 class Registry:
-    """Loads the bundles of a folder, and again what changes there.
+    """Loads the bundles of a folder, and reloads those that change.
 
-    A bundle counts as changed when one of its files is another one or was written to, the card
-    aside: an export replaces all of them at once, and other tools copy one after the other. The new
-    one is loaded beside the old one and then takes its place at once; requests that hold a snapshot
-    finish with the old one. Where the new one is broken the old one goes on serving. Whatever is
-    wrong with a folder is told in one line, and concerns no other folder. A folder that is gone is
-    dropped when it is still gone at the next look, since it is for a moment while it is replaced.
+    A bundle has changed when one of its files (except the model card) was replaced or written. The
+    new version is loaded beside the old one, then replaces it at once; requests with an older
+    snapshot finish with the old version. If the new version is broken, the old one stays. A problem
+    of one folder does not affect the others. A missing folder is dropped at the second scan, since
+    a folder is missing for a moment while it is replaced.
     """
 
     def __init__(
@@ -102,12 +84,12 @@ class Registry:
         *,
         note: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
-        """Remembers the folder; `scan` loads.
+        """Sets the folder; `scan` loads it.
 
         Args:
-          folder: holds a folder for each bundle.
-          open_bundle: makes a bundle ready.
-          note: is told of every problem once, in a line.
+          folder: holds one folder per bundle.
+          open_bundle: loads a bundle.
+          note: receives every new problem, one line each.
         """
         self._folder = Path(folder)
         self._open, self._note = open_bundle, note
@@ -117,18 +99,18 @@ class Registry:
         self._snapshot = Snapshot({}, None, {})
 
     def snapshot(self) -> Snapshot:
-        """What is served now."""
+        """The bundles being served."""
         return self._snapshot
 
     def scan(self) -> Snapshot:
-        """Looks for what is new, changed or gone, loads it, and returns what is served then.
+        """Loads new and changed bundles, drops missing ones, and returns the new snapshot.
 
         Raises:
-          UserError: the folder itself cannot be read.
+          UserError: the folder cannot be read.
         """
         with self._scanning:
             for name in bundles.recover(self._folder):
-                self._note(f"{name} is there again as it was before an export that was killed")
+                self._note(f"{name} is restored after an interrupted export")
             stamps = self._stamps()
             gone = self._entries.keys() - stamps.keys()
             dropped, self._missing = gone & self._missing, gone - self._missing
@@ -139,7 +121,7 @@ class Registry:
                     entries[name] = self._load(name, stamp, known)
             self._entries = entries
             before = self._snapshot.problems
-            # One assignment, so that no reader sees half of it.
+            # A single assignment: readers see all of it or nothing.
             self._snapshot = _snapshot(entries)
             for name, problem in self._snapshot.problems.items():
                 if before.get(name) != problem:
@@ -147,7 +129,7 @@ class Registry:
             return self._snapshot
 
     def _stamps(self) -> dict[str, _Stamp]:
-        """The folders that hold a bundle, by name; hidden ones are being written."""
+        """Stamps of the bundle folders by name; hidden folders are being written."""
         found = {}
         try:
             children = sorted(self._folder.iterdir())
@@ -165,7 +147,7 @@ class Registry:
                     stamp = sorted(map(_state, itertools.islice(files, _MOST_FILES)))
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OSError as error:  # Loading says it in words.
+            except OSError as error:  # Loading reports it.
                 stamp = [(str(error),)]
             found[child.name] = tuple(stamp)
         return found
@@ -177,10 +159,10 @@ class Registry:
         except UserError as error:
             problem = str(error)
         except Exception as error:  # Whatever it is, the other folders are served.
-            words = " ".join(str(error).split())[:200] or "no further words"
-            problem = f"{folder} cannot be used ({type(error).__name__}: {words})"
+            reason = " ".join(str(error).split())[:200] or "no message"
+            problem = f"{folder} cannot be used ({type(error).__name__}: {reason})"
         older = before.ready if before else None
-        problem += "" if older is None else "; what was loaded of it before goes on"
+        problem += "" if older is None else "; its previous version stays in service"
         return _Entry(stamp, older, shown(problem))
 
 
@@ -189,7 +171,7 @@ def _state(file: "os.DirEntry[str]") -> tuple[str | int, ...]:
         return (file.name,)
     try:
         status = file.stat()
-    except OSError as error:  # A link to nothing.
+    except OSError as error:  # A broken link.
         return file.name, str(error)
     return file.name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -197,30 +179,22 @@ def _state(file: "os.DirEntry[str]") -> tuple[str | int, ...]:
 def _snapshot(entries: Mapping[str, _Entry]) -> Snapshot:
     entries = {shown(name): entry for name, entry in entries.items()}
     engines: dict[Pair, Engine] = {}
-    folders: dict[Pair, str] = {}
+    owners: dict[Pair | None, str] = {}  # By pair; None for the classifier.
     classifier: Classifier | None = None
     problems = {name: entry.problem for name, entry in entries.items() if entry.problem}
     for name, entry in sorted(entries.items()):
-        if entry.ready is None:
+        ready = entry.ready
+        if ready is None:
             continue
-        if isinstance(entry.ready, Classifier):
-            if classifier is None:
-                classifier = entry.ready
-            else:
-                problems.setdefault(
-                    name,
-                    f"{name} classifies as {classifier.bundle.name} does, which is asked; remove "
-                    "one of them",
-                )
+        pair = None if isinstance(ready, Classifier) else (ready.bundle.source, ready.bundle.target)
+        if pair in owners:
+            does = "classifies" if pair is None else f"translates from {pair[0]} to {pair[1]}"
+            problem = f"{name} {does} like {owners[pair]}, which is served; remove one of them"
+            problems.setdefault(name, problem)
             continue
-        bundle = entry.ready.bundle
-        pair = bundle.source, bundle.target
-        if pair in engines:
-            problems.setdefault(
-                name,
-                f"{name} leads from {pair[0]} to {pair[1]} as {folders[pair]} does, which is "
-                "served; remove one of them",
-            )
-            continue
-        engines[pair], folders[pair] = entry.ready, name
+        owners[pair] = name
+        if isinstance(ready, Classifier):
+            classifier = ready
+        elif pair is not None:
+            engines[pair] = ready
     return Snapshot(engines, classifier, problems)

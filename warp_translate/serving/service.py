@@ -1,6 +1,6 @@
-"""Answers requests: reads the image, finds the generator and the factor, translates, writes.
+"""Answers requests, independent of HTTP: decode, route, choose the factor, translate.
 
-Knows nothing of HTTP. What a user can mend is a `UserError`, what passes by itself is `Busy`.
+Errors that the user can fix are `UserError`, temporary ones `Busy`.
 """
 
 import dataclasses
@@ -22,58 +22,47 @@ from warp_translate.serving.engine import Engine, Translated
 from warp_translate.serving.footprint import Need
 from warp_translate.serving.latency_model import FactorChooser
 from warp_translate.serving.registry import Registry, Snapshot
-from warp_translate.serving.routing import Choices, NoRoute, route
+from warp_translate.serving.routing import Choices, NoRoute, Route, route
 
-# Of one request, and of these in the queue at once.
+# Largest stack of a request, and how many of its images are queued at once.
 _MOST_IMAGES, _TOGETHER = 64, 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """A translation.
+class TranslationRequest:
+    """A request to translate an image file."""
 
-    Attributes:
-      rgb: uint8 ``[H, W, 3]``, the size of the image that came.
-      alpha: uint8 ``[H, W]``, the alpha that came, or None.
-      maps: float32 by name, see `engine.Translated`; None unless asked for.
-      bundle: name of the bundle that translated.
-      source: the domain that it translates from.
-      target: the domain that it translates to.
-      recognised: what the image was classified as; None if nothing depended on it.
-      factor: how many times smaller the trunk's image was.
-      milliseconds: from the queue to the translation, to a tenth.
-    """
-
-    rgb: np.ndarray
-    alpha: np.ndarray | None
-    maps: Mapping[str, np.ndarray] | None
-    bundle: str
-    source: str
-    target: str
-    recognised: str | None
-    factor: int
-    milliseconds: float
+    data: bytes  # The file, in any supported format except AVIF and TIFF.
+    source: str | None = None  # The image's domain; None to classify it if needed.
+    target: str | None = None  # The target domain; None to infer it.
+    factor: int | None = None  # The reduction; None for the smallest within the latency budget.
+    with_maps: bool = False  # Whether to return the maps.
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Translations of images of one size.
+    """Translated images of one size."""
 
-    Attributes:
-      output: uint8 ``[N, H, W, 3]``.
-      maps: float32 ``[N, ...]`` by name, see `engine.Translated`; None unless asked for.
-      factor: how many times smaller the trunk's image was.
-      milliseconds: from the queue to the last translation, to a tenth.
-    """
-
-    output: np.ndarray
+    output: np.ndarray  # uint8 ``[N, H, W, 3]``.
+    # float32 ``[N, ...]`` by name, see `engine.Translated`; None unless requested.
     maps: Mapping[str, np.ndarray] | None
     factor: int
-    milliseconds: float
+    milliseconds: float  # From the queue to the last translation, rounded to 0.1.
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A translated image."""
+
+    rgb: np.ndarray  # uint8 ``[H, W, 3]``, of the original's size.
+    alpha: np.ndarray | None  # uint8 ``[H, W]``, the original's; None if it has none.
+    bundle: str
+    route: Route
+    stack: Stack  # The translation as a stack of one.
 
 
 class Service:
-    """The registry, the batcher, and a choice of the factor for every build."""
+    """Combines the registry, the batcher and a latency model for every build."""
 
     def __init__(
         self,
@@ -85,16 +74,15 @@ class Service:
         seconds: float,
         cores: int | None = None,
     ) -> None:
-        """Takes over the parts; the registry has been scanned.
+        """Combines the parts.
 
         Args:
-          registry: the generators.
-          batcher: the queue before them.
-          budget_milliseconds: what a translation may take where the request names no factor.
-          most_pixels: larger images are refused, and more of one request together.
-          seconds: how long a request may wait.
-          cores: what the engines have of the machine's, for the estimate of a translation's time;
-            None for all that this process may use.
+          registry: the generators, scanned.
+          batcher: their queue.
+          budget_milliseconds: latency budget of requests without a factor.
+          most_pixels: limit of an image, and of all images of a request together.
+          seconds: longest wait of a request.
+          cores: CPU cores of the engines, for the latency estimate; by default all usable ones.
         """
         self.registry = registry
         self.batcher = batcher
@@ -108,102 +96,73 @@ class Service:
         self._lock = threading.Lock()
 
     def snapshot(self) -> Snapshot:
-        """What is served now."""
+        """The bundles being served."""
         return self.registry.snapshot()
 
-    def need(
-        self,
-        data: bytes,
-        *,
-        source: str | None = None,
-        target: str | None = None,
-        factor: int | None = None,
-        with_maps: bool = False,
-        translated: bool = True,
-    ) -> Need:
-        """What a request will take, by the header of its image; see `answer`.
+    @property
+    def ready(self) -> bool:
+        """Whether translations are answered."""
+        return bool(self.snapshot().engines) and self.batcher.alive
 
-        Args:
-          data: an image file.
-          source: the image's domain, if the request says it.
-          target: the domain that is wanted, if the request says it.
-          factor: if the request says it.
-          with_maps: whether the maps are wanted too.
-          translated: whether it is more than unpacked.
-        """
-        size = image_io.image_size(data, trusted=False)
-        if size is None or math.prod(size) > self._most_pixels:
-            return footprint.LEAST  # It is refused.
-        # Which of them it will be may depend on what the image shows.
+    def estimate(self, request: TranslationRequest) -> Need:
+        """Estimates a request from the header of its image."""
+        size = self._size(request.data)
+        if size is None:
+            return footprint.LEAST
+        # The generator may depend on the image's content: take the largest.
         needs = [
-            self._translation(engine, 1, *size, factor, with_maps)
+            self._estimate(engine, (1, *size), request.factor, request.with_maps)
             for pair, engine in self.snapshot().engines.items()
-            if translated
-            and source in (None, "", pair[0])
-            and target in (None, "", pair[1])
-            and factor in (None, *engine.bundle.factors)
+            if request.source in (None, pair[0])
+            and request.target in (None, pair[1])
+            and request.factor in (None, *engine.bundle.factors)
         ]
-        found = max(needs, key=lambda need: need.memory, default=None)
-        return footprint.of_file(*size, found, with_maps)
+        largest = max(needs, key=lambda need: need.memory, default=None)
+        return footprint.of_file(*size, largest, request.with_maps)
 
-    def need_of_stack(
+    def estimate_decoding(self, data: bytes) -> Need:
+        """Estimates the decoding of an image file."""
+        size = self._size(data)
+        return footprint.LEAST if size is None else footprint.of_file(*size, None, False)
+
+    def estimate_stack(
         self, engine: Engine, shape: Sequence[int], factor: int | None, with_maps: bool
     ) -> Need:
-        """What a stack of images will take; see `translate`.
-
-        Args:
-          engine: one of the snapshot's.
-          shape: ``[N, H, W, 3]``.
-          factor: one of the bundle's; None for the smallest that meets the budget.
-          with_maps: whether the maps are wanted too.
-        """
+        """Estimates `translate` of images ``[N, H, W, 3]``."""
         count, height, width, _ = shape
         if count * height * width > self._most_pixels:
-            return footprint.LEAST  # It is refused.
-        return self._translation(engine, count, height, width, factor, with_maps)
+            return footprint.LEAST
+        return self._estimate(engine, (count, height, width), factor, with_maps)
 
-    def _translation(
-        self, engine: Engine, count: int, height: int, width: int, factor: int | None, maps: bool
+    def _size(self, data: bytes) -> tuple[int, int] | None:
+        """Height and width of an image file; None if it will be rejected."""
+        size = image_io.image_size(data, trusted=False)
+        return None if size is None or math.prod(size) > self._most_pixels else size
+
+    def _estimate(
+        self, engine: Engine, shape: tuple[int, int, int], factor: int | None, with_maps: bool
     ) -> Need:
+        count, *size = shape
         chooser = self._chooser(engine)
-        decided = chooser.choose(height, width).factor if factor is None else factor
-        return footprint.of_translation(
-            engine.bundle.architecture,
-            (count, height, width),
-            decided,
-            1e-3 * count * chooser.milliseconds(height, width, decided),
-            with_maps=maps,
-        )
+        decided = chooser.choose(*size).factor if factor is None else factor
+        seconds = 1e-3 * count * chooser.milliseconds(*size, decided)
+        architecture = engine.bundle.architecture
+        return footprint.of_translation(architecture, shape, decided, seconds, with_maps=with_maps)
 
-    def answer(
-        self,
-        data: bytes,
-        *,
-        source: str | None = None,
-        target: str | None = None,
-        factor: int | None = None,
-        with_maps: bool = False,
-    ) -> Answer | Choices:
-        """Answers a request; called in a thread of its own.
-
-        Args:
-          data: an image file of any kind that is read, but AVIF and TIFF.
-          source: the image's domain, if the request says it.
-          target: the domain that is wanted, if the request says it.
-          factor: if the request says it; else the smallest that meets the budget.
-          with_maps: whether the maps are wanted too.
+    def answer(self, request: TranslationRequest) -> Answer | Choices:
+        """Answers a request; runs in a thread.
 
         Returns:
-          The translation, or what the user has to choose from.
+          The translation, or the choices if the request is ambiguous.
 
         Raises:
-          UserError: the image or the request is wrong.
-          Busy: too many are waiting.
+          UserError: the image or the request is invalid.
+          Busy: the queue is full.
           TooLate: it waited too long.
         """
         served = self.snapshot()
         classifier = served.classifier
-        decode = functools.cache(lambda: self._decode(data))
+        decode = functools.cache(lambda: self._decode(request.data))
         flatten = functools.cache(lambda: image_io.flatten(decode()))
         recognised: Recognised | None = None
 
@@ -216,31 +175,21 @@ class Service:
         chosen = route(
             served.engines.keys(),
             None if classifier is None else classify,
-            source=source,
-            target=target,
+            source=request.source,
+            target=request.target,
         )
-        # An image that cannot be read is said to be one whatever the choice.
+        # Reject an invalid image even if the request is ambiguous.
         decoded = decode()
         if isinstance(chosen, Choices):
             if recognised is None:
                 return chosen
             return dataclasses.replace(chosen, probabilities=recognised.probabilities)
         engine = served.engines[chosen.source, chosen.target]
-        found = self.translate(engine, flatten()[None], factor, with_maps=with_maps)
+        found = self.translate(engine, flatten()[None], request.factor, with_maps=request.with_maps)
         rgb = found.output[0]
         if decoded.alpha is not None:
             rgb = image_io.unflatten(rgb, decoded.alpha)
-        return Answer(
-            rgb=rgb,
-            alpha=decoded.alpha,
-            maps=found.maps and {name: each[0] for name, each in found.maps.items()},
-            bundle=engine.bundle.name,
-            source=chosen.source,
-            target=chosen.target,
-            recognised=chosen.recognised,
-            factor=found.factor,
-            milliseconds=found.milliseconds,
-        )
+        return Answer(rgb, decoded.alpha, engine.bundle.name, chosen, found)
 
     def translate(
         self,
@@ -250,21 +199,18 @@ class Service:
         *,
         with_maps: bool = False,
     ) -> Stack:
-        """Translates images of one size through the queue; called in a thread of its own.
+        """Translates images of one size through the queue; runs in a thread.
 
         Args:
           engine: one of the snapshot's.
-          images: uint8 ``[N, H, W, 3]``, of at least one pixel.
-          factor: one of the bundle's; None for the smallest that meets the budget.
-          with_maps: whether the maps are wanted too.
-
-        Returns:
-          The translations.
+          images: uint8 ``[N, H, W, 3]``, not empty.
+          factor: one of the bundle's; by default the smallest within the budget.
+          with_maps: whether to return the maps.
 
         Raises:
-          UserError: the bundle does not serve the factor, or there are too many images or pixels.
-          Busy: too many are waiting.
-          TooLate: one waited too long.
+          UserError: the bundle does not support the factor, or there are too many images or pixels.
+          Busy: the queue is full.
+          TooLate: an image waited too long.
           MemoryError: the images are too large for this machine.
         """
         count, height, width, _ = images.shape
@@ -282,7 +228,7 @@ class Service:
         expected = 1e-3 * count * chooser.milliseconds(height, width, decided)
         begin = time.perf_counter()
         found: list[Translated] = []
-        # A few at a time, so that a long stack neither fills the queue nor holds up the others.
+        # A few at a time, so that a large stack neither fills the queue nor delays the others.
         together = min(_TOGETHER, self.batcher.most_waiting)
         for start in range(0, count, together):
             futures: list[Future[Translated]] = []
@@ -316,18 +262,15 @@ class Service:
         )
 
     def classify(self, data: bytes) -> Recognised:
-        """Tells which domain an image is of; called in a thread of its own.
-
-        Args:
-          data: an image file of any kind that is read, but AVIF and TIFF.
+        """Classifies an image file; runs in a thread.
 
         Raises:
-          UserError: the image is wrong.
+          UserError: the image is invalid.
           NoRoute: there is no classifier.
         """
         classifier = self.snapshot().classifier
         if classifier is None:
-            raise NoRoute("there is no classifier; add its bundle to the folder that is served")
+            raise NoRoute("there is no classifier; add its bundle to the served folder")
         return classifier.classify(image_io.flatten(self._decode(data)))
 
     def _decode(self, data: bytes) -> image_io.DecodedImage:
@@ -336,7 +279,7 @@ class Service:
         )
 
     def _chooser(self, engine: Engine) -> FactorChooser:
-        """Made once for each build, of what was measured on this device or of an estimate."""
+        """The factor chooser of a build, from its calibration on this device or an estimate."""
         bundle = engine.bundle
         key = bundle.name, bundle.build, bundle.factors
         with self._lock:
@@ -350,5 +293,5 @@ class Service:
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
-    # A single one may be large, and is not copied.
+    # Do not copy a single one, which may be large.
     return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

@@ -1,32 +1,21 @@
-"""What the ONNX graph takes and gives, as inference servers name it.
-
-The same for the KServe protocol of ``serve`` and for a Triton model repository, so that a client of
-one is a client of the other.
-"""
+"""Inputs and outputs of the ONNX graph, as the KServe protocol and Triton name them."""
 
 import dataclasses
 
 from warp_translate.visualize import MAPS
 
 VERSION = "1"
-"""The only version of a model; another bundle is another model."""
+"""The only version of every model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or an output.
+    """An input or an output."""
 
-    Attributes:
-      name: its name in the graph.
-      datatype: as the KServe protocol writes it.
-      shape: -1 where any size goes; a scalar of the graph is ``[1]`` in a request.
-      optional: whether it may be left out.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    optional: bool = False
+    name: str  # Its name in the graph.
+    datatype: str  # As the KServe protocol writes it.
+    shape: tuple[int, ...]  # -1 for any size; a scalar of the graph is ``[1]`` in a request.
+    optional: bool = False  # Whether it may be omitted.
 
 
 IMAGE = Tensor("image", "UINT8", (-1, -1, -1, 3))
@@ -35,5 +24,5 @@ WITH_MAPS = Tensor("with_maps", "BOOL", (1,), optional=True)
 INPUTS = (IMAGE, FACTOR, WITH_MAPS)
 
 OUTPUT = Tensor("output", "UINT8", (-1, -1, -1, 3))
-# Without with_maps the graph's maps are [0, 0, 0, 0], so that no side of them is fixed.
+# Without with_maps the maps are [0, 0, 0, 0], so every dimension is dynamic.
 OUTPUTS = (OUTPUT, *(Tensor(name, "FP32", (-1, -1, -1, -1)) for name in MAPS))

@@ -1,13 +1,13 @@
-"""A model repository of Triton: each generator as a model of its ONNX Runtime backend.
+"""Writes a Triton model repository: each generator as a model of the ONNX Runtime backend.
 
-    REPOSITORY/NAME/config.pbtxt    what Triton must know of the graph
+    REPOSITORY/NAME/config.pbtxt    configuration
     REPOSITORY/NAME/1/model.onnx    the bundle's graph for uint8 images
 
-What a configuration may hold follows from Triton's checks of it and from those of the backend. Only
-a model whose ``max_batch_size`` is 0 may have inputs that can be left out, so that Triton joins no
-requests; a request may hold several images all the same. A scalar of the graph has the dims ``[1]``
-and no reshape, which Triton takes from 23.10 on. Without a configuration Triton would guess one
-that knows neither ``factor`` nor ``with_maps``.
+The configuration follows the checks of Triton and of the backend. Only models with
+``max_batch_size: 0`` may have optional inputs, so Triton does not batch requests, but a request may
+hold several images. A scalar of the graph has dims ``[1]`` and no reshape, which Triton accepts
+from 23.10 on. The configuration that Triton would generate has neither ``factor`` nor
+``with_maps``.
 """
 
 import os
@@ -29,39 +29,34 @@ _FIRST_LINE = (
 
 
 def model_folder(repository: str | os.PathLike[str], name: str) -> Path:
-    """Where a model goes.
-
-    Args:
-      repository: the model repository; it need not be there yet.
-      name: the bundle's name.
+    """The folder of a model.
 
     Raises:
-      UserError: something is there that `write` did not make, or more than it made.
+      UserError: it holds anything that `write` did not create.
     """
     folder = Path(repository) / name
     if folder.exists() and not _is_ours(folder):
         raise UserError(
-            f"{folder} is there and is not just what export writes for Triton: remove it or choose "
-            "another --triton"
+            f"{folder} holds other files than those that export writes for Triton: remove it or "
+            "choose another --triton"
         )
     return folder
 
 
 def write(bundle: Bundle, repository: str | os.PathLike[str]) -> Path:
-    """Lays a bundle out as a model, in place of an older one of its name.
+    """Writes a bundle as a model, atomically, replacing an older one of its name.
 
-    The graph is a hard link to the bundle's where the file system has them, and else a copy. The
-    folder is made whole under a hidden name and then renamed.
+    The graph is a hard link to the bundle's if the file system supports it, else a copy.
 
     Args:
-      bundle: the bundle, which keeps its files.
-      repository: the model repository; made if it is not there.
+      bundle: the bundle.
+      repository: the model repository, created if missing.
 
     Returns:
       The model's folder.
 
     Raises:
-      UserError: the folder is somebody else's or cannot be written, or the graph is missing.
+      UserError: the folder holds other files or cannot be written, or the graph is missing.
     """
     folder = model_folder(repository, bundle.name)
     graph = bundle.path(bundles.ONNX)
@@ -71,33 +66,31 @@ def write(bundle: Bundle, repository: str | os.PathLike[str]) -> Path:
             (partial / MODEL).parent.mkdir()
             try:
                 os.link(graph, partial / MODEL)
-            except OSError:  # On another disk, or on one without links.
+            except OSError:  # Another file system, or one without hard links.
                 shutil.copyfile(graph, partial / MODEL)
         except OSError as error:
             raise UserError(
-                f"{graph} cannot be laid out in {repository} ({error.strerror or error}): choose "
+                f"{graph} cannot be copied to {repository} ({error.strerror or error}): choose "
                 "another --triton"
             ) from error
     return folder
 
 
 def config(name: str) -> str:
-    """The content of ``config.pbtxt``: a ``ModelConfig`` in protobuf's text format.
-
-    Args:
-      name: the bundle's, which is the model's.
-    """
+    """The content of ``config.pbtxt``: a ``ModelConfig`` in protobuf's text format."""
     inputs = ",\n".join(_tensor(each) for each in signature.INPUTS)
     outputs = ",\n".join(_tensor(each) for each in signature.OUTPUTS)
-    return (
-        f"{_FIRST_LINE}"
-        f'name: "{name}"\n'
-        'platform: "onnxruntime_onnx"\n'
-        'backend: "onnxruntime"\n'
-        "max_batch_size: 0\n"
-        f"input [\n{inputs}\n]\n"
-        f"output [\n{outputs}\n]\n"
-    )
+    return f"""{_FIRST_LINE}name: "{name}"
+platform: "onnxruntime_onnx"
+backend: "onnxruntime"
+max_batch_size: 0
+input [
+{inputs}
+]
+output [
+{outputs}
+]
+"""
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -2,19 +2,18 @@
 
 const byId = (id) => document.getElementById(id);
 const mapNames = {
-  reduced: "reduced: what the network sees",
+  reduced: "reduced: the input of the trunk",
   pretranslated: "pretranslated image",
   mask: "mask: white is pretranslated",
-  displacement: "displacement, by colour",
+  displacement: "displacement, by color",
   warped: "warped original",
 };
-const mostMilliseconds = 120000;
+const timeoutMilliseconds = 120000;
 
 let file = null;
-let beforeAddress = null;
-let served = [];
+let beforeUrl = null;
 let running = null;
-let answered = "";  // What was chosen for this picture, where the server had to ask.
+let choice = "";  // The user's choice for this image after an ambiguous request.
 
 function key() {
   return byId("key").value || sessionStorage.getItem("key") || "";
@@ -34,11 +33,18 @@ function fail(message) {
   byId("status").textContent = "";
 }
 
-function option(value, text) {
-  const made = document.createElement("option");
-  made.value = value;
-  made.textContent = text;
+function make(tag, properties, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
   return made;
+}
+
+function fill(id, options) {
+  const select = byId(id);
+  const selected = select.value;
+  select.replaceChildren(...[["", "Automatic"], ...options]
+    .map(([value, textContent]) => make("option", { value, textContent })));
+  select.value = [...select.options].some((each) => each.value === selected) ? selected : "";
 }
 
 async function list() {
@@ -51,36 +57,30 @@ async function list() {
   }
   if (answer.status === 401) {
     show("key-field", true);
-    fail("This server asks for an API key.");
+    fail("This server requires an API key.");
     return;
   }
   if (key()) sessionStorage.setItem("key", key());
   show("error", false);
-  served = (await answer.json()).generators;
-  const pair = byId("pair");
-  const chosen = pair.value;
-  pair.replaceChildren(option("", "whatever fits"));
-  for (const target of new Set(served.map((each) => each.target).sort())) {
-    pair.append(option(` ${target}`, `to ${target}`));
-  }
-  for (const each of served) {
-    pair.append(option(`${each.source} ${each.target}`, `${each.source} to ${each.target}`));
-  }
-  pair.value = [...pair.options].some((each) => each.value === chosen) ? chosen : "";
+  const served = (await answer.json()).generators;
+  const targets = [...new Set(served.map((each) => each.target).sort())];
+  fill("pair", [
+    ...targets.map((target) => [` ${target}`, `to ${target}`]),
+    ...served.map(({ source, target }) => [`${source} ${target}`, `${source} to ${target}`]),
+  ]);
   const factors = [...new Set(served.flatMap((each) => each.factors))].sort((a, b) => a - b);
-  byId("factor").replaceChildren(option("", "as fast as this machine needs"));
-  for (const each of factors) byId("factor").append(option(each, each));
-  if (!served.length) fail("There is no generator yet: add a bundle to the folder that is served.");
+  fill("factor", factors.map((factor) => [`${factor}`, factor]));
+  if (!served.length) fail("There is no generator yet: add a bundle to the served folder.");
 }
 
 function take(given) {
   if (!given) return;
   file = given;
-  answered = "";
-  byId("drop-text").textContent = given.name || "the pasted picture";
+  choice = "";
+  byId("drop-text").textContent = given.name || "the pasted image";
   byId("go").disabled = false;
-  if (beforeAddress) URL.revokeObjectURL(beforeAddress);
-  beforeAddress = URL.createObjectURL(given);
+  if (beforeUrl) URL.revokeObjectURL(beforeUrl);
+  beforeUrl = URL.createObjectURL(given);
   translate();
 }
 
@@ -89,8 +89,8 @@ async function translate() {
   if (running) running.abort();
   const mine = new AbortController();
   running = mine;
-  const timer = setTimeout(() => mine.abort(), mostMilliseconds);
-  const [source, target] = (byId("pair").value || answered).split(" ");
+  const timer = setTimeout(() => mine.abort(), timeoutMilliseconds);
+  const [source, target] = (byId("pair").value || choice).split(" ");
   const fields = new URLSearchParams({ maps: "all" });
   if (source) fields.set("source", source);
   if (target) fields.set("target", target);
@@ -115,9 +115,8 @@ async function translate() {
       fail(found.error || `The server answered ${answer.status}.`);
     }
   } catch (error) {
-    // Another request has taken this one's place.
-    if (running !== mine) return;
-    fail(mine.signal.aborted ? "It took too long. Try a smaller picture."
+    if (running !== mine) return;  // Superseded by another request.
+    fail(mine.signal.aborted ? "The request timed out. Try a smaller image."
       : "The server cannot be reached. Is it running?");
   } finally {
     clearTimeout(timer);
@@ -129,12 +128,10 @@ function choose(found) {
   byId("status").textContent = "";
   show("result", false);
   byId("choices-title").textContent = question(found);
-  byId("choice-buttons").replaceChildren(...found.choices.map((each) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = `${each.source} to ${each.target}`;
+  byId("choice-buttons").replaceChildren(...found.choices.map(({ source, target }) => {
+    const button = make("button", { type: "button", textContent: `${source} to ${target}` });
     button.addEventListener("click", () => {
-      answered = `${each.source} ${each.target}`;
+      choice = `${source} ${target}`;
       translate();
     });
     return button;
@@ -144,37 +141,30 @@ function choose(found) {
 }
 
 function question(found) {
-  if (!("recognised" in found)) return "The picture looks like nothing that can be translated. Take it as";
-  if (found.recognised) return `The picture looks like ${found.recognised}. Translate it to`;
-  if (!found.probabilities) return "What is it, and what should become of it?";
+  if (!("recognised" in found)) return "No generator translates this image. Translate it as";
+  if (found.recognised) return `The image looks like ${found.recognised}. Translate it to`;
+  if (!found.probabilities) return "Choose a translation";
   const shares = Object.entries(found.probabilities)
     .map(([name, share]) => `${name} ${Math.round(100 * share)} %`);
-  return `The picture looks like nothing that is known (${shares.join(", ")}). Translate it as`;
+  return `The image looks like none of the known domains (${shares.join(", ")}). Translate it as`;
 }
 
 function present(found, milliseconds) {
   const { width, height } = found;
-  byId("before").src = beforeAddress;
-  byId("after").src = found.output;
-  byId("after").width = width;
-  byId("after").height = height;
+  byId("before").src = beforeUrl;
+  Object.assign(byId("after"), { src: found.output, width, height });
   byId("after").style.height = "auto";
   byId("facts").textContent =
-    `${found.source}${found.recognised ? ", as recognised," : ""} to ${found.target}, ${width} x ${height} pixels, factor ${found.factor}, ` +
-    `translated in ${Math.round(found.milliseconds)} ms (${Math.round(milliseconds)} ms in all)`;
+    `${found.source}${found.recognised ? " (recognized)" : ""} to ${found.target}, ` +
+    `${width} x ${height} pixels, factor ${found.factor}, ` +
+    `translated in ${Math.round(found.milliseconds)} ms (${Math.round(milliseconds)} ms in total)`;
   const link = byId("download");
   link.href = found.output;
-  link.download = `${(file.name || "picture").replace(/\.[^.]*$/, "")}.${found.target}.png`;
-  byId("maps").replaceChildren(...Object.entries(mapNames).map(([name, text]) => {
-    const figure = document.createElement("figure");
-    const image = document.createElement("img");
-    image.src = found.maps[name];
-    image.alt = text;
-    const caption = document.createElement("figcaption");
-    caption.textContent = text;
-    figure.append(image, caption);
-    return figure;
-  }));
+  link.download = `${(file.name || "image").replace(/\.[^.]*$/, "")}.${found.target}.png`;
+  byId("maps").replaceChildren(...Object.entries(mapNames).map(([name, text]) =>
+    make("figure", {},
+      make("img", { src: found.maps[name], alt: text }),
+      make("figcaption", { textContent: text }))));
   slide();
   show("result", true);
   byId("status").textContent = "Done.";
