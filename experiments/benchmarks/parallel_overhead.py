@@ -42,9 +42,10 @@ _MAPPINGS: tuple[MappingKind, ...] = ("pmap", "shard_map")
 
 def benchmark(repeats: int) -> measure.Table:
     """Times both mappings in one process, then in two."""
+    # jax reads the flags when it starts its first device.
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={_DEVICES.value}"
     if "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", _DEVICES.value)
     if _COORDINATOR.value:
         distributed.connect(_COORDINATOR.value, 2, _PROCESS_ID.value)
         return measure.Table(_overhead(2, repeats))
