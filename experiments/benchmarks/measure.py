@@ -1,5 +1,6 @@
-"""What all benchmarks share: taking turns, ratios, goals, and saying what was measured on what."""
+"""Skeleton of the benchmarks: interleaved timing, ratios, goals, printed and saved tables."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -12,69 +13,173 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import app, flags
+
+Ratio = tuple[float, float, float]
+"""Median, lower and upper quartile."""
 
 
-def take_turns(
-    functions: Mapping[str, Callable[[], Any]],
-    repeats: int,
-    *,
-    seconds_each: float | None = None,
-    prepare: Mapping[str, Callable[[], None]] | None = None,
-    title: str | None = None,
-) -> dict[str, list[float]]:
-    """Times functions in turns, so that a change of the machine's speed meets all alike.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Result of a benchmark.
+
+    Attributes:
+      rows: dicts with the same keys; a tuple is a `Ratio`, None an empty cell.
+      packages: packages whose versions are recorded besides jax and flax.
+      notes: values that hold for the whole table.
+      goals: lines from `goal`.
+      violations: lines about what must not happen; any makes the exit status 1.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    packages: Sequence[str] = ()
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    goals: Sequence[str] = ()
+    violations: Sequence[str] = ()
+
+
+def run(benchmark: Callable[[int], Table], repeats: int = 15) -> None:
+    """Runs a benchmark as a program: parses the flags, prints the table, saves it as JSON.
 
     Args:
-      functions: by name; jax arrays among the results are waited for.
-      repeats: turns that count; one more goes before, which compiles.
-      seconds_each: a function whose first turn says that it would take longer in all takes part in
-        fewer of them, one at least: the first turns, so that `ratio` still compares the same ones.
-      prepare: by the name of a function, what is done before each of its turns and not timed.
-      title: if given, progress and the time that is left are told on stderr after it.
+      benchmark: function of the number of timed rounds.
+      repeats: default number of timed rounds.
+    """
+    flags.DEFINE_integer("repeats", repeats, "Timed rounds.")
+    flags.DEFINE_string("output", None, "JSON file for the table.")
+
+    def main(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments {argv[1:]}; give flags only")
+        values = flags.FLAGS
+        table = benchmark(values.repeats)
+        settings = {flag.name: flag.value for flag in values.get_key_flags_for_module(argv[0])}
+        about = {
+            **machine(*table.packages),
+            "repeats": values.repeats,
+            **{name: value for name, value in settings.items() if value is not None},
+            **table.notes,
+        }
+        publish(about, table, values.output)
+        if table.violations:
+            sys.exit(1)
+
+    app.run(main)
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Returns the machine, its devices, and the versions of jax, flax and ``packages``."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
+        "cores_allowed": len(os.sched_getaffinity(0)),
+        "device": jax.devices()[0].device_kind,
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", *packages)},
+    }
+
+
+def publish(about: Mapping[str, Any], table: Table, output: str | None) -> None:
+    """Prints ``about`` and the table; saves both as JSON if ``output`` is a path."""
+    lines = [list(table.rows[0])] if table.rows else []
+    lines += [[_text(value) for value in row.values()] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(json.dumps(about))
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    for line in (*table.goals, *table.violations):
+        print(line)
+    if output:
+        names = ("rows", "goals", "violations")
+        saved = {"about": about, **{name: getattr(table, name) for name in names}}
+        Path(output).write_text(json.dumps(saved, indent=2) + "\n")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return "{:.3f} ({:.3f}..{:.3f})".format(*value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def goal(name: str, found: float | None, bound: float, *, at_least: bool = False) -> str:
+    """Returns one line that compares a figure with its goal.
+
+    Args:
+      name: what the figure is, with its unit.
+      found: the figure, or None if it was not measured.
+      bound: upper bound, or lower bound with ``at_least``.
+      at_least: whether ``bound`` is a lower bound.
+    """
+    line = f"goal: {name}, {'at least' if at_least else 'at most'} {bound:g}"
+    if found is None:
+        return f"{line}: not measured"
+    met = found >= bound if at_least else found <= bound
+    return f"{line}: {found:.4g}, {'met' if met else 'not met'}"
+
+
+def interleave(
+    functions: Mapping[Any, Callable[[], Any]],
+    repeats: int,
+    *,
+    round_seconds: float = 0.0,
+    most_seconds: float | None = None,
+    prepare: Mapping[Any, Callable[[], None]] | None = None,
+    title: str | None = None,
+) -> dict[Any, list[float]]:
+    """Times functions in rounds, one after the other, so that a change of clock rate hits them all.
+
+    Args:
+      functions: functions by key. jax results are waited for; with a GPU, so is PyTorch.
+      repeats: number of timed rounds. One more round before them compiles.
+      round_seconds: a function is called several times per round to take this long; on a GPU there
+        is one wait after these calls.
+      most_seconds: a function that would take longer in total takes part in fewer rounds, the first
+        ones, at least one.
+      prepare: functions that are called before each round and not timed.
+      title: prefix of the progress lines on stderr; None prints none.
 
     Returns:
-      Seconds of each turn by name, of one list less where a function took part in fewer.
+      Seconds of one call, per round, by key.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    counts = dict.fromkeys(functions, repeats)
-    first: dict[str, float] = {}
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            if turn > counts[name]:
+    timed: dict[Any, list[float]] = {key: [] for key in functions}
+    calls, rounds = dict.fromkeys(functions, 1), dict.fromkeys(functions, repeats)
+    for number in range(repeats + 1):
+        for key, function in functions.items():
+            if number > rounds[key]:
                 continue
-            if prepare and name in prepare:
-                prepare[name]()
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            took = time.perf_counter() - start
-            if turn:
-                seconds[name].append(took)
-            else:
-                first[name] = took
-                if seconds_each is not None:
-                    counts[name] = max(1, min(repeats, int(seconds_each / took)))
-            if title:
-                left = sum(
-                    (counts[each] - len(seconds[each])) * statistics.median(seconds[each] or [cost])
-                    for each, cost in first.items()
-                )
-                known = "" if len(first) == len(functions) else " at least"
-                _tell(f"{title}: turn {turn} of {repeats}, {name}; {left:.0f} s left{known}")
-    if title:
-        _tell(f"{title}: done", end="\n")
-    return seconds
+            if prepare and key in prepare:
+                prepare[key]()
+            begin = time.perf_counter()
+            _call(function, calls[key])
+            seconds = time.perf_counter() - begin
+            if number:
+                timed[key].append(seconds / calls[key])
+                continue
+            if most_seconds is not None:
+                rounds[key] = max(1, min(repeats, int(most_seconds / seconds)))
+            if round_seconds:
+                begin = time.perf_counter()
+                _call(function, 3)
+                once = (time.perf_counter() - begin) / 3
+                calls[key] = min(max(round(round_seconds / once), 1), 1000)
+        if title:
+            print(f"{title}: round {number} of {repeats}", file=sys.stderr, flush=True)
+    return timed
 
 
-def _tell(line: str, end: str = "") -> None:
-    """Overwrites the last line of a terminal; in a file every line stands for itself."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end=end, file=sys.stderr, flush=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
+def _call(function: Callable[[], Any], calls: int) -> None:
+    # On a CPU, queued programs would share the cores, so each call is waited for.
+    queue = jax.default_backend() != "cpu"
+    for number in range(calls):
+        result = function()
+        if not queue or number == calls - 1:
+            jax.block_until_ready(result)
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        sys.modules["torch"].cuda.synchronize()
 
 
-def ratio(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
-    """Median and quartiles of the ratios of two functions' times in the turns that both took."""
+def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
+    """Returns median and quartiles of the ratios ``times / base`` over the rounds of both."""
     ratios = [a / b for a, b in zip(times, base, strict=False)]
     if len(ratios) == 1:
         return ratios[0], ratios[0], ratios[0]
@@ -82,78 +187,22 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, 
     return statistics.median(ratios), low, high
 
 
-def goal(what: str, found: float | None, bound: float, *, at_least: bool = False) -> str:
-    """One line that says whether a goal is met.
+def share_gpu() -> bool:
+    """Lets jax and PyTorch share a GPU; returns whether both see one. Call before jax starts."""
+    import torch
 
-    Args:
-      what: what is measured, with its unit.
-      found: the figure, or None if nothing measured it.
-      bound: what it may be at most, or must be at least.
-      at_least: which of the two.
-
-    Returns:
-      The line.
-    """
-    limit = f"{'at least' if at_least else 'at most'} {bound:g}"
-    if found is None:
-        return f"goal: {what}, {limit}: not measured"
-    met = found >= bound if at_least else found <= bound
-    return f"goal: {what}, {limit}: {found:.4g}, {'met' if met else 'not met'}"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Or jax takes 3/4 of it.
+    on_gpu = torch.cuda.is_available() and jax.default_backend() == "gpu"
+    if not on_gpu:
+        print(
+            f"PyTorch {'sees' if torch.cuda.is_available() else 'sees no'} CUDA device and jax "
+            f"runs on {jax.default_backend()}; both need an NVIDIA GPU (--any_device measures here)"
+        )
+    return on_gpu
 
 
-def environment(*packages: str, **settings: Any) -> dict[str, Any]:
-    """Machine, versions and settings."""
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
-        "cores_allowed": len(os.sched_getaffinity(0)),
-        "device": jax.devices()[0].device_kind,
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", *packages)},
-        **settings,
-    }
+def torch_device() -> str:
+    """Returns the name of PyTorch's device."""
+    import torch
 
-
-def publish(
-    about: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    output: str | None,
-    goals: Sequence[str] = (),
-) -> None:
-    """Prints a table and, if asked, saves it.
-
-    Args:
-      about: from `environment`.
-      rows: with the same names in each; tuples are median and quartiles, None is a gap. None at
-        all where nothing was measured.
-      output: JSON file, or None.
-      goals: lines that follow the table, see `goal`.
-    """
-    print(json.dumps(about))
-    cells = [[_text(value) for value in row.values()] for row in rows]
-    header = list(rows[0]) if rows else []
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    for line in (header, *cells) if rows else ():
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    for line in goals:
-        print(line)
-    if output:
-        save(about, rows, output, goals)
-
-
-def save(
-    about: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    output: str,
-    goals: Sequence[str] = (),
-) -> None:
-    """The same without printing, for what is known so far of a long measurement."""
-    saved = {"about": about, "rows": rows, **({"goals": goals} if goals else {})}
-    Path(output).write_text(json.dumps(saved, indent=2) + "\n")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, tuple):
-        median, low, high = value
-        return f"{median:.3f} ({low:.3f}..{high:.3f})"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

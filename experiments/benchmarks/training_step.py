@@ -1,23 +1,21 @@
-"""Time and memory of a step of each kind of training and of each way to save memory, in one run.
+"""Time and memory of a training step, by kind of training and rematerialization.
 
     python -m experiments.benchmarks.training_step --size=64 --batch=4
     python -m experiments.benchmarks.training_step --trainings=paired --remat=none,blocks,all
 
-The same networks, size and batch for all. Times are taken in turns, and what is compared is the
-median of the ratios to the first row's step in the same turn. Memory is the compiled program's own:
-what it is handed, what it returns, and what it needs in between.
+All rows use the same networks, size and batch. Memory is the compiled program's own figure:
+arguments, results and temporaries.
 """
 
-import functools
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments import base
 from experiments.benchmarks import measure
@@ -25,48 +23,36 @@ from warp_translate.evaluation import cost
 from warp_translate.experiment import build
 from warp_translate.types import PyTree
 
-_TRAININGS = flags.DEFINE_list("trainings", ["paired", "cycle", "contrastive"], "Kinds of them.")
-_REMAT = flags.DEFINE_list("remat", ["none"], "What gradients compute anew, of each.")
+_TRAININGS = flags.DEFINE_list(
+    "trainings", ["paired", "cycle", "contrastive"], "Comma-separated kinds of training."
+)
+_REMAT = flags.DEFINE_list("remat", ["none"], "Comma-separated values of generator.remat.")
 _SIZE = flags.DEFINE_integer("size", 64, "Side of the images in pixels.")
 _BATCH = flags.DEFINE_integer("batch", 4, "Examples of each domain.")
 _WIDTH = flags.DEFINE_integer("width", 24, "Channels of the generator's first layer.")
 _BLOCKS = flags.DEFINE_integer("blocks", 6, "Residual blocks.")
-_FACTOR = flags.DEFINE_integer("factor", 2, "How many times smaller the trunk's image is.")
-_REPEATS = flags.DEFINE_integer("repeats", 15, "Turns that are timed.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
-
-_MIB = 2**20
+_FACTOR = flags.DEFINE_integer("factor", 2, "Reduction of the trunk's image.")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measures and prints."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags only, got {argv[1:]}")
-    steps, memory = {}, {}
-    for case in itertools.product(_TRAININGS.value, _REMAT.value):
-        steps[case], memory[case] = _step(_config(*case))
-    first = next(iter(steps))
-    seconds = measure.take_turns(steps, _REPEATS.value, title="steps")
+def benchmark(repeats: int) -> measure.Table:
+    """Compiles and times all steps."""
+    cases = list(itertools.product(_TRAININGS.value, _REMAT.value))
+    made = {case: _step(_config(*case)) for case in cases}
+    seconds = measure.interleave(
+        {case: step for case, (step, _) in made.items()}, repeats, title="training steps"
+    )
     rows = [
         {
             "training": case[0],
             "remat": case[1],
-            "steps/s here": 1.0 / statistics.median(seconds[case]),
-            "time / first": measure.ratio(seconds[case], seconds[first]),
-            "memory MiB": memory[case] / _MIB,
-            "memory / first": memory[case] / memory[first],
+            "steps/s": 1.0 / statistics.median(seconds[case]),
+            "time / first": measure.ratio(seconds[case], seconds[cases[0]]),
+            "memory MiB": made[case][1] / 2**20,
+            "memory / first": made[case][1] / made[cases[0]][1],
         }
-        for case in steps
+        for case in cases
     ]
-    about = measure.environment(
-        size=_SIZE.value,
-        batch=_BATCH.value,
-        width=_WIDTH.value,
-        blocks=_BLOCKS.value,
-        factor=_FACTOR.value,
-        repeats=_REPEATS.value,
-    )
-    measure.publish(about, rows, _OUTPUT.value)
+    return measure.Table(rows)
 
 
 def _config(kind: str, remat: str) -> ml_collections.ConfigDict:
@@ -80,7 +66,7 @@ def _config(kind: str, remat: str) -> ml_collections.ConfigDict:
 
 
 def _step(config: ml_collections.ConfigDict) -> tuple[Callable[[], PyTree], int]:
-    """A function that takes one step from the last one's state, and its memory in bytes."""
+    """Returns a function that takes the next step, and its peak memory in bytes."""
     training = build.training(config)
     root = build.root_key(config)
     state: Any = jax.jit(training.init, static_argnums=1)(root, _SIZE.value)
@@ -88,14 +74,14 @@ def _step(config: ml_collections.ConfigDict) -> tuple[Callable[[], PyTree], int]
     shape = (_BATCH.value, _SIZE.value, _SIZE.value, 3)
     batch = {name: rng.integers(0, 256, shape, np.uint8) for name in ("source", "target")}
     compiled = jax.jit(training.step, donate_argnums=0).lower(state, batch, root).compile()
-    holder = [state]
 
-    def step(holder: list[Any]) -> PyTree:
-        holder[0], metrics = compiled(holder[0], batch, root)
+    def step() -> PyTree:
+        nonlocal state
+        state, metrics = compiled(state, batch, root)
         return metrics
 
-    return functools.partial(step, holder), cost.compiled_needs(compiled).peak_bytes
+    return step, cost.compiled_needs(compiled).peak_bytes
 
 
 if __name__ == "__main__":
-    app.run(main)
+    measure.run(benchmark)

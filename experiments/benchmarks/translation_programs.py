@@ -1,18 +1,16 @@
-"""The programs that ``translation.py`` compares: one image in, one image of its size out.
+"""Programs that ``translation.py`` compares; each maps an image to an image of its size.
 
-* jax: `our_function` of the default paired experiment's generator, compiled.
-* onnx: the same graph as the package exports it, in ONNX Runtime as the package serves it, uint8 in
-  and out.
+* jax: the translation by the default paired experiment's generator, compiled.
+* onnx: its exported graph in ONNX Runtime as the package serves it, uint8 in and out.
 * resnet9, unet256: CycleGAN's and pix2pix's generators in PyTorch. Sides that they cannot take are
-  padded within the call by repeating the border, and cropped again.
+  padded within the call by repeating the border, and cropped afterwards.
 
-Parameters are random. The displacement's are too, which would start at zero: so that the warp reads
-from elsewhere than where it writes, as after training.
+Parameters are random, also those of the displacement, which would start at zero: the warp reads
+from displaced pixels, as after training.
 """
 
 import dataclasses
 import functools
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,28 +37,26 @@ from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.engine import OnnxEngine
 from warp_translate.types import Array, PyTree, to_float, to_uint8
 
-How = Literal["jax", "onnx", "resnet9", "unet256"]
 PEERS: dict[str, Any] = {"resnet9": ResNet9, "unet256": UNet256}
-_SERVED = (1, 2, 4, 8, 16)  # Factors that the engine accepts.
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Which program.
+    """A program and its conditions.
 
     Attributes:
-      how: whose.
+      program: name of the program.
       height: of the image in pixels.
       width: of the image in pixels.
-      factor: how many times smaller the trunk's image is; None for peers.
-      threads: of PyTorch and ONNX Runtime; jax takes the cores that the process is allowed.
+      factor: reduction of the trunk's image; None for peers.
+      threads: threads of PyTorch and ONNX Runtime; jax takes the cores that the process may use.
       donate: jax may write the output over the input.
-      uint8: jax's images are uint8, as they are served, and not float32 in [-1, 1].
-      channels_last: PyTorch's layout.
-      tiny: networks small enough for a test.
+      uint8: jax's images are uint8 instead of float32 in [-1, 1].
+      channels_last: PyTorch's memory format.
+      tiny: whether the networks are tiny, for tests.
     """
 
-    how: How
+    program: Literal["jax", "onnx", "resnet9", "unet256"]
     height: int
     width: int
     factor: int | None = None
@@ -70,15 +66,19 @@ class Spec:
     channels_last: bool = False
     tiny: bool = False
 
+    def __str__(self) -> str:
+        factor = "" if self.factor is None else f" factor {self.factor}"
+        return f"{self.program} {self.height}x{self.width}{factor}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that is ready.
+    """A program that is ready to run.
 
     Attributes:
       run: translates once.
-      prepare: makes the input anew, where `run` gives it away.
-      compiled: what was compiled, of jax.
+      prepare: makes the input again if `run` donates it.
+      compiled: jax's compiled program.
     """
 
     run: Callable[[], Any]
@@ -87,55 +87,39 @@ class Program:
 
 
 def make(**fields: Any) -> Program:
-    """Builds the program of a `Spec` of these fields, with parameters and input."""
+    """Builds the program of a `Spec` with these fields, its parameters and its input."""
     spec = Spec(**fields)
     torch.set_num_threads(spec.threads)
-    return {"jax": _jax, "onnx": _onnx}.get(spec.how, _peer)(spec)
-
-
-def our_function(
-    generator: Generator, factor: int, *, uint8: bool
-) -> Callable[[PyTree, Array], Array]:
-    """How this package's translation is called: parameters and an image ``[1, H, W, 3]``."""
-    if uint8:
-        return lambda params, image: to_uint8(
-            translate(generator, params, to_float(image), factor, in_bands=True).output
-        )
-    return lambda params, image: translate(generator, params, image, factor, in_bands=True).output
+    return {"jax": _jax, "onnx": _onnx}.get(spec.program, _peer)(spec)
 
 
 def operations(spec: Spec) -> tuple[int, int]:
-    """Multiplications of convolutions, transposed ones counted at output and at input."""
+    """Returns MACs of convolutions, with transposed ones counted at their output and input."""
     if spec.factor is None:
-        peer = _described(spec)
-        return macs.of_torch(
-            peer, 1, 3, *(_multiple(side, peer.multiple) for side in (spec.height, spec.width))
-        )
-    generator = _generator(spec.tiny)
+        sides = [side + more for side, more in zip(*_sides(spec), strict=True)]
+        return macs.of_torch(_peer_module(spec), 1, 3, *sides)
     parts, _ = cost.macs_by_part(
-        cost.translation(generator, spec.factor),
-        jax.eval_shape(lambda: _drawn(spec.tiny)),
+        cost.translation(_training(spec).generator, spec.factor),
+        jax.eval_shape(lambda: _params(spec)),
         jax.ShapeDtypeStruct((1, spec.height, spec.width, 3), jnp.uint8),
     )
     found = sum(part.products for part in parts.values())
     return found, found  # It has no transposed convolution.
 
 
-def _config(tiny: bool) -> Any:
-    return paired.get_config("runlocal" if tiny else "")
+def _training(spec: Spec) -> Any:
+    return build.generator_training(paired.get_config("runlocal" if spec.tiny else ""))
 
 
-def _generator(tiny: bool) -> Generator:
-    return build.generator_training(_config(tiny)).generator
-
-
-def _drawn(tiny: bool) -> PyTree:
-    generator = _generator(tiny)
+def _params(spec: Spec) -> PyTree:
+    generator: Generator = _training(spec).generator
     images = jnp.zeros((1, 64, 64, 3))
     params = generator.init(jax.random.key(0), images[:, ::2, ::2], images, 2)["params"]
-    head = params["displacement"]
-    drawn = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), head)
-    return {**params, "displacement": jax.tree.map(lambda leaf: 0.02 * leaf, drawn)}
+    head = jax.tree.map(
+        lambda leaf: 0.02 * jax.random.normal(jax.random.key(1), leaf.shape),
+        params["displacement"],
+    )
+    return {**params, "displacement": head}
 
 
 def _image(spec: Spec) -> np.ndarray:
@@ -144,81 +128,82 @@ def _image(spec: Spec) -> np.ndarray:
 
 
 def _jax(spec: Spec) -> Program:
-    assert spec.factor is not None
-    params = jax.jit(functools.partial(_drawn, spec.tiny))()
-    host = _image(spec)
-    image = jnp.asarray(host) if spec.uint8 else to_float(host)
-    del host
-    function = our_function(_generator(spec.tiny), spec.factor, uint8=spec.uint8)
+    generator = _training(spec).generator
+
+    def function(params: PyTree, image: Array) -> Array:
+        image = to_float(image) if spec.uint8 else image
+        output = translate(generator, params, image, spec.factor, in_bands=True).output
+        return to_uint8(output) if spec.uint8 else output
+
+    params = jax.jit(lambda: _params(spec))()
+    image = jnp.asarray(_image(spec)) if spec.uint8 else to_float(_image(spec))
     jitted = jax.jit(function, donate_argnums=(1,) if spec.donate else ())
     compiled = jitted.lower(params, image).compile()
     if not spec.donate:
         return Program(functools.partial(compiled, params, image), None, compiled)
-    # Every call gets a copy, made beforehand.
-    holder: list[Array] = []
+    copies: list[Array] = []  # One for each call.
 
     def prepare() -> None:
-        holder[:] = [jax.block_until_ready(jnp.array(image, copy=True))]
+        copies[:] = [jax.block_until_ready(jnp.array(image, copy=True))]
 
-    return Program(lambda: compiled(params, holder.pop()), prepare, compiled)
+    return Program(lambda: compiled(params, copies.pop()), prepare, compiled)
 
 
 def _onnx(spec: Spec) -> Program:
-    training = build.generator_training(_config(spec.tiny))
-    generator = training.generator
+    training = _training(spec)
+    fields = {field.name for field in dataclasses.fields(Architecture)}
     architecture = Architecture(
         **{
-            field.name: getattr(
-                generator if hasattr(generator, field.name) else training, field.name
+            name: getattr(
+                training.generator if hasattr(training.generator, name) else training, name
             )
-            for field in dataclasses.fields(Architecture)
+            for name in fields
         }
     )
-    params = jax.jit(functools.partial(_drawn, spec.tiny))()
+    params = export.flatten(jax.jit(lambda: _params(spec))())
+    graph = onnx_graph.build(params, architecture, training.factor, floats=False)
     with tempfile.TemporaryDirectory() as folder:
-        graph = onnx_graph.build(
-            export.flatten(params), architecture, training.factor, floats=False
-        )
-        onnx.save(graph, os.path.join(folder, bundles.ONNX))
+        onnx.save(graph, Path(folder, bundles.ONNX))
         bundle = bundles.Bundle(
             folder=Path(folder),
             name="benchmark",
-            size=_config(spec.tiny).data.size,
+            size=64,
             provenance={},
             files={bundles.ONNX: ""},
             source="a",
             target="b",
             architecture=architecture,
-            factors=_SERVED,
+            factors=(1, 2, 4, 8, 16),
             factor=training.factor,
         )
         engine = OnnxEngine(bundle, threads=spec.threads)
-    del params, graph
     return Program(functools.partial(engine.translate, _image(spec), spec.factor))
 
 
-def _described(spec: Spec) -> nn.Module:
-    module: nn.Module = PEERS[spec.how](width=8) if spec.tiny else PEERS[spec.how]()
+def _peer_module(spec: Spec) -> nn.Module:
+    module: nn.Module = PEERS[spec.program](width=8) if spec.tiny else PEERS[spec.program]()
     return module
 
 
+def _sides(spec: Spec) -> tuple[tuple[int, int], list[int]]:
+    """Returns height and width, and the pixels by which each is padded for a peer."""
+    sides = (spec.height, spec.width)
+    return sides, [-side % PEERS[spec.program].multiple for side in sides]
+
+
 def _peer(spec: Spec) -> Program:
-    module = _described(spec).eval()
-    images = torch.tensor(_image(spec)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     form = torch.channels_last if spec.channels_last else torch.contiguous_format
-    module, images = module.to(memory_format=form), images.contiguous(memory_format=form)
-    beyond = [_multiple(side, module.multiple) - side for side in (spec.height, spec.width)]
+    module = _peer_module(spec).eval().to(memory_format=form)
+    images = torch.tensor(_image(spec)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    images = images.contiguous(memory_format=form)
+    _, (below, right) = _sides(spec)
 
     def run() -> Tensor:
         with torch.inference_mode():
             padded = images
-            if any(beyond):
-                padded = functional.pad(images, (0, beyond[1], 0, beyond[0]), mode="replicate")
-            made: Tensor = module(padded)
-            return made[:, :, : spec.height, : spec.width]
+            if below or right:
+                padded = functional.pad(images, (0, right, 0, below), mode="replicate")
+            output: Tensor = module(padded)
+            return output[:, :, : spec.height, : spec.width]
 
     return Program(run)
-
-
-def _multiple(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple

@@ -1,52 +1,40 @@
-"""The warp and its gradients on a CPU beside torch's grid_sample and OpenCV's remap, in turns.
+"""The warp and its gradients on one CPU core, compared with PyTorch and OpenCV.
 
     taskset -c 0 python -m experiments.benchmarks.warp_cpu --output=warp_cpu.json
 
-One core: call it with the affinity of one. The peers get their coordinates ready made, normalised
-for torch and absolute for OpenCV; the warp adds the displacement itself. Three channels, float32.
-``copy`` moves the same bytes and computes nothing: image and field read, the output written.
-
-* forward: the warped image.
-* field: forward and the gradient of the displacement alone, as paired training needs it.
-* both: forward and both gradients, as the cycle needs them.
+The peers' coordinates are computed beforehand, normalized for torch and absolute for OpenCV; the
+warp adds the displacement itself. Three channels, float32. A gradient's pass includes the forward
+pass: paired training needs that of the displacement, cycle training both. ``copy`` moves as many
+bytes as the forward pass and computes nothing.
 """
 
-import functools
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from absl import app, flags
+from absl import flags
 
-from experiments.benchmarks import fields, measure
-from experiments.benchmarks.peers import warp_generator
-from warp_translate.ops import bilinear_warp
+from experiments.benchmarks import measure, warp_passes
 
 _SIZES = flags.DEFINE_list(
-    "sizes", ["1x256x256", "8x256x256", "1x1024x1024", "1x2160x3840"], "BATCHxHEIGHTxWIDTH."
+    "sizes",
+    ["1x256x256", "8x256x256", "1x1024x1024", "1x2160x3840"],
+    "Comma-separated BATCHxHEIGHTxWIDTH.",
 )
-_FIELDS = flags.DEFINE_list("fields", list(fields.KINDS), "Kinds of displacement.")
-_PASSES = flags.DEFINE_list("passes", ["forward", "field", "both"], "What is computed.")
-_REPEATS = flags.DEFINE_integer("repeats", 15, "Turns that are timed.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the table.")
+_FIELDS = flags.DEFINE_list("fields", list(warp_passes.FIELDS), "Kinds of displacement.")
+_PASSES = flags.DEFINE_list("passes", ["forward", "displacement", "both"], "Passes.")
 
-_SHORTEST = 0.02  # Seconds of a turn; shorter calls are repeated, or the clock would matter.
-
-# At most these shares of a peer's time. At 4K a smooth field has a goal of its own in the forward
-# pass, where the pages of a fresh output cost as much as the warp.
-_OF_TORCH = {"forward": 0.65, "field": 0.90, "both": 1.25}
+# Upper bounds of the share of a peer's time. With a smooth field at 4K the forward pass has another
+# one: the pages of a new output cost as much as the warp.
+_OF_TORCH = {"forward": 0.65, "displacement": 0.90, "both": 1.25}
 _OF_OPENCV, _LARGE_SMOOTH, _LARGE = 1.05, 0.45, 2**22
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measures and prints."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags only, got {argv[1:]}")
+def benchmark(repeats: int) -> measure.Table:
+    """Times all passes."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rows, goals = [], []
@@ -54,93 +42,43 @@ def main(argv: Sequence[str]) -> None:
         shape = tuple(map(int, size.split("x")))
         image = np.random.default_rng(0).uniform(-1, 1, (*shape, 3)).astype(np.float32)
         for kind in _FIELDS.value:
-            field = fields.displacement(kind, *shape)
-            for what in _PASSES.value:
-                shares = _shares(what, image, field, f"{size}, {kind}, {what}")
+            field = warp_passes.displacement(kind, *shape)
+            for name in _PASSES.value:
+                title = f"{size}, {kind}, {name}"
+                shares = _shares(name, image, field, repeats, title)
+                copy = shares.pop("copy", None)
                 rows.append(
-                    {
-                        "images": size,
-                        "field": kind,
-                        "pass": what,
-                        "/ torch": shares["torch"],
-                        "/ OpenCV": shares.get("OpenCV"),
-                        "copy / warp": 1 / shares["copy"][0] if "copy" in shares else None,
-                    }
+                    {"images": size, "field": kind, "pass": name}
+                    | {f"/ {peer}": shares.get(peer) for peer in ("torch", "OpenCV")}
+                    | {"copy / warp": copy and 1 / copy[0]}
                 )
-                large = shape[1] * shape[2] > _LARGE and kind == "smooth"
-                for peer, bound in _bounds(what, large).items():
-                    name = f"{size}, {kind}, {what} / {peer}"
-                    goals.append(measure.goal(name, shares[peer][0], bound))
-    about = measure.environment("torch", "opencv-python-headless", repeats=_REPEATS.value)
-    measure.publish(about, rows, _OUTPUT.value, goals)
-
-
-def _bounds(what: str, large_and_smooth: bool) -> dict[str, float]:
-    """The goals of a pass by peer."""
-    if what != "forward":
-        return {"torch": _OF_TORCH[what]}
-    if large_and_smooth:
-        return {"torch": _LARGE_SMOOTH}
-    return {"torch": _OF_TORCH[what], "OpenCV": _OF_OPENCV}
+                bounds = {"torch": _OF_TORCH.get(name), "OpenCV": _OF_OPENCV}
+                if name == "forward" and kind == "smooth" and shape[1] * shape[2] > _LARGE:
+                    bounds = {"torch": _LARGE_SMOOTH}
+                for peer, bound in bounds.items():
+                    if bound and peer in shares:
+                        goals.append(measure.goal(f"{title} / {peer}", shares[peer][0], bound))
+    return measure.Table(rows, ["torch", "opencv-python-headless"], goals=goals)
 
 
 def _shares(
-    what: str, image: np.ndarray, field: np.ndarray, title: str
-) -> dict[str, tuple[float, float, float]]:
-    """The warp's time as a share of each peer's."""
-    functions = {"warp": _jax(what, image, field), "torch": _torch(what, image, field)}
-    if what == "forward":
-        functions |= {"OpenCV": _opencv(image, field), "copy": _copy(image, field)}
-    seconds = measure.take_turns(_long_enough(functions), _REPEATS.value, title=title)
-    return {
-        peer: measure.ratio(seconds["warp"], seconds[peer]) for peer in functions if peer != "warp"
+    name: str, image: np.ndarray, field: np.ndarray, repeats: int, title: str
+) -> dict[str, measure.Ratio]:
+    """Returns the warp's time as a share of each peer's."""
+    arrays = jnp.asarray(image), jnp.asarray(field)
+    functions = {
+        "warp": warp_passes.ours(name, *arrays, with_value=True),
+        "torch": warp_passes.torchs(name, image, field, with_value=True),
     }
-
-
-def _jax(what: str, image: np.ndarray, field: np.ndarray) -> Callable[[], Any]:
-    cotangent = jnp.ones(image.shape, jnp.float32)
-
-    def field_only(image: Any, field: Any, cotangent: Any) -> Any:
-        value, pull = jax.vjp(lambda d: bilinear_warp(image, d), field)
-        return value, *pull(cotangent)
-
-    def both(image: Any, field: Any, cotangent: Any) -> Any:
-        value, pull = jax.vjp(bilinear_warp, image, field)
-        return value, *pull(cotangent)
-
-    functions: Mapping[str, Callable[..., Any]] = {
-        "forward": lambda image, field, cotangent: bilinear_warp(image, field),
-        "field": field_only,
-        "both": both,
-    }
-    arguments = jnp.asarray(image), jnp.asarray(field), cotangent
-    compiled = jax.jit(functions[what]).lower(*arguments).compile()
-    return functools.partial(compiled, *arguments)
-
-
-def _torch(what: str, image: np.ndarray, field: np.ndarray) -> Callable[[], Any]:
-    grid = warp_generator.grid(torch.tensor(field).permute(0, 3, 1, 2)).contiguous()
-    planes = torch.tensor(image).permute(0, 3, 1, 2).contiguous()
-    cotangent = torch.ones_like(planes)
-    grid.requires_grad_(what != "forward")
-    planes.requires_grad_(what == "both")
-
-    def run() -> Any:
-        value = torch.nn.functional.grid_sample(
-            planes, grid, padding_mode="border", align_corners=True
-        )
-        if what == "forward":
-            return None
-        leaves = [leaf for leaf in (planes, grid) if leaf.requires_grad]
-        torch.autograd.grad(value, leaves, cotangent)
-        return None
-
-    return run
+    if name == "forward":
+        functions |= {"OpenCV": _opencv(image, field), "copy": warp_passes.copy(name, *arrays)[0]}
+    seconds = measure.interleave(functions, repeats, round_seconds=0.02, title=title)
+    mine = seconds.pop("warp")
+    return {peer: measure.ratio(mine, times) for peer, times in seconds.items()}
 
 
 def _opencv(image: np.ndarray, field: np.ndarray) -> Callable[[], Any]:
-    height, width = image.shape[1:3]
-    ys, xs = np.mgrid[:height, :width].astype(np.float32)
+    ys, xs = np.mgrid[: image.shape[1], : image.shape[2]].astype(np.float32)
     maps = [(xs + each[..., 0], ys + each[..., 1]) for each in field]
 
     def run() -> None:
@@ -150,25 +88,5 @@ def _opencv(image: np.ndarray, field: np.ndarray) -> Callable[[], Any]:
     return run
 
 
-def _copy(image: np.ndarray, field: np.ndarray) -> Callable[[], Any]:
-    def copied(image: Any, field: Any) -> Any:
-        return image + field[..., :1] + field[..., 1:]
-
-    arguments = jnp.asarray(image), jnp.asarray(field)
-    return functools.partial(jax.jit(copied), *arguments)
-
-
-def _long_enough(functions: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
-    """Each function as often as makes the fastest long enough, all equally often."""
-    once = measure.take_turns(functions, 3)
-    calls = max(1, round(_SHORTEST / min(map(statistics.median, once.values()))))
-
-    def repeated(function: Callable[[], Any]) -> None:
-        for _ in range(calls):
-            jax.block_until_ready(function())
-
-    return {name: functools.partial(repeated, each) for name, each in functions.items()}
-
-
 if __name__ == "__main__":
-    app.run(main)
+    measure.run(benchmark)

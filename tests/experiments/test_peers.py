@@ -7,8 +7,8 @@ import torch
 from experiments import base
 from experiments.benchmarks import macs
 from experiments.benchmarks.peers import agreement, parameters
-from experiments.benchmarks.peers import training as torch_training
 from experiments.benchmarks.peers.resnet9 import ResNet9
+from experiments.benchmarks.peers.training import make_step
 from experiments.benchmarks.peers.unet256 import UNet256
 from experiments.benchmarks.peers.warp_generator import WarpGenerator, warp
 from warp_translate.experiment import build
@@ -20,7 +20,7 @@ from warp_translate.ops import bilinear_warp
     ("peer", "millions", "at_output", "at_input"),
     [(ResNet9, 11.378, 56.80, 49.55), (UNet256, 54.414, 18.14, 6.05)],
 )
-def test_the_peers_are_the_published_ones(peer, millions, at_output, at_input):
+def test_peers_have_the_published_size_and_cost(peer, millions, at_output, at_input):
     """Parameters and operations as CycleGAN's and pix2pix's own code prints them."""
     with torch.device("meta"):
         module = peer()
@@ -31,7 +31,7 @@ def test_the_peers_are_the_published_ones(peer, millions, at_output, at_input):
 
 
 @pytest.mark.parametrize("peer", [ResNet9, UNet256])
-def test_the_peers_keep_the_size_and_the_range(peer):
+def test_peers_keep_size_and_range(peer):
     module = peer(width=4).eval()
     with torch.inference_mode():
         found = module(torch.randn(1, 3, 256, 512))
@@ -40,7 +40,7 @@ def test_the_peers_keep_the_size_and_the_range(peer):
 
 @pytest.mark.full
 @pytest.mark.parametrize("mask_weights", ["pretranslated", "warped"])
-def test_the_generator_in_torch_is_the_one_in_jax(mask_weights, rng):
+def test_the_generator_in_torch_equals_jax(mask_weights, rng):
     generator = Generator(width=8, blocks=2, mask_bias=0.3)
     image = rng.uniform(-1, 1, (2, 48, 64, 3)).astype(np.float32)
     params = jax.jit(generator.init, static_argnums=3)(
@@ -61,7 +61,7 @@ def test_the_generator_in_torch_is_the_one_in_jax(mask_weights, rng):
         )
 
 
-def test_the_warp_in_torch_is_the_one_in_jax(rng):
+def test_the_warp_in_torch_equals_jax(rng):
     image = rng.uniform(-1, 1, (2, 20, 30, 3)).astype(np.float32)
     field = rng.uniform(-9, 9, (2, 20, 30, 2)).astype(np.float32)
     planes = [torch.tensor(each).permute(0, 3, 1, 2) for each in (image, field)]
@@ -71,24 +71,22 @@ def test_the_warp_in_torch_is_the_one_in_jax(rng):
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["paired", "cycle"])
-def test_the_steps_in_torch_are_those_of_jax(kind):
-    """Losses, gradients with the penalty, updates, averages, spectral norms: from equal states."""
+def test_the_steps_in_torch_equal_jax(kind):
+    """Losses, gradients with the penalty, updates, averages and spectral norms."""
     found = agreement.differences(agreement.small(kind))
     assert set(found) == {"losses", "gradients", "parameters", "averages", "spectral"}
     assert max(found.values()) < 1e-4, found
-    moved = {"losses", "gradients", "parameters", "averages"}  # Rounding at least, or not compared.
-    assert all(found[name] > 0 for name in moved)
+    compared = {"losses", "gradients", "parameters", "averages"}  # Rounding makes these differ.
+    assert all(found[name] > 0 for name in compared)
 
 
-def test_what_is_not_written_in_torch_is_refused():
+def test_fields_that_torch_lacks_are_refused():
     config = base.get_config("cycle")
     config.adversary.loss = "hinge"
-    with pytest.raises(ValueError, match=r"not written in torch: adversary.loss, method.pool_size"):
-        torch_training.CycleStep(config, None, "cpu", compiled=False, bfloat16=False)
-    with pytest.raises(ValueError, match="'literal' is not written in torch"):
+    with pytest.raises(ValueError, match=r"in torch: adversary.loss, method.pool_size"):
+        make_step(config, None, "cpu", compiled=False, bfloat16=False)
+    with pytest.raises(ValueError, match="head='literal' is not implemented in torch"):
         WarpGenerator(Generator(head="literal"), 2)
-    config = torch_training.without_randomness(config)
-    assert config.method.pool_size == 0 and base.get_config("cycle").method.pool_size
 
 
 def test_parameters_that_do_not_fit_are_refused():
@@ -98,12 +96,11 @@ def test_parameters_that_do_not_fit_are_refused():
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params)
     with pytest.raises(ValueError, match=r"only one .* has trunk.ResidualBlock_1.InstanceNorm_0"):
         parameters.load(WarpGenerator(generator.clone(blocks=2), 1), params)
-    with pytest.raises(ValueError, match=r"is \(2, 8, 1, 1\) in flax and \(2, 4, 1, 1\) here"):
+    with pytest.raises(ValueError, match=r"is \(2, 8, 1, 1\) in flax and \(2, 4, 1, 1\) in torch"):
         parameters.load(WarpGenerator(generator.clone(head_width=4), 1), params)
 
 
-def test_the_small_experiments_still_train_as_the_default_ones_do():
-    """What is compared would prove nothing if it were not what is measured."""
+def test_the_compared_experiments_train_like_the_default_ones():
     for kind in ("paired", "cycle"):
         small, full = agreement.small(kind), base.get_config(kind)
         for section in ("losses", "adversary", "optim", "method"):

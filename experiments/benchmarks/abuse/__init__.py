@@ -1,1 +1,1 @@
-"""Requests that are malformed or hostile, made from pictures and a seed."""
+"""Malformed and hostile requests, made from images and a seed."""

@@ -1,1 +1,1 @@
-"""Generators of others, and this package's own networks and training steps, in PyTorch."""
+"""PyTorch: other generators, and this package's networks and training steps."""

@@ -1,8 +1,8 @@
-"""Whether the training steps in PyTorch are those of jax: the same state, batch and step, compared.
+"""Comparison of the training steps in PyTorch and jax from the same state and batch.
 
-Both run in float32 on the CPU. The images are smooth and the displacement does not start at zero:
-where a bilinear surface has a kink, at whole numbers, ``grid_sample`` and this package's warp may
-take the slope at either side, and both would be right.
+In float32 on the CPU. The images are smooth and the displacement does not start at zero: at whole
+numbers, the kinks of a bilinear surface, ``grid_sample`` and this package's warp may take the slope
+of either side, and both are right.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,17 @@ import torch
 
 from experiments import base
 from experiments.benchmarks.peers import parameters
-from experiments.benchmarks.peers.training import step_of, without_randomness
+from experiments.benchmarks.peers.training import GENERATORS, make_step, without_randomness
 from warp_translate.experiment import build
 from warp_translate.types import PyTree
 
-_GENERATORS = ("generator", "a_to_b", "b_to_a")
-# A gradient this much smaller than the largest of its network is rounding: that of a bias which a
-# norm takes out again, for instance. Adam makes a whole step of it all the same.
+# Smaller gradients, relative to the largest of the network, are rounding, for instance of a bias
+# before a norm. Adam makes a whole step of them all the same.
 _ROUNDING = 1e-6
 
 
 def small(kind: str) -> ml_collections.ConfigDict:
-    """The default experiment of a kind, "paired" or "cycle", with small networks and images."""
+    """Returns the default experiment, "paired" or "cycle", with small networks and images."""
     config = base.get_config(kind)
     config.data.size = 32
     config.generator.update(width=8, blocks=1)
@@ -35,8 +34,8 @@ def small(kind: str) -> ml_collections.ConfigDict:
 
 
 def moved(state: PyTree) -> PyTree:
-    """The state with displacements that do not start at zero, fractions of a pixel and more."""
-    for seed, name in enumerate(_GENERATORS):
+    """Sets the displacements of all generators to fractions of a pixel and more, in place."""
+    for seed, name in enumerate(GENERATORS):
         if hasattr(state, name):
             for params in (getattr(state, name).params, getattr(state, name).ema):
                 head = params["displacement"]
@@ -46,47 +45,47 @@ def moved(state: PyTree) -> PyTree:
     return state
 
 
-def smooth_batch(size: int, examples: int, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """Waves by the names of the domains, uint8 ``[B, size, size, 3]``."""
-    rng = np.random.default_rng(seed)
-    ys, xs = np.mgrid[:size, :size][..., None] / size
-
-    def wave() -> np.ndarray:
-        across, down, phase = rng.uniform(1, 6, (3, examples, 1, 1, 3))
-        return np.round(127.5 + 120 * np.sin(across * xs + down * ys + phase)).astype(np.uint8)
-
-    return {"source": wave(), "target": wave()}
-
-
-def differences(config: ml_collections.ConfigDict, steps: int = 1) -> dict[str, float]:
-    """Takes steps in both frameworks and compares.
-
-    Pool and augmentations, which are random, are off in both.
+def differences(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Takes one step in both frameworks, without pool and augmentations.
 
     Args:
-      config: of paired or cycle training.
-      steps: number of steps.
+      config: configuration of paired or cycle training.
 
     Returns:
-      The largest relative difference of the losses that are reported, over all steps; of the
-      gradients of all leaves in the first step, by their norms; of the parameters after it, of
-      their averages and of the vectors of the spectral norms.
+      The largest relative differences of "losses", "gradients", "parameters", "averages" and
+      "spectral" vectors; of arrays by their norms.
     """
     config = without_randomness(config)
     training, root = build.generator_training(config), build.root_key(config)
     state = moved(build.initial_state(training, config))
-    theirs = step_of(config, state, "cpu", compiled=False, bfloat16=False)
-    step = jax.jit(training.step)
-    worst: dict[str, float] = {"losses": 0.0}
-    for number in range(steps):
-        batch = smooth_batch(config.data.size, 2, seed=number)
-        state, metrics = step(state, batch, root)
-        found = theirs.step({name: torch.tensor(images) for name, images in batch.items()})
-        for name, value in found.items():
-            apart = abs(float(value) / float(metrics[name]) - 1)
-            worst["losses"] = max(worst["losses"], apart)
-        if number == 0:
-            worst |= _of_networks(config, state, theirs.networks)
+    theirs = make_step(config, state, "cpu", compiled=False, bfloat16=False)
+    batch = _smooth_batch(config.data.size)
+    state, metrics = jax.jit(training.step)(state, batch, root)
+    losses = theirs.step({name: torch.tensor(images) for name, images in batch.items()})
+    worst = dict.fromkeys(("gradients", "parameters", "averages", "spectral"), 0.0)
+    worst["losses"] = max(abs(float(losses[name]) / float(metrics[name]) - 1) for name in losses)
+
+    def compare(name: str, theirs: torch.Tensor, ours: torch.Tensor) -> None:
+        worst[name] = max(worst[name], _apart(theirs.detach(), ours))
+
+    for name, network in theirs.networks.items():
+        found, generates = getattr(state, name), name in GENERATORS
+        b1 = config.optim.b1 if generates else config.optim.discriminator_b1
+        # After one step Adam's first moment is the gradient times 1 - b1.
+        moments = dict(parameters.by_name(found.opt_state[0].mu))
+        after = dict(parameters.by_name(found.params))
+        averages = dict(parameters.by_name(found.ema)) if generates else {}
+        least = _ROUNDING * max(map(_norm, moments.values()))
+        for (leaf, value), average in zip(
+            network.module.named_parameters(), network.ema, strict=True
+        ):
+            if _norm(moments[leaf]) >= least:
+                compare("gradients", value.grad, moments[leaf] / (1 - b1))
+                compare("parameters", value, after[leaf])
+                if generates:
+                    compare("averages", average, averages[leaf])
+        for path, leaf in parameters.spectral_vectors(getattr(found, "spectral", {})):
+            compare("spectral", network.module.get_buffer(path), leaf)
     return worst
 
 
@@ -94,69 +93,57 @@ def compiled_difference(
     config: ml_collections.ConfigDict,
     state: PyTree,
     batch: Mapping[str, np.ndarray],
-    device: str,
     *,
+    device: str,
     bfloat16: bool,
 ) -> float:
-    """Whether ``torch.compile`` keeps the gradients, which is not to be taken for granted.
+    """Compares the gradients of a step with ``torch.compile`` to those of an eager one.
 
     Inductor of PyTorch 2.13 on CPUs returns zeros for all of the generator below its head.
 
     Args:
-      config: of paired or cycle training, without randomness.
-      state: a state of jax whose displacements do not start at zero.
-      batch: as for a step.
-      device: torch's name of it.
+      config: configuration of paired or cycle training, without randomness.
+      state: state of jax whose displacements do not start at zero.
+      batch: batch of a step.
+      device: device of torch.
       bfloat16: whether the networks run under autocast.
 
     Returns:
-      The largest relative difference, by norms, between the gradients of a network's leaves in a
-      compiled and in an eager step.
+      The largest relative difference, by norms, over all parameters.
     """
     placed = {name: torch.tensor(images, device=device) for name, images in batch.items()}
-    steps = [
-        step_of(config, state, device, compiled=compiled, bfloat16=bfloat16)
-        for compiled in (False, True)
-    ]
-    for step in steps:
+    gradients = []
+    for compiled in (False, True):
+        step = make_step(config, state, device, compiled=compiled, bfloat16=bfloat16)
         step.step(placed)
+        gradients.append(
+            [[leaf.grad for leaf in each.module.parameters()] for each in step.networks.values()]
+        )
+    torch.compiler.reset()  # Or the benchmark would count these compilations.
     worst = 0.0
-    for name, network in steps[0].networks.items():
-        eager = [leaf.grad for leaf in network.module.parameters()]
-        compiled = [leaf.grad for leaf in steps[1].networks[name].module.parameters()]
-        norms = [float(torch.linalg.norm(gradient)) for gradient in eager]
-        least = (1e-2 if bfloat16 else _ROUNDING) * max(norms)
-        for one, other, norm in zip(eager, compiled, norms, strict=True):
-            if norm >= least:
-                worst = max(worst, float(torch.linalg.norm(one - other)) / norm)
-    torch.compiler.reset()  # Or what is measured next would count as compiled again.
+    for eager, compiled_ones in zip(*gradients, strict=True):
+        least = (1e-2 if bfloat16 else _ROUNDING) * max(map(_norm, eager))
+        for one, other in zip(eager, compiled_ones, strict=True):
+            if _norm(one) >= least:
+                worst = max(worst, _apart(other, one))
     return worst
 
 
-def _of_networks(
-    config: ml_collections.ConfigDict, state: Any, networks: Mapping[str, Any]
-) -> dict[str, float]:
-    worst = dict.fromkeys(("gradients", "parameters", "averages", "spectral"), 0.0)
+def _norm(value: torch.Tensor) -> float:
+    return float(torch.linalg.norm(value))
 
-    def compare(what: str, theirs: torch.Tensor, ours: torch.Tensor) -> None:
-        apart = float(torch.linalg.norm(theirs.detach() - ours) / torch.linalg.norm(ours))
-        worst[what] = max(worst[what], apart)
 
-    for name, network in networks.items():
-        found, module = getattr(state, name), network.module
-        b1 = config.optim.b1 if name in _GENERATORS else config.optim.discriminator_b1
-        # After one step Adam's first moment is the gradient times 1 - b1.
-        moments = dict(parameters.by_name(found.opt_state[0].mu))
-        after = dict(parameters.by_name(found.params))
-        averages = dict(parameters.by_name(found.ema)) if name in _GENERATORS else {}
-        least = _ROUNDING * max(float(torch.linalg.norm(each)) for each in moments.values())
-        for (leaf, parameter), average in zip(module.named_parameters(), network.ema, strict=True):
-            if torch.linalg.norm(moments[leaf]) < least:
-                continue
-            compare("gradients", parameter.grad, moments[leaf] / (1 - b1))
-            compare("parameters", parameter, after[leaf])
-            if averages:
-                compare("averages", average, averages[leaf])
-        for path, leaf in parameters.spectral_vectors(getattr(found, "spectral", {})):
-            compare("spectral", module.get_buffer(path), leaf)
-    return worst
+def _apart(value: torch.Tensor, expected: torch.Tensor) -> float:
+    return _norm(value - expected) / _norm(expected)
+
+
+def _smooth_batch(size: int) -> dict[str, Any]:
+    """Returns two waves for each domain, uint8 ``[2, size, size, 3]``."""
+    rng = np.random.default_rng(0)
+    ys, xs = np.mgrid[:size, :size][..., None] / size
+
+    def wave() -> np.ndarray:
+        across, down, phase = rng.uniform(1, 6, (3, 2, 1, 1, 3))
+        return np.round(127.5 + 120 * np.sin(across * xs + down * ys + phase)).astype(np.uint8)
+
+    return {"source": wave(), "target": wave()}

@@ -1,4 +1,4 @@
-"""Takes flax's parameters over into PyTorch modules whose submodules bear flax's names."""
+"""Conversion of flax's parameters for PyTorch modules whose submodules have flax's names."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ def load(module: nn.Module, params: PyTree, spectral: PyTree | None = None) -> N
     Args:
       module: the module.
       params: flax's parameters.
-      spectral: flax's collection "spectral", if there is one.
+      spectral: flax's collection "spectral".
 
     Raises:
-      ValueError: one of the two has a parameter that the other has not, or of another shape.
+      ValueError: names or shapes differ.
     """
     found = {**dict(by_name(params)), **dict(spectral_vectors(spectral))}
     expected = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -29,24 +29,23 @@ def load(module: nn.Module, params: PyTree, spectral: PyTree | None = None) -> N
         raise ValueError(f"only one of the two frameworks has {', '.join(odd)}")
     for name, value in found.items():
         if value.shape != expected[name].shape:
-            raise ValueError(
-                f"{name} is {tuple(value.shape)} in flax and {tuple(expected[name].shape)} here"
-            )
+            shapes = f"{tuple(value.shape)} in flax and {tuple(expected[name].shape)} in torch"
+            raise ValueError(f"{name} is {shapes}")
         with torch.no_grad():
             expected[name].copy_(value)
 
 
 def by_name(params: PyTree) -> Iterator[tuple[str, Tensor]]:
-    """Torch's name and layout of every leaf of flax's parameters, or of their gradients."""
+    """Yields name and value in torch of flax's parameters or their gradients."""
     for path, leaf in _leaves(params):
-        name = ".".join([*path[:-1], _NAMES[path[-1]]])
         if leaf.ndim == 4:  # A convolution's kernel.
             leaf = leaf.transpose(3, 2, 0, 1)
+        name = ".".join([*path[:-1], _NAMES[path[-1]]])
         yield name, torch.tensor(np.ascontiguousarray(leaf))
 
 
 def spectral_vectors(spectral: PyTree) -> Iterator[tuple[str, Tensor]]:
-    """Torch's name of every vector in flax's collection "spectral"."""
+    """Yields name and value in torch of the vectors in flax's collection "spectral"."""
     for path, leaf in _leaves(spectral):
         if path[-1].endswith("/u"):  # Of scale_0, SpectralNorm_1, "Conv_1/kernel/u".
             yield f"{path[0]}.{path[-1].split('/')[0]}.u", torch.tensor(leaf[0])

@@ -1,7 +1,7 @@
-"""This package's paired and cycle training steps in PyTorch: networks, losses, optimisers, EMA.
+"""This package's paired and cycle training steps in PyTorch: networks, losses, optimizers, EMA.
 
-What the default experiments use is written; anything else raises. Augmentations and the image pool,
-whose random draws could not be the same, are not: switch them off in jax when the two are compared.
+Only what the default experiments use is implemented, without augmentations and image pool, whose
+random draws cannot be the same; see `without_randomness`.
 """
 
 import abc
@@ -18,23 +18,38 @@ from experiments.benchmarks.peers import parameters
 from experiments.benchmarks.peers.patch_discriminator import PatchDiscriminators
 from experiments.benchmarks.peers.warp_generator import Translation, WarpGenerator
 from warp_translate.experiment import build
-from warp_translate.types import PyTree
 
 Losses = dict[str, Tensor]
 
+GENERATORS = ("generator", "a_to_b", "b_to_a")
+"""Names of generators in the states of jax; all other networks are discriminators."""
+
+# Config fields with the values that are implemented; sections may lack them.
+_IMPLEMENTED = {
+    "adversary": {
+        "loss": "least_squares",
+        **dict.fromkeys(("r2", "colour", "translation", "cutout"), 0.0),
+    },
+    "losses": {
+        **dict.fromkeys(("feature_matching", "perceptual", "mask_variation", "mask_band"), 0.0),
+        **dict.fromkeys(("smoothness_first", "smoothness_second"), 0.0),
+        **dict.fromkeys(("adversarial_start", "adversarial_ramp"), 0),
+    },
+    "method": {"pool_size": 0, "fusion": "full", "reduction": "box"},
+    "training": {"accumulate": 1},
+}
+
 
 class Step(abc.ABC):
-    """What both steps share: how a config's networks are built, run and updated.
+    """A training step from a state of jax.
 
     Attributes:
       config: the configuration.
-      device: where everything is.
       steps: number of steps done.
-      networks: by the names that they have in jax's state.
+      networks: networks by their names in the state.
     """
 
-    GENERATORS: tuple[str, ...]
-    DISCRIMINATORS: tuple[str, ...]
+    NAMES: tuple[str, ...]
 
     def __init__(
         self,
@@ -45,183 +60,161 @@ class Step(abc.ABC):
         compiled: bool,
         bfloat16: bool,
     ) -> None:
-        """Takes over a state of jax.
+        """Copies parameters and spectral statistics of the state.
 
         Args:
           config: the configuration.
-          state: the state of a training of this kind.
-          device: torch's name of it.
-          compiled: whether networks go through ``torch.compile``.
+          state: state of a training of this kind, in jax.
+          device: device of torch.
+          compiled: whether ``torch.compile`` compiles the networks.
           bfloat16: whether they run under autocast to bfloat16.
 
         Raises:
-          ValueError: the configuration asks for something that is not written here.
+          ValueError: a field has a value that is not implemented here.
         """
-        losses, adversary = config.losses, config.adversary
-        unwritten = {
-            "adversary.loss": adversary.loss != "least_squares",
-            "adversary.r2": adversary.r2,
-            "augmentation": adversary.colour or adversary.translation or adversary.cutout,
-            "losses.feature_matching": losses.get("feature_matching", 0.0),
-            "priors": losses.smoothness_first
-            or losses.smoothness_second
-            or losses.mask_variation
-            or losses.mask_band,
-            "adversarial_start": losses.get("adversarial_start", 0)
-            or losses.get("adversarial_ramp", 0),
-            "method.pool_size": config.method.get("pool_size", 0),
-            "method.fusion": config.method.fusion != "full",
-            "method.reduction": config.method.reduction != "box",
-            "losses.perceptual": losses.get("perceptual", 0.0),
-            "training.accumulate": config.training.accumulate != 1,
-        }
-        if odd := [name for name, asked in unwritten.items() if asked]:
-            raise ValueError(f"not written in torch: {', '.join(odd)}")
-        self.config, self.device, self.steps = config, device, 0
+        odd = [
+            f"{section}.{name}"
+            for section, values in _IMPLEMENTED.items()
+            for name, value in values.items()
+            if config[section].get(name, value) != value
+        ]
+        if odd:
+            raise ValueError(f"not implemented in torch: {', '.join(odd)}")
+        self.config, self.steps, self._device = config, 0, device
         self._compiled, self._bfloat16 = compiled, bfloat16
         self._training: Any = build.training(config)
-        self._conditional = config.method.training == "paired"
-        self.networks = {
-            **{name: self.generator(getattr(state, name).params) for name in self.GENERATORS},
-            **{name: self.discriminator(getattr(state, name)) for name in self.DISCRIMINATORS},
-        }
+        self.networks = {name: self._network(name, getattr(state, name)) for name in self.NAMES}
+
+    def _network(self, name: str, state: Any) -> "_Network":
+        training, optim = self._training, self.config.optim
+        if name in GENERATORS:
+            module = WarpGenerator(training.generator, training.factor, training.mask_weights)
+            parameters.load(module, state.params)
+            rates = optim.lr, optim.b1
+        else:
+            paired = self.config.method.training == "paired"
+            module = PatchDiscriminators(training.adversary.discriminator, conditional=paired)
+            parameters.load(module, state.params, state.spectral)
+            rates = optim.discriminator_lr, optim.discriminator_b1
+        module = module.to(self._device).to(memory_format=torch.channels_last)
+        return _Network(module, *rates, optim.b2, self._compiled)
 
     @abc.abstractmethod
     def step(self, batch: Mapping[str, Tensor]) -> Losses:
-        """One step.
+        """Takes one step.
 
         Args:
           batch: "source" and "target", uint8 ``[B, H, W, 3]`` on the device.
 
         Returns:
-          The losses by the names that jax reports them under.
+          The losses under jax's names.
         """
 
-    def generator(self, params: PyTree) -> "_Network":
-        """The network of flax's parameters."""
-        training = self._training
-        module = WarpGenerator(training.generator, training.factor, training.mask_weights)
-        parameters.load(module, params)
-        optim = self.config.optim
-        return _Network(self._placed(module), optim.lr, optim.b1, optim, self._compiled)
-
-    def discriminator(self, state: Any) -> "_Network":
-        """The network of flax's parameters and spectral statistics."""
-        described = self._training.adversary.discriminator
-        module = PatchDiscriminators(described, conditional=self._conditional)
-        parameters.load(module, state.params, state.spectral)
-        optim = self.config.optim
-        learning_rate, b1 = optim.discriminator_lr, optim.discriminator_b1
-        return _Network(self._placed(module), learning_rate, b1, optim, self._compiled)
-
-    def _placed(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device).to(memory_format=torch.channels_last)
-
-    def images(self, batch: Tensor) -> Tensor:
-        """Floats in [-1, 1], ``[B, 3, H, W]``, of uint8 ``[B, H, W, 3]`` on the device."""
-        # Seen channels first a batch of channels last is what channels_last means: nothing moves.
+    def _images(self, batch: Tensor) -> Tensor:
+        """Returns floats in [-1, 1], ``[B, 3, H, W]``, channels last in memory as the batch is."""
         return batch.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
-    def autocast(self) -> torch.autocast:
-        """The type of the networks' computation."""
-        kind = self.device.partition(":")[0]
+    def _autocast(self) -> torch.autocast:
+        kind = self._device.partition(":")[0]
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self._bfloat16)
 
-    def train_discriminator(
+    def _train_discriminator(
         self, network: "_Network", real: Tensor, fake: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """``training.adversary.Adversary.update``; returns the loss without the penalty."""
+        """Updates a discriminator; returns its loss without the penalty."""
         adversary = self.config.adversary
         images = torch.cat([real, fake.detach()])
         if condition is not None:
             images = torch.cat([images, torch.cat([condition, condition])], 1)
         network.module.requires_grad_(True)
-        total = torch.zeros((), device=self.device)
-        with self.autocast():
+        total = torch.zeros((), device=self._device)
+        with self._autocast():
             if adversary.r1 and self.steps % adversary.penalty_every == 0:
                 penalty = self._penalty(network.module, images[: len(real)])
                 total = adversary.r1 * adversary.penalty_every * penalty
-            judged = network.run(images, update_stats=True)
-            pairs = [logits.chunk(2) for logits in judged]
+            pairs = [each.chunk(2) for each in network.run(images, update_stats=True)]
         losses = [0.5 * ((a - 1).square() + b.square()).mean() for a, b in pairs]
         loss = torch.stack(losses).mean()
         network.step(total + loss)
-        network.module.requires_grad_(False)  # To the generator's loss it is a constant.
+        network.module.requires_grad_(False)  # For the generator's loss.
         return loss.detach()
 
     def _penalty(self, module: nn.Module, real: Tensor) -> Tensor:
-        """R1. Differentiated twice, which compiled modules cannot be: as it is."""
-        # Of the images alone, not of a condition.
+        """Returns R1 with respect to the images, not to a condition.
+
+        torch.compile cannot differentiate twice, so this takes the module itself.
+        """
         images = real[:, :3].detach().requires_grad_()
-        score = torch.stack(
-            [
-                logits.mean((1, 2, 3)).sum()
-                for logits in module(torch.cat([images, real[:, 3:]], 1), update_stats=False)
-            ]
-        ).sum()
+        judged = module(torch.cat([images, real[:, 3:]], 1), update_stats=False)
+        score = torch.stack([logits.mean((1, 2, 3)).sum() for logits in judged]).sum()
         (slope,) = torch.autograd.grad(score, images, create_graph=True)
         return 0.5 * slope.float().square().sum((1, 2, 3)).mean()
 
-    def adversarial(
+    def _adversarial(
         self, network: "_Network", images: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """What the discriminator tells a generator."""
         seen = images if condition is None else torch.cat([images, condition], 1)
-        with self.autocast():
+        with self._autocast():
             judged = network.run(seen, update_stats=False)
         return torch.stack([0.5 * (logits - 1).square().mean() for logits in judged]).mean()
 
-    def translate(self, network: "_Network", images: Tensor) -> Translation:
-        """Translates ``[B, 3, H, W]``."""
-        with self.autocast():
-            made: Translation = network.run(images)
+    def _translate(self, name: str, images: Tensor) -> Translation:
+        with self._autocast():
+            made: Translation = self.networks[name].run(images)
         return made
+
+    def _total(self, terms: Losses) -> Losses:
+        """Adds the weighted sum of the terms under the name "loss"."""
+        weighted = [self.config.losses[name] * term for name, term in terms.items()]
+        return {**terms, "loss": torch.stack(weighted).sum()}
+
+    def _update_generators(self, terms: Mapping[str, Losses]) -> Losses:
+        """Takes Adam's step on the sum of all losses; returns the terms under jax's names."""
+        total = torch.stack([each["loss"] for each in terms.values()]).sum()
+        generators = [self.networks[name] for name in terms]
+        for network in generators:
+            network.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        for network in generators:
+            network.optimizer.step()
+            network.average(self.steps, self.config.optim.ema_decay)
+        self.steps += 1
+        return {
+            f"{name}/{key}": term.detach()
+            for name, found in terms.items()
+            for key, term in found.items()
+        }
 
 
 class _Network:
     """A network in training.
 
     Attributes:
-      module: the module as it is.
-      run: the same, compiled where asked for.
+      module: the module.
+      run: the module, compiled if asked for.
+      optimizer: Adam.
       ema: moving averages of its parameters.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        learning_rate: float,
-        b1: float,
-        optim: ml_collections.ConfigDict,
-        compiled: bool,
+        self, module: nn.Module, learning_rate: float, b1: float, b2: float, compiled: bool
     ) -> None:
         self.module = module
         self.run: Callable[..., Any] = torch.compile(module) if compiled else module
         self._parameters = list(module.parameters())
-        self._optimizer = torch.optim.Adam(
-            self._parameters,
-            learning_rate,
-            (b1, optim.b2),
-            fused=self._parameters[0].is_cuda,
+        self.optimizer = torch.optim.Adam(
+            self._parameters, learning_rate, (b1, b2), fused=self._parameters[0].is_cuda
         )
         self.ema = [parameter.detach().clone() for parameter in self._parameters]
 
     def step(self, loss: Tensor) -> None:
-        """One step of Adam along the gradient of a loss, which stays in ``.grad``."""
-        self.clear()
+        """Takes Adam's step; the gradient stays in ``.grad``."""
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.apply()
-
-    def clear(self) -> None:
-        """Forgets the gradient."""
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def apply(self) -> None:
-        """One step of Adam along the gradient."""
-        self._optimizer.step()
+        self.optimizer.step()
 
     def average(self, done: int, decay: float) -> None:
-        """``training.optim.ema_update`` after ``done`` steps."""
+        """Updates the moving averages after ``done`` steps, like ``training.optim.ema_update``."""
         rate = 1.0 - min(decay, (1.0 + done) / (10.0 + done))
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, self._parameters, rate)
@@ -230,70 +223,53 @@ class _Network:
 class PairedStep(Step):
     """``training.paired_step.PairedTraining.step``."""
 
-    GENERATORS, DISCRIMINATORS = ("generator",), ("discriminator",)
+    NAMES = ("generator", "discriminator")
 
     def step(self, batch: Mapping[str, Tensor]) -> Losses:
-        """One step; see `Step`."""
-        losses, generator = self.config.losses, self.networks["generator"]
-        discriminator = self.networks["discriminator"]
-        source, target = self.images(batch["source"]), self.images(batch["target"])
-        made = self.translate(generator, source)
-        reports = {
-            "discriminator/loss": self.train_discriminator(
-                discriminator, target, made.output, source
-            )
-        }
+        """Takes one step; see `Step`."""
+        levels, discriminator = self.config.losses.pyramid_levels, self.networks["discriminator"]
+        source, target = self._images(batch["source"]), self._images(batch["target"])
+        made = self._translate("generator", source)
+        loss = self._train_discriminator(discriminator, target, made.output, source)
         terms = {
-            "adversarial": self.adversarial(discriminator, made.output, source),
-            "l1_output": _pyramid(made.output, target, losses.pyramid_levels),
-            "l1_pretranslated": _pyramid(made.pretranslated, target, losses.pyramid_levels),
-            "l1_warped": _pyramid(made.warped, target, losses.pyramid_levels),
+            "adversarial": self._adversarial(discriminator, made.output, source),
+            "l1_output": _pyramid(made.output, target, levels),
+            "l1_pretranslated": _pyramid(made.pretranslated, target, levels),
+            "l1_warped": _pyramid(made.warped, target, levels),
         }
-        total = sum((losses[name] * term for name, term in terms.items()), torch.zeros(()))
-        generator.step(total)
-        generator.average(self.steps, self.config.optim.ema_decay)
-        self.steps += 1
-        for name, term in {**terms, "loss": total}.items():
-            reports[f"generator/{name}"] = term.detach()
-        return reports
+        reports = self._update_generators({"generator": self._total(terms)})
+        return {"discriminator/loss": loss, **reports}
 
 
 class CycleStep(Step):
     """``training.cycle_step.CycleTraining.step`` without a pool."""
 
-    GENERATORS, DISCRIMINATORS = ("a_to_b", "b_to_a"), ("d_a", "d_b")
+    NAMES = ("a_to_b", "b_to_a", "d_a", "d_b")
 
     def step(self, batch: Mapping[str, Tensor]) -> Losses:
-        """One step; see `Step`."""
-        networks = self.networks
-        a, b = self.images(batch["source"]), self.images(batch["target"])
-        to_b, same_b = self._forth_and_same(networks["a_to_b"], a, b)
-        to_a, same_a = self._forth_and_same(networks["b_to_a"], b, a)
-        back_a = self.translate(networks["b_to_a"], to_b.output).output
-        back_b = self.translate(networks["a_to_b"], to_a.output).output
+        """Takes one step; see `Step`."""
+        a, b = self._images(batch["source"]), self._images(batch["target"])
+        to_b, same_b = self._forth_and_same("a_to_b", a, b)
+        to_a, same_a = self._forth_and_same("b_to_a", b, a)
+        back_a = self._translate("b_to_a", to_b.output).output
+        back_b = self._translate("a_to_b", to_a.output).output
+        d_a, d_b = self.networks["d_a"], self.networks["d_b"]
         reports = {
-            "d_a/loss": self.train_discriminator(networks["d_a"], a, to_a.output),
-            "d_b/loss": self.train_discriminator(networks["d_b"], b, to_b.output),
+            "d_a/loss": self._train_discriminator(d_a, a, to_a.output),
+            "d_b/loss": self._train_discriminator(d_b, b, to_b.output),
         }
-        loss_b, terms_b = self._direction(networks["d_b"], to_b, same_b, b, back_a, a)
-        loss_a, terms_a = self._direction(networks["d_a"], to_a, same_a, a, back_b, b)
-        for name in ("a_to_b", "b_to_a"):
-            networks[name].clear()
-        (loss_b + loss_a).backward()
-        for name in ("a_to_b", "b_to_a"):
-            networks[name].apply()
-            networks[name].average(self.steps, self.config.optim.ema_decay)
-        self.steps += 1
-        for direction, terms in (("a_to_b", terms_b), ("b_to_a", terms_a)):
-            for name, term in terms.items():
-                reports[f"{direction}/{name}"] = term.detach()
-        return reports
+        terms = {
+            "a_to_b": self._direction(d_b, to_b, same_b, b, back_a, a),
+            "b_to_a": self._direction(d_a, to_a, same_a, a, back_b, b),
+        }
+        return {**reports, **self._update_generators(terms)}
 
     def _forth_and_same(
-        self, network: _Network, source: Tensor, target: Tensor
+        self, name: str, source: Tensor, target: Tensor
     ) -> tuple[Translation, Translation]:
-        both = self.translate(network, torch.cat([source, target]))
-        forth, same = zip(*(field.split(len(source)) for field in vars(both).values()), strict=True)
+        both = self._translate(name, torch.cat([source, target]))
+        halves = [field.split(len(source)) for field in vars(both).values()]
+        forth, same = zip(*halves, strict=True)
         return Translation(*forth), Translation(*same)
 
     def _direction(
@@ -304,30 +280,30 @@ class CycleStep(Step):
         target: Tensor,
         returned: Tensor,
         source: Tensor,
-    ) -> tuple[Tensor, Losses]:
-        losses, factor = self.config.losses, self.config.method.factor
-        terms = {
-            "adversarial": self.adversarial(discriminator, made.output),
-            "adversarial_pretranslated": self.adversarial(discriminator, made.pretranslated),
-            "identity": functional.l1_loss(same.output, target),
-            "identity_pretranslated": functional.l1_loss(same.pretranslated, target),
-            "cycle": functional.l1_loss(
-                functional.avg_pool2d(returned, factor), functional.avg_pool2d(source, factor)
-            ),
-            "cycle_full": functional.l1_loss(returned, source),
-        }
-        total = sum((losses[name] * term for name, term in terms.items()), torch.zeros(()))
-        return total, {**terms, "loss": total}
+    ) -> Losses:
+        reduced = [
+            functional.avg_pool2d(each, self.config.method.factor) for each in (returned, source)
+        ]
+        return self._total(
+            {
+                "adversarial": self._adversarial(discriminator, made.output),
+                "adversarial_pretranslated": self._adversarial(discriminator, made.pretranslated),
+                "identity": functional.l1_loss(same.output, target),
+                "identity_pretranslated": functional.l1_loss(same.pretranslated, target),
+                "cycle": functional.l1_loss(*reduced),
+                "cycle_full": functional.l1_loss(returned, source),
+            }
+        )
 
 
-def step_of(config: ml_collections.ConfigDict, state: Any, device: str, **how: bool) -> Step:
-    """The step of the configuration's kind of training; see `Step`."""
+def make_step(config: ml_collections.ConfigDict, state: Any, device: str, **how: bool) -> Step:
+    """Returns the step for the configuration's kind of training; see `Step`."""
     kind = PairedStep if config.method.training == "paired" else CycleStep
     return kind(config, state, device, **how)
 
 
 def without_randomness(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of a configuration whose step draws nothing: no pool and no augmentations."""
+    """Returns a copy of a configuration without pool and augmentations."""
     config = copy.deepcopy(config)
     config.adversary.update(colour=0.0, translation=0.0, cutout=0.0)
     if "pool_size" in config.method:

@@ -1,7 +1,4 @@
-"""This package's generator and its translation in PyTorch, the same computation as in jax.
-
-Submodules bear flax's names, so that `parameters.load` finds the place of every parameter.
-"""
+"""This package's generator and translation in PyTorch; submodules have flax's names."""
 
 import dataclasses
 
@@ -12,10 +9,18 @@ from torch.nn import functional
 from warp_translate.models import Generator
 from warp_translate.ops import MaskWeights
 
+# What is implemented of the generator's fields.
+_IMPLEMENTED = {
+    "head": "projected",
+    "head_kernel": 3,
+    "displacement_size": "original",
+    "border": "reflect",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """What ``models.translate`` returns, channels first: ``[B, C, H, W]`` float32 each."""
+    """Results of ``models.translate``, ``[B, C, H, W]`` float32 each."""
 
     output: Tensor
     pretranslated: Tensor
@@ -25,7 +30,7 @@ class Translation:
 
 
 class PaddedConv(nn.Module):
-    """``models.layers.ReflectConv``; with the border "replicate" what it is where it enlarges."""
+    """``models.layers.ReflectConv``; enlarging layers use the border "replicate"."""
 
     def __init__(
         self,
@@ -67,16 +72,14 @@ class Trunk(nn.Module):
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        down = [(3, width), (width, 2 * width), (2 * width, 4 * width)]
+        down = [(3, width, 7, 1), (width, 2 * width, 3, 2), (2 * width, 4 * width, 3, 2)]
         up = [(4 * width, 2 * width), (2 * width, width)]
-        for index, (before, after) in enumerate(down):
-            kernel, stride = (3, 2) if index else (7, 1)
-            conv = PaddedConv(before, after, kernel, stride, bias=False)
-            self.add_module(f"ReflectConv_{index}", conv)
-        for index, (before, after) in enumerate(up):
-            conv = PaddedConv(before, after, bias=False, border="replicate")
+        for index, shape in enumerate(down):
+            self.add_module(f"ReflectConv_{index}", PaddedConv(*shape, bias=False))
+        for index, shape in enumerate(up):
+            conv = PaddedConv(*shape, bias=False, border="replicate")
             self.add_module(f"EnlargingConv_{index}", conv)
-        for index, (_, after) in enumerate(down + up):
+        for index, (_, after, *_) in enumerate([*down, *up]):
             self.add_module(f"InstanceNorm_{index}", nn.InstanceNorm2d(after, affine=True))
         for index in range(blocks):
             self.add_module(f"ResidualBlock_{index}", ResidualBlock(4 * width))
@@ -99,34 +102,25 @@ class Trunk(nn.Module):
 
 
 class WarpGenerator(nn.Module):
-    """``models.Generator`` and ``models.translate`` in one, for sizes that need no padding."""
+    """``models.Generator`` and ``models.translate``, for sizes that need no padding."""
 
     def __init__(
-        self,
-        generator: Generator,
-        factor: int,
-        mask_weights: MaskWeights = "pretranslated",
+        self, generator: Generator, factor: int, mask_weights: MaskWeights = "pretranslated"
     ) -> None:
-        """Draws parameters, which `parameters.load` replaces.
+        """Draws parameters, for `parameters.load` to replace.
 
         Args:
-          generator: whose computation it is.
-          factor: how many times smaller the trunk's image is.
-          mask_weights: which image the mask multiplies.
+          generator: the module in flax.
+          factor: reduction of the trunk's image.
+          mask_weights: the image that the mask multiplies.
 
         Raises:
-          ValueError: the head is not written here.
+          ValueError: a field has a value that is not implemented here.
         """
         super().__init__()
-        written = {
-            "head": "projected",
-            "head_kernel": 3,
-            "displacement_size": "original",
-            "border": "reflect",
-        }
-        for name, value in written.items():
-            if (asked := getattr(generator, name)) != value:
-                raise ValueError(f"the {name} {asked!r} is not written in torch")
+        for name, value in _IMPLEMENTED.items():
+            if (found := getattr(generator, name)) != value:
+                raise ValueError(f"{name}={found!r} is not implemented in torch")
         hidden = generator.head_width
         self.trunk = Trunk(generator.width, generator.blocks)
         self.project = nn.Conv2d(generator.width, hidden, 1)
@@ -149,18 +143,18 @@ class WarpGenerator(nn.Module):
         mask = torch.sigmoid(self.mask(features).float() + self.mask_bias)
         displacement = self.bound * torch.tanh(self.displacement(features).float())
         warped = warp(original, displacement)
-        if self.mask_weights == "pretranslated":
-            output = warped + mask * (pretranslated - warped)
-        else:
-            output = pretranslated + mask * (warped - pretranslated)
+        first, second = pretranslated, warped
+        if self.mask_weights == "warped":
+            first, second = second, first
+        output = second + mask * (first - second)
         return Translation(output, pretranslated, mask, displacement, warped)
 
 
 def warp(images: Tensor, displacement: Tensor) -> Tensor:
     """``ops.bilinear_warp`` by ``grid_sample``.
 
-    Where a displacement is a whole number ``grid_sample`` comes out at either side of it, since it
-    is told coordinates in [-1, 1], so that the slope is that to the next or to the previous pixel.
+    At whole-numbered displacements, rounding of the normalized grid decides whether the slope is
+    that to the next or to the previous pixel.
 
     Args:
       images: ``[B, C, H, W]`` float32.
@@ -175,10 +169,10 @@ def warp(images: Tensor, displacement: Tensor) -> Tensor:
 
 
 def grid(displacement: Tensor) -> Tensor:
-    """What ``grid_sample`` is told: ``[B, H, W, 2]``, ``(x, y)`` from -1 to 1 between the corners.
+    """Returns the grid of ``grid_sample``, ``[B, H, W, 2]``, -1 to 1 between the corners' centers.
 
     Args:
-      displacement: ``[B, 2, H, W]``, ``(dx, dy)`` in pixels; both sides are at least 2 pixels.
+      displacement: ``[B, 2, H, W]``, ``(dx, dy)`` in pixels; sides of at least 2 pixels.
     """
     height, width = displacement.shape[2:]
     where = {"dtype": displacement.dtype, "device": displacement.device}
