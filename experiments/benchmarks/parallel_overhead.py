@@ -184,7 +184,7 @@ def _in_two_processes() -> list[dict[str, Any]]:
 def _loop() -> list[dict[str, Any]]:
     """The quickstart's steps, bare and in the loop, in turns from the same state on."""
     config = quickstart.get_config()
-    task = tasks.open_task(config)
+    task = tasks.open_task(config, build.training(config))
     training = task.training
     replicas = build.replicas(training, config)
     step = replicas.map(training.step)

@@ -169,7 +169,7 @@ def _onnx(spec: Spec) -> Program:
     architecture = Architecture(
         **{
             field.name: getattr(
-                generator if hasattr(generator, field.name) else training, field.name
+                generator if hasattr(generator, field.name) else training.method, field.name
             )
             for field in dataclasses.fields(Architecture)
         }
@@ -177,7 +177,7 @@ def _onnx(spec: Spec) -> Program:
     params = jax.jit(functools.partial(_drawn, spec.tiny))()
     with tempfile.TemporaryDirectory() as folder:
         graph = onnx_graph.build(
-            export.flatten(params), architecture, training.factor, floats=False
+            export.flatten(params), architecture, training.method.factor, floats=False
         )
         onnx.save(graph, os.path.join(folder, bundles.ONNX))
         bundle = bundles.Bundle(
@@ -190,7 +190,7 @@ def _onnx(spec: Spec) -> Program:
             target="b",
             architecture=architecture,
             factors=_SERVED,
-            factor=training.factor,
+            factor=training.method.factor,
         )
         engine = OnnxEngine(bundle, threads=spec.threads)
     del params, graph

@@ -218,7 +218,7 @@ def test_mistakes_are_named_before_any_work(call, config, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("width", 0, "config.generator.width is 0; it must be a whole number of at least 1"),
+        ("width", 0, "config.generator.width is 0; it must be an integer from 1 to"),
         ("head", "wordy", "config.generator.head is 'wordy'; it must be one of projected, literal"),
     ],
 )

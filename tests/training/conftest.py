@@ -14,6 +14,7 @@ from warp_translate.training.discriminator_training import Adversary
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 
 SIZE = 16
+WEIGHTS = {"l1_output": 1.0, "l1_pretranslated": 10.0, "l1_warped": 10.0, "pyramid_levels": 2}
 
 
 def parts(adversary: dict | None, fields: dict) -> dict:
@@ -21,12 +22,12 @@ def parts(adversary: dict | None, fields: dict) -> dict:
     critic = {
         "discriminator": Discriminator(width=4, layers=1, scales=1),
         "optimizer": optax.sgd(0.1),
+        "penalty_every": 1,
     }
     return {
         "generator": Generator(width=4, blocks=0, max_displacement=4.0),
         "generator_optimizer": optax.sgd(0.1),
         "adversary": Adversary(**{**critic, **(adversary or {})}),
-        "factor": 2,
         **fields,
     }
 
@@ -36,7 +37,7 @@ def tiny():
     """Returns a function that builds a tiny paired training; anything can be overridden."""
 
     def build(losses=None, adversary=None, **fields) -> PairedTraining:
-        weights = PairedLosses(**{"l1_output": 1.0, "pyramid_levels": 2, **(losses or {})})
+        weights = PairedLosses(**(WEIGHTS | (losses or {})))
         return PairedTraining(losses=weights, **parts(adversary, fields))
 
     return build
@@ -47,7 +48,7 @@ def tiny_cycle():
     """The same for cycle training, which keeps no pool unless told."""
 
     def build(losses=None, adversary=None, **fields) -> CycleTraining:
-        weights = CycleLosses(**(losses or {}))
+        weights = CycleLosses(**({"adversarial_pretranslated": 0.0} | (losses or {})))
         return CycleTraining(losses=weights, **parts(adversary, {"pool_size": 0, **fields}))
 
     return build

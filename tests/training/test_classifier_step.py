@@ -111,5 +111,5 @@ def test_a_size_that_does_not_suit_is_named(size):
 
 
 def test_a_negative_weight_is_named():
-    with pytest.raises(ValueError, match=r"method\.outliers -1"):
+    with pytest.raises(ValueError, match=r"method\.outliers is -1"):
         training(outliers=-1)

@@ -149,7 +149,11 @@ def test_eight_devices_take_the_step_of_one(training, before, stepped, draw_batc
 
 
 def test_the_weights_are_checked():
-    with pytest.raises(ValueError, match=r"losses\.temperature 0\.0 must be positive"):
+    with pytest.raises(
+        ValueError, match=r"losses\.temperature is 0\.0; it must be a number above 0"
+    ):
         ContrastiveLosses(temperature=0.0)
-    with pytest.raises(ValueError, match=r"losses\.patches 1 at least 2"):
+    with pytest.raises(
+        ValueError, match=r"losses\.patches is 1; it must be an integer of at least 2"
+    ):
         ContrastiveLosses(patches=1)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from warp_translate.errors import UserError
-from warp_translate.training.optim import ema_update, freeze, learning_rate_schedule
+from warp_translate.training.optim import Adam, ema_update, freeze, learning_rate_schedule
 
 
 def rates(schedule, steps, **options):
@@ -33,9 +33,9 @@ def test_warmup_rises_in_a_line_and_the_rest_follows():
 
 
 def test_bad_schedules_are_refused():
-    with pytest.raises(ValueError, match="got 'wavy'"):
-        learning_rate_schedule("wavy", 1.0, 10)
-    with pytest.raises(ValueError, match="warmup_steps 10"):
+    with pytest.raises(UserError, match=r"config\.optim\.schedule is 'wavy'; it must be one of"):
+        Adam(schedule="wavy")
+    with pytest.raises(UserError, match=r"config\.optim\.warmup_steps 10 must be below"):
         learning_rate_schedule("linear", 1.0, 10, warmup_steps=10)
 
 

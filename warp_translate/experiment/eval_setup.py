@@ -1,7 +1,7 @@
 """What all evaluations share that a configuration describes: what is read, at which factors."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from warp_translate.evaluation.distances import LEAST_ROWS
 from warp_translate.evaluation.features import FeatureExtractor, load_extractor
 from warp_translate.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
 from warp_translate.evaluation.sharded_eval import Spread
-from warp_translate.experiment.task import Training, TranslationTraining
-from warp_translate.training.classifier_step import ClassifierTraining
+from warp_translate.training.base import GeneratorTraining, Training
 
 DEFINITION = 2
 """Grows when a score of the same name is computed otherwise: scores of two do not compare."""
@@ -34,17 +33,8 @@ def reading(spread: Spread) -> dict[str, int]:
 
 
 def factors(config: ml_collections.ConfigDict, factor: int) -> tuple[int, ...]:
-    """The factors at which generators are measured.
-
-    Args:
-      config: the configuration; a run of before ``evaluation.factors`` has no further ones.
-      factor: the one that the scores without a prefix are of.
-
-    Returns:
-      ``factor`` and then the others.
-    """
-    further = config.evaluation.get("factors", ())
-    return (factor, *sorted(set(further) - {factor}))
+    """The factors of an evaluation: ``factor``, whose scores have no prefix, then the others."""
+    return (factor, *sorted(set(config.evaluation.factors) - {factor}))
 
 
 def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
@@ -53,7 +43,7 @@ def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
     Raises:
       UserError: there is no such network, or the best step is chosen by what needs one.
     """
-    name, best_metric = _extractor_name(config), config.evaluation.best_metric
+    name, best_metric = config.evaluation.extractor, config.evaluation.best_metric
     if name:
         try:
             return load_extractor(name)
@@ -78,7 +68,7 @@ def check_counts(config: ml_collections.ConfigDict, counts: Iterable[int]) -> No
     Raises:
       UserError: there are too few.
     """
-    name, least = _extractor_name(config), min(counts)
+    name, least = config.evaluation.extractor, min(counts)
     if name and not name.endswith(":crops") and least < LEAST_ROWS:
         raise UserError(
             f"{least} test images are too few for the distances that "
@@ -93,12 +83,8 @@ def perceptual(config: ml_collections.ConfigDict) -> PerceptualDistance | None:
     Raises:
       UserError: there is no such network.
     """
-    name = _extractor_name(config).removesuffix(":crops")
+    name = config.evaluation.extractor.removesuffix(":crops")
     return load_perceptual_distance(name) if name and not name.endswith(".onnx") else None
-
-
-def _extractor_name(config: ml_collections.ConfigDict) -> str:
-    return config.evaluation.get("extractor", "")
 
 
 def joined(by_factor: Mapping[int, Mapping[str, float]], factor: int) -> dict[str, float]:
@@ -124,28 +110,25 @@ def cost(training: Training, size: int) -> dict[str, Any] | None:
       "macs", see `costs.CONVENTION`; "share", these relative to those at factor 1; "size", height
       and width; and "factor". None of a classifier, of which there is nothing to compare.
     """
-    if isinstance(training, ClassifierTraining):
+    if not isinstance(training, GeneratorTraining):
         return None
-    training = cast(TranslationTraining, training)
+    generator, method = training.generator, training.method
 
     def macs(factor: int) -> int:
         program = costs.translation(
-            training.generator,
-            factor,
-            mask_weights=training.mask_weights,
-            fusion=training.fusion,
+            generator, factor, mask_weights=method.mask_weights, fusion=method.fusion
         )
-        params = costs.abstract_parameters(training.generator)
+        params = costs.abstract_parameters(generator)
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         parts, _ = costs.macs_by_part(program, params, image)
         return sum(part.total for part in parts.values())
 
-    found = macs(training.factor)
+    found = macs(method.factor)
     return {
         "macs": float(found),
         "share": found / macs(1),
         "size": [size, size],
-        "factor": training.factor,
+        "factor": method.factor,
     }
 
 

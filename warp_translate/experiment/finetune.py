@@ -18,10 +18,10 @@ from flax import traverse_util
 from warp_translate import storage
 from warp_translate.errors import UserError
 from warp_translate.experiment import restore
-from warp_translate.experiment.task import Training
 from warp_translate.serving import bundle
 from warp_translate.serving.engine import load_parameters
 from warp_translate.storage import split_folders
+from warp_translate.training.base import Training
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.training.state import DiscriminatorState
 from warp_translate.types import PyTree
@@ -47,8 +47,8 @@ def begin(
     Raises:
       UserError: the source is nothing that parameters can be taken from, or they do not fit.
     """
-    settings = config.get("finetune")
-    if not settings or not settings.source:
+    settings = config.finetune
+    if not settings.source:
         return state
     places = split_folders(settings.source.split(","))
     if len(places) not in (1, len(training.results)):
@@ -77,8 +77,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: it is not.
     """
-    source = config.get("finetune", {}).get("source", "")
-    for place in split_folders(source.split(",")):
+    for place in split_folders(config.finetune.source.split(",")):
         folder = _direction(place)[0]
         if not storage.to_path(folder).is_dir():
             raise UserError(

@@ -21,14 +21,13 @@ _FIELD = "config.evaluation.recogniser"
 
 
 def recogniser(config: ml_collections.ConfigDict) -> Recogniser | None:
-    """The network of ``evaluation.recogniser``; None without, as in runs of before the field.
+    """The network of ``evaluation.recogniser``; None without.
 
     Raises:
       UserError: there is no such network, or ``evaluation.recogniser_domains`` does not name two of
         its classes.
     """
-    source = config.evaluation.get("recogniser", "")
-    domains = config.evaluation.get("recogniser_domains", "")
+    source, domains = config.evaluation.recogniser, config.evaluation.recogniser_domains
     if not source:
         if domains:
             raise UserError(

@@ -12,7 +12,8 @@ import ml_collections
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import CONFIG_FILE
 from warp_translate.experiment import best_checkpoint, build, multihost, run_config
-from warp_translate.experiment.task import Training, abstract_params
+from warp_translate.experiment.task import abstract_params
+from warp_translate.training.base import GeneratorTraining, Training
 from warp_translate.training.checkpoint import Checkpointer, Score, WhichStep
 from warp_translate.types import PyTree
 
@@ -98,8 +99,7 @@ class Run:
         return self.checkpoints.resolve(which, whole=whole)
 
     def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, float]]:
-        # Whatever the factor is that is asked for: parameters do not depend on it.
-        wanted = abstract_params(build.training(self.config), self.config.data.size)
+        wanted = abstract_params(self.training, self.config.data.size)
         part = self.checkpoints.restore_part(
             step, {name: {"ema": ema} for name, ema in wanted.items()}
         )
@@ -124,14 +124,16 @@ def open_run_in(
       UserError: there is no such run, or it has no such metric or factor.
     """
     config = run_config.load(workdir)
-    if factor is not None and config.method.training == "classifier":
-        raise UserError(f"--factor={factor} is for generators, not for a classifier")
     asked, where = best_by, "--best_by"
     if asked is None:
         asked = config.evaluation.best_metric
         where = f"{Path(workdir) / CONFIG_FILE}: evaluation.best_metric"
     score = best_checkpoint.score(asked, where)
-    training = build.training(config, factor=factor)
+    training = build.training(config)
+    if factor is not None:
+        if not isinstance(training, GeneratorTraining):
+            raise UserError(f"--factor={factor} is for generators, not for a classifier")
+        training = training.at_factor(factor)
     checkpoints = Checkpointer(workdir, score=score, read_only=True)
     try:
         yield Run(config, training, checkpoints, asked, score, chosen=best_by is not None)

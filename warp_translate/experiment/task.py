@@ -1,75 +1,16 @@
-"""What the commands need of a kind of training: the networks, the data, and how to measure."""
+"""A training with its data and its evaluation, as the commands use it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-from warp_translate.constants import Fusion
 from warp_translate.data.records import Skipped
-from warp_translate.models import Generator, Translation
-from warp_translate.ops import MaskWeights
 from warp_translate.progress import Headway
-from warp_translate.training.regularization import Metrics
-from warp_translate.types import Array, PyTree
-
-
-class Training(Protocol):
-    """What all kinds of training have in common."""
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """Names of the networks in the state that it is for; the first is meant where none is."""
-        ...
-
-    @property
-    def axes(self) -> PyTree:
-        """Which part of the state each device has for itself, see `parallel.Replicas`."""
-        ...
-
-    def check_size(self, size: int) -> None:
-        """Raises a ValueError unless training images of so many pixels a side suit it."""
-        ...
-
-    def init(self, root: Array, size: int) -> PyTree:
-        """Draws the initial state as one device sees it."""
-        ...
-
-    def step(
-        self, state: PyTree, batch: Mapping[str, Array], root: Array, *, axis_name: str | None
-    ) -> tuple[PyTree, Metrics]:
-        """One step of training."""
-        ...
-
-
-class TranslationTraining(Training, Protocol):
-    """What all kinds of training have in common that make generators."""
-
-    @property
-    def generator(self) -> Generator:
-        """The module of all generators."""
-        ...
-
-    @property
-    def factor(self) -> int:
-        """How many times smaller the trunk's image is."""
-        ...
-
-    @property
-    def mask_weights(self) -> MaskWeights:
-        """Which image the mask multiplies."""
-        ...
-
-    @property
-    def fusion(self) -> Fusion:
-        """How the output is put together."""
-        ...
-
-    def translate(self, params: PyTree, original: Array, *, in_bands: bool = False) -> Translation:
-        """Translates ``[B, H, W, 3]`` floats in [-1, 1]."""
-        ...
+from warp_translate.training.base import Training
+from warp_translate.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from warp_translate.losses.adversarial import (
 )
 from warp_translate.models import Discriminator, DiscriminatorOutput
 from warp_translate.ops.augment import NO_AUGMENTATION, Augmentation, augment
+from warp_translate.settings import check, setting, weight
 from warp_translate.training.accumulation import mean_over_microbatches
 from warp_translate.training.parallel import device_index, mean_over_devices
 from warp_translate.training.regularization import Metrics
@@ -28,35 +29,28 @@ from warp_translate.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-    """How a discriminator is trained.
+    """A discriminator's training, and its loss for generators.
 
     Attributes:
       discriminator: the module.
       optimizer: transforms its gradients.
-      loss: the kind of adversarial loss.
-      r1: weight of the gradient penalty on real images.
-      r2: weight of the gradient penalty on translated images.
-      penalty_every: steps from one gradient penalty to the next, which is scaled up accordingly.
-      augmentation: what the images pass through before they are judged.
-      microbatches: parts of a device's batch whose gradients are taken one after the other.
+      augmentation: applied to all images before they are judged.
+      microbatches: parts of a device's batch whose gradients are computed in turn.
     """
 
     discriminator: Discriminator
     optimizer: optax.GradientTransformation
-    loss: Adversarial = "least_squares"
-    r1: float = 0.0
-    r2: float = 0.0
-    penalty_every: int = 1
     augmentation: Augmentation = NO_AUGMENTATION
     microbatches: int = 1
+    loss: Adversarial = setting("least_squares", "kind of adversarial loss", choices=Adversarial)
+    r1: float = weight(0.0, "gradient penalty on real images")
+    r2: float = weight(0.0, "gradient penalty on translated images")
+    penalty_every: int = setting(
+        16, "steps between gradient penalties, which are scaled up by it", minimum=1
+    )
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(Adversarial):
-            raise ValueError(
-                f"adversary.loss must be one of {get_args(Adversarial)}, got {self.loss!r}"
-            )
-        if self.penalty_every < 1:
-            raise ValueError(f"adversary.penalty_every {self.penalty_every} must be at least 1")
+        check(self, "adversary")
 
     def init(self, key: Array, images: Array, condition: Array | None = None) -> DiscriminatorState:
         """Draws the initial state.
@@ -221,10 +215,10 @@ class Adversary:
     ) -> Array:
         def penalty(discriminator: Discriminator, variables: PyTree, *inputs: Any) -> Array:
             total = jnp.zeros((), jnp.float32)
-            for weight, images, condition in zip(
+            for scale, images, condition in zip(
                 (self.r1, self.r2), inputs[:2], inputs[2:], strict=True
             ):
-                if not weight:
+                if not scale:
                     continue
 
                 def score(images: Array, condition: Array | None = condition) -> Array:
@@ -233,7 +227,7 @@ class Adversary:
                     judged: Any = discriminator.apply(variables, images, condition)
                     return jnp.stack([each.mean((1, 2, 3)) for each in judged.logits]).sum(0)
 
-                total += weight * gradient_penalty(score, images).mean()
+                total += scale * gradient_penalty(score, images).mean()
             return total * self.penalty_every
 
         # It is differentiated twice, which XLA's convolutions take eight times as long for on CPUs.

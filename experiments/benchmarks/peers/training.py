@@ -100,7 +100,9 @@ class Step(abc.ABC):
     def generator(self, params: PyTree) -> "_Network":
         """The network of flax's parameters."""
         training = self._training
-        module = WarpGenerator(training.generator, training.factor, training.mask_weights)
+        module = WarpGenerator(
+            training.generator, training.method.factor, training.method.mask_weights
+        )
         parameters.load(module, params)
         optim = self.config.optim
         return _Network(self._placed(module), optim.lr, optim.b1, optim, self._compiled)
