@@ -121,6 +121,15 @@ def test_every_field_reaches_what_it_configures(kind):
         assert f".{last}" in sources or f'"{last}")' in sources, f"nothing reads config.{name}"
 
 
+def test_the_readme_lists_every_field():
+    text = (FOLDER / "README.md").read_text()
+    listed = text.partition("<!-- fields -->\n")[2].partition("\n<!-- end of fields -->")[0]
+    assert listed == fields.table(), (
+        "replace the table by: python -c 'from warp_translate.experiment import fields; "
+        "print(fields.table())'"
+    )
+
+
 def test_cycle_takes_size_factor_and_kind():
     config = get_config("cycle", "size=128,factor=4")
     assert (config.data.size, config.data.load_size, config.method.factor) == (128, 143, 4)

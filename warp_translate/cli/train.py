@@ -23,6 +23,7 @@ from warp_translate.evaluation.verdict import worse_than_untouched
 from warp_translate.experiment import (
     best_checkpoint,
     build,
+    fields,
     finetune,
     multihost,
     run_config,
@@ -50,6 +51,9 @@ _COMPILATION_CACHE = define_path(
 )
 _ACCEPT_CHANGES = flags.DEFINE_bool(
     "accept_changes", False, "Go on with a run though its configuration is another now."
+)
+_FIELDS = flags.DEFINE_bool(
+    "fields", False, "Print every field with its value, valid values and meaning, and exit."
 )
 _PROFILE_STEPS = flags.DEFINE_integer(
     "profile_steps", 0, "Steps to profile into <workdir>/profile, after the first ten; 0 for none."
@@ -347,6 +351,9 @@ def main(argv: Sequence[str]) -> None:
     """Checks the command line and trains."""
     if len(argv) > 1:
         raise UserError(f"train takes flags only, got {' '.join(argv[1:])!r}")
+    if _FIELDS.value and CONFIG.value is not None:
+        print(fields.page(experiment()))
+        return
     if CONFIG.value is None or program.WORKDIR.value is None:
         raise UserError(
             "train needs --config=experiments/FILE.py and --workdir=FOLDER, for example "

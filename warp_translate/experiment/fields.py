@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -37,7 +37,12 @@ class _Run:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    name: str = setting("openmoji_gender", "data set, see experiments/README.md")
+    name: str = setting(
+        "openmoji_gender",
+        "data set: openmoji_gender, paired_folder, paired_strips; of unpaired training "
+        "openmoji_gender_unpaired, unpaired_folder, portraits, cycle_gan/NAME; of both tfds_folder; "
+        "a classifier takes all of these and domain_folders",
+    )
     dir: str | None = setting(None, "folder of prepared data sets; default: that of TFDS")
     root: str | None = setting(None, "folder of the images")
     direction: str = setting(
@@ -167,6 +172,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "contrastive": _UNPAIRED,
     "classifier": {"evaluation.best_metric": "test/cross_entropy"},
 }
+_ORDER = (
+    *("", "data", "method", "generator", "discriminator", "adversary", "classifier", "losses"),
+    *("optim", "finetune", "training", "evaluation"),
+)
 # Only a cycle takes the gradient of the warp with respect to the image.
 _ONLY_CYCLE = "method.deterministic"
 
@@ -184,12 +193,13 @@ def settings(kind: Any, place: str = "config.") -> dict[str, Setting]:
     if problem := declared(_Kind, "")["training"][1].problem(f"{place}method.training", kind):
         raise InvalidSetting(problem)
     defaults = _DEFAULTS[kind] | {"method.training": kind}
-    return {
+    found = {
         name: dataclasses.replace(each, default=defaults.get(name, each.default))
         for section, consumer in _CONSUMERS[kind]
         for name, (_, each) in declared(consumer, section).items()
         if name != _ONLY_CYCLE or kind == "cycle"
     }
+    return dict(sorted(found.items(), key=lambda each: _ORDER.index(each[0].rpartition(".")[0])))
 
 
 def default_config(kind: str) -> ml_collections.ConfigDict:
@@ -248,32 +258,35 @@ def near(name: str, known: Collection[str], place: str) -> str:
 
 
 def page(config: ml_collections.ConfigDict) -> str:
-    """Every field of a configuration with value, default, valid values and meaning."""
+    """Every field of a configuration with value, meaning, valid values and default."""
     values = flat(config.to_dict())
-    lines = []
-    for name, each in settings(values["method.training"]).items():
-        value = values[name]
-        default = "" if value == each.default else f" (default {each.default!r})"
-        lines += [f"{name} = {value!r}{default}", f"    {each.meaning}; {each.valid}"]
-    return "\n".join(lines)
+    return "\n".join(
+        f"{name} = {values[name]!r}\n    {each.meaning}; {each.valid} (default {each.default!r})"
+        for name, each in settings(values["method.training"]).items()
+    )
 
 
 def table() -> str:
-    """All fields as a Markdown table."""
-    return "\n".join(["| field | default | valid | meaning |", "|---|---|---|---|", *_rows()])
-
-
-def _rows() -> Iterator[str]:
+    """The fields of all kinds of training as a Markdown table."""
     by_kind = {kind: settings(kind) for kind in TRAININGS}
+    rows = ["| field | of | default | valid | meaning |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(name for known in by_kind.values() for name in known):
         found = {kind: known[name] for kind, known in by_kind.items() if name in known}
-        defaults: dict[str, list[str]] = {}
+        kinds: dict[Any, list[str]] = {}
         for kind, each in found.items():
-            defaults.setdefault(repr(each.default), []).append(kind)
-        shown = "; ".join(
-            f"`{default}`" + (f" ({', '.join(kinds)})" if len(defaults) > 1 else "")
-            for default, kinds in defaults.items()
+            kinds.setdefault(each.default, []).append(kind)
+        defaults = (
+            f"`{default!r}`" + (f" {_named(those)}" if len(kinds) > 1 else "")
+            for default, those in kinds.items()
         )
-        (each, *_) = found.values()
-        kinds = "" if len(found) == len(TRAININGS) else f" ({', '.join(found)})"
-        yield f"| `{name}`{kinds} | {shown} | {each.valid} | {each.meaning} |"
+        each, *_ = found.values()
+        rows.append(
+            f"| `{name}` | {_named(list(found))} | {'; '.join(defaults)} | {each.valid} | "
+            f"{each.meaning} |"
+        )
+    return "\n".join(rows)
+
+
+def _named(kinds: list[str]) -> str:
+    groups = {TRAININGS: "all", TRAININGS[:3]: "generators", TRAININGS[1:3]: "unpaired"}
+    return groups.get(tuple(kinds), ", ".join(kinds))
