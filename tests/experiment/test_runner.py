@@ -39,7 +39,7 @@ def test_the_commands_of_a_job_come_one_after_the_other(tmp_path):
     outcomes, said = run(job(tmp_path / "a", "echo 1 >> order", "echo 2 >> order; touch done"))
     assert outcomes == {"a": Outcome("done")}
     assert (tmp_path / "a" / "order").read_text() == "1\n2\n"
-    assert "a: begun" in said
+    assert "a: started" in said
     assert "a: done (1 of 1)" in said
 
 
@@ -75,8 +75,8 @@ def test_a_failure_takes_neither_the_others_nor_its_own_next_command_with_it(tmp
     )
     assert outcomes == {
         "a": Outcome("failed", "status 3: error: the disk"),
-        "b": Outcome("failed", "signal 9: it said nothing"),
-        "c": Outcome("failed", "left nothing behind"),
+        "b": Outcome("failed", "signal 9: no output"),
+        "c": Outcome("failed", "incomplete results"),
         "d": Outcome("done"),
     }
     assert "a: failed, status 3: error: the disk (1 of 4)" in said

@@ -133,8 +133,3 @@ def test_no_gradient_passes(count):
     images = numbered(range(4))
     np.testing.assert_array_equal(slope(images, True), 0)
     assert np.abs(slope(images, False)).min() > 0
-
-
-def test_a_negative_size_is_refused():
-    with pytest.raises(ValueError, match=r"cannot hold -1 images; 0 switches it off"):
-        empty_pool(-1, 2, 2)

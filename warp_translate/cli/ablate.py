@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     experiment = config_flags.get_config_filename(flags.FLAGS["config"])
     further = config_flags.get_override_values(flags.FLAGS["config"])
     workdir = program.WORKDIR.value
-    found = sweep.read_sweep(experiment, seeds=_SEEDS.value, workdir=workdir)
+    found = sweep.read_sweep(experiment, seeds=_SEEDS.value)
     chosen = choose(found, _ONLY.value, further)
     every = [f"--config.{field}={sweep.as_text(value)}" for field, value in further.items()]
     commands = {run.name: run.flags(experiment, workdir, every) for run in chosen}

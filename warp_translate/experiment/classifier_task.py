@@ -1,4 +1,4 @@
-"""The training of a domain classifier, with its data and its measures."""
+"""Training of a domain classifier, with its data and evaluation."""
 
 from collections.abc import Mapping, Sequence
 

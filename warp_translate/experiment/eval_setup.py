@@ -1,4 +1,4 @@
-"""What all evaluations share that a configuration describes: what is read, at which factors."""
+"""Parts of evaluations that follow from the configuration."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,13 +18,13 @@ from warp_translate.evaluation.sharded_eval import Spread
 from warp_translate.training.base import GeneratorTraining, Training
 
 DEFINITION = 2
-"""Grows when a score of the same name is computed otherwise: scores of two do not compare."""
+"""Version of the metrics; scores of different versions do not compare."""
 
 SPLIT = "test"
 
 
 def reading(spread: Spread) -> dict[str, int]:
-    """How this process's test images are read, see `pipeline.eval_batches`."""
+    """How this process reads test images: arguments of `pipeline.eval_batches`."""
     return {
         "batch_size": spread.batch,
         "process_index": spread.process_index,
@@ -38,10 +38,10 @@ def factors(config: ml_collections.ConfigDict, factor: int) -> tuple[int, ...]:
 
 
 def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
-    """The network that distances see; None without, as in runs of before the field was there.
+    """Loads ``evaluation.extractor``; None without.
 
     Raises:
-      UserError: there is no such network, or the best step is chosen by what needs one.
+      UserError: there is no such network, or the metric of the best step needs one.
     """
     name, best_metric = config.evaluation.extractor, config.evaluation.best_metric
     if name:
@@ -59,11 +59,11 @@ def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
 
 
 def check_counts(config: ml_collections.ConfigDict, counts: Iterable[int]) -> None:
-    """Checks that there are enough test images for distances, before anything is trained.
+    """Checks that there are enough test images for distances.
 
     Args:
       config: the configuration.
-      counts: test images that are translated, of each domain.
+      counts: translated test images of each domain.
 
     Raises:
       UserError: there are too few.
@@ -71,24 +71,20 @@ def check_counts(config: ml_collections.ConfigDict, counts: Iterable[int]) -> No
     name, least = config.evaluation.extractor, min(counts)
     if name and not name.endswith(":crops") and least < LEAST_ROWS:
         raise UserError(
-            f"{least} test images are too few for the distances that "
-            f"config.evaluation.extractor={name} sees: give {LEAST_ROWS} or more of a domain, or "
-            "set it to '' and config.evaluation.best_metric to what can be measured"
+            f"{least} test images are too few for distances with "
+            f"config.evaluation.extractor={name}: give at least {LEAST_ROWS} of each domain, or "
+            "set it to '' and config.evaluation.best_metric to another metric"
         )
 
 
 def perceptual(config: ml_collections.ConfigDict) -> PerceptualDistance | None:
-    """The network of `extractor` as a distance between pictures; None without, and of ONNX files.
-
-    Raises:
-      UserError: there is no such network.
-    """
+    """The network of `extractor` as a perceptual distance; None without, and for ONNX files."""
     name = config.evaluation.extractor.removesuffix(":crops")
     return load_perceptual_distance(name) if name and not name.endswith(".onnx") else None
 
 
 def joined(by_factor: Mapping[int, Mapping[str, float]], factor: int) -> dict[str, float]:
-    """The scores at all factors by name: ``factor_4/output/l1`` where it is not the main one."""
+    """Joins the scores of all factors, as ``factor_4/output/l1`` for those but ``factor``."""
     return {
         name if each == factor else f"factor_{each}/{name}": value
         for each, scalars in by_factor.items()
@@ -97,18 +93,18 @@ def joined(by_factor: Mapping[int, Mapping[str, float]], factor: int) -> dict[st
 
 
 def names(by_factor: Mapping[int, Iterable[str]], factor: int) -> tuple[str, ...]:
-    """The names of what `joined` gives of scores of these names."""
+    """The names of the scores that `joined` returns."""
     return tuple(
         joined({each: dict.fromkeys(found, 0.0) for each, found in by_factor.items()}, factor)
     )
 
 
 def cost(training: Training, size: int) -> dict[str, Any] | None:
-    """What a translation of one image of the data's size costs, ready for JSON.
+    """The cost of translating one image of the data's size, for JSON; None for a classifier.
 
     Returns:
-      "macs", see `costs.CONVENTION`; "share", these relative to those at factor 1; "size", height
-      and width; and "factor". None of a classifier, of which there is nothing to compare.
+      "macs", see `costs.CONVENTION`; "share", relative to factor 1; "size", height and width; and
+      "factor".
     """
     if not isinstance(training, GeneratorTraining):
         return None
@@ -133,10 +129,7 @@ def cost(training: Training, size: int) -> dict[str, Any] | None:
 
 
 def data_protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What was measured on and how, as far as the configuration says it; ready for JSON.
-
-    Of a folder of the user's own its name counts, not where it lies.
-    """
+    """The data of an evaluation, for JSON. A folder counts by its name, not its path."""
     data = config.data
     protocol: dict[str, Any] = {
         "definition": DEFINITION,

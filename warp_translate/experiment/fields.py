@@ -40,8 +40,8 @@ class _Data:
     name: str = setting(
         "openmoji_gender",
         "data set: openmoji_gender, paired_folder, paired_strips; of unpaired training "
-        "openmoji_gender_unpaired, unpaired_folder, portraits, cycle_gan/NAME; of both tfds_folder; "
-        "a classifier takes all of these and domain_folders",
+        "openmoji_gender_unpaired, unpaired_folder, portraits, cycle_gan/NAME; of both "
+        "tfds_folder; a classifier takes all of these and domain_folders",
     )
     dir: str | None = setting(None, "folder of prepared data sets; default: that of TFDS")
     root: str | None = setting(None, "folder of the images")

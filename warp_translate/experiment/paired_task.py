@@ -1,4 +1,4 @@
-"""Paired training with its data and its measures."""
+"""Paired training with its data and evaluation."""
 
 from collections.abc import Mapping
 
@@ -105,7 +105,7 @@ def _table(result: PairedResult) -> str:
 
 
 def _footer(result: PairedResult) -> str:
-    """The same in sentences, since columns do not line up in the sheet's font."""
+    """The table as sentences; the sheet's font does not align columns."""
     scalars = result.scalars
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Unpaired training, by a cycle or by contrast, with its data and its measures."""
+"""Unpaired training, with a cycle or with contrast, with its data and evaluation."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ def unpaired_task(config: ml_collections.ConfigDict, training: UnpairedTraining)
 
     @functools.cache
     def training_features() -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Features of the images of training, which are the same at every evaluation."""
+        """Features of the training images, equal at every evaluation."""
         if extractor is None:
             return None, None
         embed = evaluations[factor].embed
@@ -133,10 +133,7 @@ def unpaired_task(config: ml_collections.ConfigDict, training: UnpairedTraining)
 
 
 def _with_one_distance(result: DomainsResult) -> dict[str, float]:
-    """The scores, and one figure for each kind of distance to choose a checkpoint by.
-
-    Its mean over the directions: two generators are results of equal rank.
-    """
+    """Adds the mean of each distance over the directions, for the choice of a checkpoint."""
     means = {}
     for kind in _DISTANCES:
         found = [
@@ -150,7 +147,7 @@ def _with_one_distance(result: DomainsResult) -> dict[str, float]:
 
 
 def _lines(result: DomainsResult, direction: str) -> list[str]:
-    """The figures of one direction in sentences."""
+    """The scores of one direction as sentences."""
     prefix = f"{direction}/"
     found = {
         name.removeprefix(prefix): value

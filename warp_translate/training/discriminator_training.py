@@ -1,4 +1,4 @@
-"""A discriminator in training: its own update, and what it tells a generator."""
+"""Training of a discriminator, and its loss for generators."""
 
 import dataclasses
 import functools
@@ -81,19 +81,19 @@ class Adversary:
         step: Array,
         axis_name: str | None,
     ) -> tuple[DiscriminatorState, Metrics]:
-        """One step of the discriminator.
+        """Takes one step of the discriminator.
 
         Args:
           state: the discriminator.
           real: ``[B, H, W, 3]`` in [-1, 1].
-          fake: the same for translated images, treated as constants.
+          fake: translated images, the same; no gradient flows into them.
           condition: the originals of both, or None.
           keys: ``[B]`` random keys, one for each example.
-          step: number of steps done, for the lazy penalty.
-          axis_name: the mapped axis of the devices, over which gradients are averaged, or None.
+          step: steps done, for the lazy penalty.
+          axis_name: the mapped axis over which gradients are averaged, or None.
 
         Returns:
-          The next state, and reports of this device.
+          The next state, and the metrics of this device.
         """
         gradient, spectral, reports = mean_over_microbatches(
             lambda part: self._gradient(state, *part, step=step),
@@ -120,7 +120,7 @@ class Adversary:
         *,
         step: Array,
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Gradient, the next statistics of the spectral norms, and reports."""
+        """Returns the gradient, the next statistics of the spectral norms, and metrics."""
         real_keys, fake_keys = example_streams(keys, 2)
         real, real_condition = self._augmented(real_keys, real, condition)
         fake, fake_condition = self._augmented(fake_keys, fake, condition)
@@ -162,16 +162,13 @@ class Adversary:
         *,
         keys: Array,
     ) -> DiscriminatorOutput:
-        """Judges augmented images with the spectral statistics as they are.
+        """Judges augmented images without updating the spectral statistics.
 
         Args:
           state: the discriminator.
           images: ``[B, H, W, 3]`` in [-1, 1].
           condition: their originals, or None.
           keys: ``[B]`` random keys, one for each example.
-
-        Returns:
-          Logits and features.
         """
         images, condition = self._augmented(keys, images, condition)
         variables = {"params": state.params, "spectral": state.spectral}
@@ -181,11 +178,11 @@ class Adversary:
     def generator_loss(
         self, fake: DiscriminatorOutput, real: DiscriminatorOutput | None = None
     ) -> Array:
-        """What a generator minimises, float32 scalar.
+        """The loss of a generator, float32 scalar.
 
         Args:
-          fake: the verdict on translated images.
-          real: the verdict on real ones, which only the relativistic loss looks at.
+          fake: the discriminator's output for translated images.
+          real: that for real images, used by the relativistic loss only.
         """
         return _mean_over_scales(
             generator_loss(self.loss, *logits)
@@ -194,14 +191,14 @@ class Adversary:
 
     @property
     def compares(self) -> bool:
-        """Whether the generator's loss needs the verdict on real images."""
+        """True if the generator's loss uses real images."""
         return self.loss == "relativistic"
 
     def _augmented(
         self, keys: Array, images: Array, condition: Array | None
     ) -> tuple[Array, Array | None]:
         images = augment(keys, images, self.augmentation)
-        if condition is not None:  # By the same keys, or the two would no longer match.
+        if condition is not None:  # With the same keys, so that the two still match.
             condition = augment(keys, condition, self.augmentation)
         return images, condition
 
@@ -222,15 +219,14 @@ class Adversary:
                     continue
 
                 def score(images: Array, condition: Array | None = condition) -> Array:
-                    # From the same statistics the same norms follow as in the loss, since they do
-                    # not depend on the images.
+                    # The norms are those of the loss: they do not depend on the images.
                     judged: Any = discriminator.apply(variables, images, condition)
                     return jnp.stack([each.mean((1, 2, 3)) for each in judged.logits]).sum(0)
 
                 total += scale * gradient_penalty(score, images).mean()
             return total * self.penalty_every
 
-        # It is differentiated twice, which XLA's convolutions take eight times as long for on CPUs.
+        # Differentiated twice, XLA's convolutions are eight times slower on CPUs.
         return lax.platform_dependent(
             variables,
             real,
@@ -243,20 +239,16 @@ class Adversary:
 
 
 def example_keys(root: Array, name: str, step: Array, batch: int, axis_name: str | None) -> Array:
-    """A random key for each example of this device's part of the batch.
+    """Returns a random key for each example of this device.
 
-    They follow from the example's place in the global batch, so that it does not matter over how
-    many devices that is spread.
+    It depends on the example's place in the global batch, not on the number of devices.
 
     Args:
       root: the run's root key.
       name: name of the stream.
-      step: number of steps done.
+      step: steps done.
       batch: examples on this device.
       axis_name: the mapped axis of the devices, or None on a single one.
-
-    Returns:
-      ``[batch]`` keys.
     """
     index = device_index(axis_name) * batch + jnp.arange(batch)
     return jax.vmap(lambda i: stream_key(root, name, step, i))(index)
@@ -268,5 +260,5 @@ def example_streams(keys: Array, count: int) -> Array:
 
 
 def _mean_over_scales(losses: Iterable[Array]) -> Array:
-    """Mean over patches, then over scales, so that a fine scale has no more say."""
+    """Mean over patches, then over scales, so that every scale counts the same."""
     return jnp.stack([loss.mean() for loss in losses]).mean()

@@ -128,19 +128,19 @@ def _within(path: str, prefix: str) -> bool:
 
 
 def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
-    """One step of the exponential moving average of the parameters.
+    """Updates the exponential moving average of the parameters.
 
-    The decay is ``min(decay, (1 + step) / (10 + step))``: early averages forget the random
-    start faster (the rule of TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
+    The decay is ``min(decay, (1 + step) / (10 + step))``, which forgets the random start sooner
+    (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
 
     Args:
-      ema: the average so far.
+      ema: the average.
       params: the new parameters, the same tree.
-      step: number of steps done before this one, a scalar.
+      step: steps done before this one, a scalar.
       decay: the final decay in [0, 1).
 
     Returns:
-      The new average, of the types of ``ema``.
+      The new average, with the dtypes of ``ema``.
     """
     step = jnp.asarray(step, jnp.float32)
     rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -149,7 +149,7 @@ def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree
 
 def init_network(params: PyTree, optimizer: optax.GradientTransformation) -> NetworkState:
     """The state of a network at step 0."""
-    # The average is a copy of its own: the state is donated, and no buffer can be given away twice.
+    # The average is a copy: the state is donated, and no buffer can be donated twice.
     return NetworkState(
         params=params, opt_state=optimizer.init(params), ema=jax.tree.map(jnp.array, params)
     )
@@ -163,17 +163,14 @@ def update_network(
     step: Array,
     ema_decay: float,
 ) -> NetworkState:
-    """One step of a network along its gradient.
+    """Takes one optimizer step, and updates the moving average.
 
     Args:
       state: the network.
-      gradient: averaged over devices, the same tree as its parameters.
+      gradient: averaged over devices, the tree of its parameters.
       optimizer: transforms the gradient.
-      step: number of steps done before this one, a scalar.
+      step: steps done before this one, a scalar.
       ema_decay: decay of the moving average.
-
-    Returns:
-      The next state.
     """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
