@@ -29,6 +29,8 @@ class ClassifierTraining(Training):
     et al. 2019). Half of them are its own images with pieces exchanged, which have the colors and
     textures of a domain; half are clouds of colors with the spectrum of photographs.
 
+    A batch holds "images", uint8 ``[B, D, S, S, 3]``: an image of each domain per example.
+
     Attributes:
       classifier: the module.
       optimizer: transforms the gradients.
@@ -65,17 +67,7 @@ class ClassifierTraining(Training):
     def step(
         self, state: ClassifierState, batch: Batch, root: Array, *, axis_name: str | None = None
     ) -> tuple[ClassifierState, Metrics]:
-        """Updates the classifier.
-
-        Args:
-          state: the state.
-          batch: "images", uint8 ``[B, D, S, S, 3]``: of every example one image of each domain.
-          root: the run's root key.
-          axis_name: the mapped axis of the devices, or None on a single one.
-
-        Returns:
-          The next state and the metrics, float32 scalars averaged over devices.
-        """
+        """Updates the classifier."""
         images = to_float(batch["images"])
         keys = example_keys(root, "outliers", state.step, len(images), axis_name)
 

@@ -49,7 +49,7 @@ class ContrastiveLosses(UnpairedLosses):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ContrastiveTraining(UnpairedTraining):
-    """One-sided training: one generator, one discriminator.
+    """One-sided training: one generator, one discriminator; batches as in cycle training.
 
     Attributes:
       projection: the module that embeds features; trained with the generator's optimizer.
@@ -84,18 +84,7 @@ class ContrastiveTraining(UnpairedTraining):
     def step(
         self, state: ContrastiveState, batch: Batch, root: Array, *, axis_name: str | None = None
     ) -> tuple[ContrastiveState, Metrics]:
-        """Updates the discriminator, then generator and projection under the new discriminator.
-
-        Args:
-          state: the state.
-          batch: "source", images of A, and "target", unrelated images of B, uint8 ``[B, H, W, 3]``
-            each.
-          root: the run's root key.
-          axis_name: the mapped axis of the devices, or None on a single one.
-
-        Returns:
-          The next state and the metrics, float32 scalars averaged over devices.
-        """
+        """Updates the discriminator, then generator and projection under the new discriminator."""
         a, b = to_float(batch["source"]), to_float(batch["target"])
         keys = example_keys(root, "augmentation", state.step, len(a), axis_name)
         d_b_keys, generator_keys, place_keys = example_streams(keys, 3)

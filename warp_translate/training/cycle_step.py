@@ -50,7 +50,11 @@ class _Translations:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CycleTraining(UnpairedTraining):
-    """Cycle training: a generator for each direction, a discriminator for each domain."""
+    """Cycle training: a generator for each direction, a discriminator for each domain.
+
+    A batch holds "source", images of A, and "target", unrelated images of B, uint8
+    ``[B, H, W, 3]`` each.
+    """
 
     losses: CycleLosses
 
@@ -78,16 +82,6 @@ class CycleTraining(UnpairedTraining):
 
         As in paired training the generators run once. Without a pool any split of a batch over
         devices gives the same step; with one, every device shows its own earlier translations.
-
-        Args:
-          state: the state.
-          batch: "source", images of A, and "target", unrelated images of B, uint8 ``[B, H, W, 3]``
-            each.
-          root: the run's root key.
-          axis_name: the mapped axis of the devices, or None on a single one.
-
-        Returns:
-          The next state and the metrics, float32 scalars averaged over devices.
         """
         a, b = to_float(batch["source"]), to_float(batch["target"])
         keys = example_keys(root, "augmentation", state.step, len(a), axis_name)

@@ -48,6 +48,8 @@ class PairedLosses(Regularization):
 class PairedTraining(GeneratorTraining):
     """Paired training. The discriminator sees the original as condition.
 
+    A batch holds "source" and "target", uint8 ``[B, H, W, 3]`` each.
+
     Attributes:
       losses: the losses and their weights.
       perceptual_distance: maps two batches of images in [-1, 1] to ``[B]``; required by its weight.
@@ -86,18 +88,8 @@ class PairedTraining(GeneratorTraining):
     ) -> tuple[PairedState, Metrics]:
         """Updates the discriminator, then the generator under the new discriminator.
 
-        The generator runs once, see `accumulation.forward`. Gradients, not losses, are averaged
-        over devices, and every loss is a mean over examples: any split of a batch gives the same
-        step.
-
-        Args:
-          state: the state.
-          batch: "source" and "target", uint8 ``[B, H, W, 3]`` each.
-          root: the run's root key.
-          axis_name: the mapped axis of the devices, or None on a single one.
-
-        Returns:
-          The next state and the metrics, float32 scalars averaged over devices.
+        The generator runs once, see `accumulation.forward`. Gradients are averaged over devices,
+        and every loss is a mean over examples: any split of a batch gives the same step.
         """
         source, target = to_float(batch["source"]), to_float(batch["target"])
         keys = example_keys(root, "augmentation", state.step, len(source), axis_name)
