@@ -19,7 +19,7 @@ def test_default_configurations_are_valid(kind):
 
 
 @pytest.mark.parametrize("kind", fields.TRAININGS)
-def test_every_field_refuses_something_and_says_its_name(kind):
+def test_every_field_refuses_invalid_values(kind):
     for name, value in flat(base.get_config(kind).to_dict()).items():
         section, _, last = name.rpartition(".")
         wrongs = [3 if isinstance(value, str | bool | None) else "x"]
@@ -54,7 +54,7 @@ def test_an_unknown_kind_of_training_is_refused():
         ("lr", "optim.lr"),
     ],
 )
-def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
+def test_an_unknown_field_is_answered_with_the_closest(name, nearest):
     config = base.get_config("paired")
     section, _, last = name.rpartition(".")
     content = config.to_dict()

@@ -33,7 +33,7 @@ def test_there_are_experiments():
 
 
 @pytest.mark.parametrize(("name", "arg"), CALLS)
-def test_every_experiment_can_be_built_and_is_shrunk_by_runlocal(name, arg):
+def test_every_experiment_builds_whole_and_shrunk(name, arg):
     full, tiny = get_config(name, arg), get_config(name, f"{arg}runlocal")
     training = build.training(full)
     if full.method.training == "classifier":
@@ -52,7 +52,7 @@ def test_every_experiment_can_be_built_and_is_shrunk_by_runlocal(name, arg):
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "classifier"])
-def test_the_cost_of_every_experiment_is_told_by_its_parts(name):
+def test_cost_parts_cover_the_cost_of_every_experiment(name):
     """What is in none of them is conversion to and from uint8, below a hundredth."""
     training = build.training(get_config(name))
     for factor in (1, 8) if name == "quickstart" else (8,):
@@ -130,7 +130,7 @@ def test_the_readme_lists_every_field():
     )
 
 
-def test_cycle_takes_size_factor_and_kind():
+def test_arguments_of_cycle():
     config = get_config("cycle", "size=128,factor=4")
     assert (config.data.size, config.data.load_size, config.method.factor) == (128, 143, 4)
     assert config.method.training == "cycle" and config.data.name == "openmoji_gender_unpaired"
@@ -139,7 +139,7 @@ def test_cycle_takes_size_factor_and_kind():
         get_config("cycle", "kind=circle")
 
 
-def test_arguments_are_typed_and_unknown_ones_refused():
+def test_arguments_are_typed_and_checked():
     arg = base.parse_arg(
         "size=128,rate=0.5,runlocal,name=x", size=1, rate=1.0, runlocal=False, name=""
     )
