@@ -1,6 +1,6 @@
 """Builds trainings, data and schedules from a configuration."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ from warp_translate.training.optim import Adam, AdversarialAdam, freeze
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 from warp_translate.training.parallel import Replicas
 from warp_translate.types import Array, PyTree
+
+_Consumer = TypeVar("_Consumer")
 
 
 def generator_training(config: ml_collections.ConfigDict) -> GeneratorTraining:
@@ -67,7 +69,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         domain_names(config)
 
 
-def _read(consumer: Any, section: str, config: ml_collections.ConfigDict, **others: Any) -> Any:
+def _read(
+    config: ml_collections.ConfigDict, consumer: type[_Consumer], section: str, **others: Any
+) -> _Consumer:
     """Builds a dataclass from the settings that it declares, and other arguments."""
     values = flat(config.to_dict())
     arguments = {}
@@ -82,17 +86,16 @@ def _read(consumer: Any, section: str, config: ml_collections.ConfigDict, **othe
 
 def _classifier(config: ml_collections.ConfigDict) -> ClassifierTraining:
     domains = len(domain_names(config))
-    built: ClassifierTraining = _read(
+    return _read(
+        config,
         ClassifierTraining,
         "method",
-        config,
-        classifier=_read(DomainClassifier, "classifier", config, domains=domains),
-        optimizer=_optimizer(_read(Adam, "optim", config), config, "freeze"),
+        classifier=_read(config, DomainClassifier, "classifier", domains=domains),
+        optimizer=_optimizer(config, _read(config, Adam, "optim"), "freeze"),
     )
-    return built
 
 
-_GENERATORS = {
+_GENERATORS: dict[str, tuple[type[GeneratorTraining], type]] = {
     "paired": (PairedTraining, PairedLosses),
     "cycle": (CycleTraining, CycleLosses),
     "contrastive": (ContrastiveTraining, ContrastiveLosses),
@@ -100,36 +103,35 @@ _GENERATORS = {
 
 
 def _generators(config: ml_collections.ConfigDict) -> GeneratorTraining:
-    optim = _read(AdversarialAdam, "optim", config)
+    adam = _read(config, AdversarialAdam, "optim")
     adversary = _read(
+        config,
         Adversary,
         "adversary",
-        config,
-        discriminator=_read(Discriminator, "discriminator", config),
-        optimizer=_optimizer(optim.discriminator(), config, "freeze_discriminator"),
-        augmentation=_read(Augmentation, "adversary", config),
+        discriminator=_read(config, Discriminator, "discriminator"),
+        optimizer=_optimizer(config, adam.discriminator(), "freeze_discriminator"),
+        augmentation=_read(config, Augmentation, "adversary"),
         microbatches=config.training.accumulate,
     )
     kind, losses = _GENERATORS[config.method.training]
     distance = {}
     if config.losses.get("perceptual"):
         distance["perceptual_distance"] = load_perceptual_distance()
-    built: GeneratorTraining = _read(
+    return _read(
+        config,
         kind,
         "method",
-        config,
-        generator=_read(Generator, "generator", config),
-        generator_optimizer=_optimizer(optim, config, "freeze"),
+        generator=_read(config, Generator, "generator"),
+        generator_optimizer=_optimizer(config, adam, "freeze"),
         adversary=adversary,
-        method=_read(Method, "method", config),
-        losses=_read(losses, "losses", config),
+        method=_read(config, Method, "method"),
+        losses=_read(config, losses, "losses"),
         **distance,
     )
-    return built
 
 
 def _optimizer(
-    adam: Adam, config: ml_collections.ConfigDict, frozen: str
+    config: ml_collections.ConfigDict, adam: Adam, frozen: str
 ) -> optax.GradientTransformation:
     optimizer = adam.optimizer(config.training.total_steps)
     return freeze(optimizer, config.finetune[frozen], f"config.finetune.{frozen}")
@@ -302,11 +304,9 @@ def reading(config: ml_collections.ConfigDict, start_step: int) -> dict[str, int
 
 def joint_augment(config: ml_collections.ConfigDict) -> augment.JointAugment:
     """The augmentation of training examples."""
-    built: augment.JointAugment = _read(augment.JointAugment, "data", config)
-    return built
+    return _read(config, augment.JointAugment, "data")
 
 
 def schedule(config: ml_collections.ConfigDict) -> Schedule:
     """When the loop logs, evaluates, saves and ends."""
-    built: Schedule = _read(Schedule, "training", config)
-    return built
+    return _read(config, Schedule, "training")

@@ -60,8 +60,8 @@ class _Kind:
 class _Finetune:
     source: str = setting(
         "",
-        "run or bundle to begin with; of a cycle also one for each direction; "
-        "FOLDER:a_to_b is one generator of a cycle",
+        "run or bundle with the initial parameters, for a cycle also one for each direction, "
+        "separated by a comma; FOLDER:a_to_b is one generator of a cycle",
     )
     step: str = setting(
         "best",

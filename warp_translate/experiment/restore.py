@@ -121,11 +121,11 @@ def open_run_in(
       UserError: there is no such run, or it has no such metric or factor.
     """
     config = run_config.load(workdir)
-    asked, where = best_by, "--best_by"
-    if asked is None:
-        asked = config.evaluation.best_metric
+    metric, where = best_by, "--best_by"
+    if metric is None:
+        metric = config.evaluation.best_metric
         where = f"{Path(workdir) / CONFIG_FILE}: evaluation.best_metric"
-    score = best_checkpoint.score(asked, where)
+    score = best_checkpoint.score(metric, where)
     training = build.training(config)
     if factor is not None:
         if not isinstance(training, GeneratorTraining):
@@ -133,6 +133,6 @@ def open_run_in(
         training = training.at_factor(factor)
     checkpoints = Checkpointer(workdir, score=score, read_only=True)
     try:
-        yield Run(config, training, checkpoints, asked, score, chosen=best_by is not None)
+        yield Run(config, training, checkpoints, metric, score, chosen=best_by is not None)
     finally:
         checkpoints.close()

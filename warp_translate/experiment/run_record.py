@@ -54,7 +54,7 @@ def write(
             starts, changed = [], []
             kept = path.with_name(f"{START_FILE}.damaged")
             storage.write_whole(kept, path.read_bytes())
-            notice = f"{path} is damaged ({error}); it is kept as {kept}, and a new one begins"
+            notice = f"{path} is damaged ({error}); it is kept as {kept}, and a new one is written"
         place = str(workdir) if storage.scheme(workdir) else os.path.abspath(workdir)
         record = _start() | {"workdir": place}
         starts.append(record["started"])

@@ -1,8 +1,8 @@
 """One step of one-sided training: a generator, a discriminator, and contrast between patches.
 
-The alternative to the second generator (Park et al. 2020, arXiv:2007.15651, CUT): what a patch of
-the original shows must be told from its translation at the same place, so that the translation
-keeps the content. The encoder is the generator's own, on the reduced images.
+Contrast replaces the second generator (Park et al. 2020, arXiv:2007.15651, CUT): a patch of the
+translation must match the original at the same place better than elsewhere, which keeps the
+content. The encoder is that of the generator, on the reduced images.
 """
 
 import dataclasses
