@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import flax
 import flax.linen as nn
@@ -17,7 +17,7 @@ from warp_translate.models.layers import (
 )
 from warp_translate.ops.convolution import blocked_convolution, upsampled_convolution
 from warp_translate.ops.resize import upsample_inside
-from warp_translate.settings import DTYPES, is_integer, setting
+from warp_translate.settings import DTYPES, check, is_integer, setting
 from warp_translate.types import Array, DType, PyTree
 
 Head = Literal["projected", "literal"]
@@ -206,17 +206,7 @@ class Generator(nn.Module):
 
     def setup(self) -> None:
         """Names the parts."""
-        if self.head not in get_args(Head):
-            raise ValueError(f"head must be one of {get_args(Head)}, got {self.head!r}")
-        if self.remat not in get_args(Remat):
-            raise ValueError(f"remat must be one of {get_args(Remat)}, got {self.remat!r}")
-        if self.displacement_size not in get_args(DisplacementSize):
-            raise ValueError(
-                f"displacement_size must be one of {get_args(DisplacementSize)}, got "
-                f"{self.displacement_size!r}"
-            )
-        if self.head_kernel < 3 or self.head_kernel % 2 == 0:
-            raise ValueError(f"head_kernel must be odd and at least 3, got {self.head_kernel}")
+        check(self, "generator")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.trunk = Trunk(self.width, self.blocks, self.remat != "none", self.border, **types)
         if self.head == "projected":
