@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from warp_translate.constants import Fusion
 from warp_translate.errors import UserError
@@ -228,10 +229,8 @@ def _abstract_parameters(subject: Subject) -> PyTree:
     abstract = cost.abstract_parameters(subject.generator)
     if subject.engine is not None:
         opened = subject.engine.bundle
-        expected = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
-        }
+        flat = traverse_util.flatten_dict(abstract, sep="/")
+        expected = {path: leaf.shape for path, leaf in flat.items()}
         held = {name: each.shape for name, each in engine.load_parameters(opened).items()}
         if held != expected:
             raise UserError(

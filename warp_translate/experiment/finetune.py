@@ -166,7 +166,10 @@ def _which(text: str) -> Any:
 
 def _placed(state: Any, params: PyTree, name: str, place: str) -> Any:
     """Replaces the parameters of a network; keeps its dtypes."""
-    own, other = _shapes(state.params), _shapes(params)
+    own, other = (
+        {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (state.params, params)
+    )
     for path in sorted(own.keys() | other.keys()):
         if own.get(path) != other.get(path):
             raise UserError(
@@ -178,10 +181,3 @@ def _placed(state: Any, params: PyTree, name: str, place: str) -> Any:
     )
     # The average is a copy: the state is donated, and no buffer can be donated twice.
     return state.replace(params=placed, ema=jax.tree.map(jnp.array, placed))
-
-
-def _shapes(params: PyTree) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }

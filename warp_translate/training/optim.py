@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from warp_translate.errors import UserError
 from warp_translate.settings import InvalidSetting, check, setting
@@ -104,9 +105,7 @@ def freeze(
         return optimizer
 
     def mask(params: PyTree) -> PyTree:
-        paths = jax.tree_util.tree_map_with_path(
-            lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-        )
+        paths = traverse_util.path_aware_map(lambda path, _: "/".join(path), params)
         names = jax.tree.leaves(paths)
         for prefix in prefixes:
             if not any(_within(name, prefix) for name in names):
