@@ -51,7 +51,7 @@ def test_complete_jobs_are_not_repeated(tmp_path):
 
 
 def test_stop_reaches_a_process_that_is_just_starting(tmp_path, monkeypatch):
-    """The runner is told to stop after the process began and before the runner knows of it."""
+    """The stop comes after the process has started and before the runner has it in its list."""
     runner = Runner([job(tmp_path / "a", UNTIL_RELEASED)], stream=io.StringIO())
     popen = subprocess.Popen
 

@@ -18,7 +18,7 @@ def in_the_checkout(monkeypatch):
 
 @pytest.fixture
 def experiment(tmp_path):
-    """Writes an experiment like paired.py with a sweep of its own."""
+    """Writes an experiment like paired.py with the given variants."""
 
     def write(variants, head=""):
         path = tmp_path / "swept.py"

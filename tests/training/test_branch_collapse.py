@@ -12,7 +12,7 @@ def scalars(mask, displacement, saturated=0.0, prefix=""):
 
 
 def third_look(watch, found):
-    """What is said when it is still so for the third time."""
+    """The warnings of the third check of the same metrics."""
     assert watch(found) == watch(found) == []
     return watch(found)
 

@@ -1,4 +1,4 @@
-"""Colours are told apart, and what is no colour is not."""
+"""Training on three colors as domains."""
 
 import jax
 import jax.numpy as jnp

@@ -49,7 +49,7 @@ def build(tiny_cycle):
 
 @pytest.fixture(scope="module")
 def eight(build, start):
-    """The first state with every device's pool, on the host, and how it goes on."""
+    """The initial state with the pools of all devices, on the host, and the steps after it."""
     training = build(POOL_SIZE)
     replicas = Replicas(training.axes)
     first = start(training)
@@ -141,7 +141,7 @@ def test_pools_of_devices_are_independent(build, eight, draw_batch):
             (i, j) for i in range(8) for j in range(i) if np.abs(images[i] - images[j]).max() > 8
         ]
 
-    # The first place of each pool holds what the first generators made of the first images.
+    # The first place of each pool holds the first translation of the first images.
     translate = jax.jit(build(POOL_SIZE).translate)
     for name, generator, domain in (("pool_a", "b_to_a", "target"), ("pool_b", "a_to_b", "source")):
         original = to_float(uniform(0)[domain])

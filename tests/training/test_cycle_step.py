@@ -283,7 +283,7 @@ def test_before_the_start_discriminators_do_not_affect_generators(full, batch):
 def test_a_zero_weight_skips_loss_and_translations(
     tiny_cycle, fresh, batch, monkeypatch, zero, translated
 ):
-    """Traced only: the sizes of the batches that the generators are given, and what is reported."""
+    """Traced only: batch sizes of the generators, and the metrics."""
     sizes = []
 
     def counted(generator, generator_params, original, *args, **kwargs):

@@ -15,7 +15,7 @@ CUT = Augmentation(translation=0.25, cutout=0.5)
 
 
 class Mean(nn.Module):
-    """Its logit is the weighted mean of the image; it hands out what it was shown as features."""
+    """The logit is the weighted mean of the image; the features are the inputs."""
 
     by_patches: bool = False
 
@@ -82,7 +82,7 @@ def test_image_and_condition_share_the_augmentation(images):
 
 
 def test_real_and_translated_images_are_augmented(images):
-    """The probabilities tell what was shown; either side has its own draw."""
+    """The probabilities depend on the inputs; both sides are augmented independently."""
     real, fake, _ = images
     keys = jax.random.split(ROOT, 8)
 

@@ -44,7 +44,7 @@ def consecutive(batch, calls):
 
 @pytest.mark.parametrize(("size", "batch"), [(6, 2), (6, 4), (4, 4), (3, 7), (1, 1), (5, 1)])
 def test_images_are_neither_lost_nor_duplicated(size, batch):
-    """Each call against what the algorithm says, whatever was drawn."""
+    """Each call against the algorithm, for any random draw."""
     seen_swap = seen_keep = False
     for before, given, back, after in itertools.chain.from_iterable(
         feed(size, consecutive(batch, 8), seed) for seed in range(0, 2500, 100)
