@@ -63,3 +63,13 @@ def test_an_unknown_field_is_answered_with_the_closest(name, nearest):
         fields.check(ml_collections.ConfigDict(content))
     assert str(caught.value).startswith(f"config.{name} is no field of paired training; did you")
     assert str(caught.value).endswith(f"mean config.{nearest}?")
+
+
+def test_the_page_lists_every_field_with_meaning_range_and_default():
+    config = base.get_config("paired")
+    config.losses.l1_output = 50.0
+    lines = fields.page(config).splitlines()
+    place = lines.index("losses.l1_output = 50.0")
+    meaning = "L1 between output and target; a number of at least 0 (default 100.0)"
+    assert lines[place + 1].strip() == meaning
+    assert [line.partition(" =")[0] for line in lines[::2]] == list(fields.settings("paired"))
