@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Collection
 from typing import Any
 
@@ -269,7 +270,7 @@ def page(config: ml_collections.ConfigDict) -> str:
 def table() -> str:
     """The fields of all kinds of training as a Markdown table."""
     by_kind = {kind: settings(kind) for kind in TRAININGS}
-    rows = ["| field | of | default | valid | meaning |", "|---|---|---|---|---|"]
+    rows = ["| field | of | default | valid | meaning | declared in |", "|---|---|---|---|---|---|"]
     for name in dict.fromkeys(name for known in by_kind.values() for name in known):
         found = {kind: known[name] for kind, known in by_kind.items() if name in known}
         kinds: dict[Any, list[str]] = {}
@@ -279,12 +280,24 @@ def table() -> str:
             f"`{default!r}`" + (f" {_named(those)}" if len(kinds) > 1 else "")
             for default, those in kinds.items()
         )
-        each, *_ = found.values()
+        kind, each = next(iter(found.items()))
         rows.append(
             f"| `{name}` | {_named(list(found))} | {'; '.join(defaults)} | {each.valid} | "
-            f"{each.meaning} |"
+            f"{each.meaning} | `{_file(kind, name)}` |"
         )
     return "\n".join(rows)
+
+
+def _file(kind: str, name: str) -> str:
+    """The file of the dataclass that declares a field, in the package."""
+    for section, consumer in _CONSUMERS[kind]:
+        if name in declared(consumer, section):
+            field, _ = declared(consumer, section)[name]
+            owner = next(
+                each for each in consumer.__mro__ if field in inspect.get_annotations(each)
+            )
+            return owner.__module__.partition(".")[2].replace(".", "/") + ".py"
+    raise KeyError(name)
 
 
 def _named(kinds: list[str]) -> str:
