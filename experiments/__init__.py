@@ -1,1 +1,1 @@
-"""Experiment files: what to train, on what, and with which weights."""
+"""Experiment files."""

@@ -1,7 +1,7 @@
-r"""Tells domains apart, for a service that has to know what it was sent: minutes on two cores.
+r"""A domain classifier, with which a service recognizes its input: minutes on two cores.
 
-Men and women as drawn by OpenMoji by default; faces, or a user's own folders with one folder for
-each domain, of which there may be any number:
+Men and women as drawn by OpenMoji by default; or portraits, or your own folders, one for each of
+two or more domains:
 
     warp-translate train --config=experiments/classifier.py --workdir=runs/classifier
     warp-translate train --config=experiments/classifier.py --workdir=runs/fruit \

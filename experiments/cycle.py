@@ -1,6 +1,6 @@
 r"""Cycle training on unpaired domains: two generators, two discriminators.
 
-``kind=contrastive`` trains one generator, from A to B, without a way back (CUT).
+``kind=contrastive`` trains one generator only, from A to B (CUT).
 
     warp-translate train --config=experiments/cycle.py --workdir=runs/cycle \
         --config.data.name=unpaired_folder --config.data.root=apple2orange

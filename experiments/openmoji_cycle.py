@@ -1,8 +1,8 @@
 """Men to women and back without pairs, on drawn people at 64 px, factor 2.
 
-Men of one half of the roles and women of the other half, so that no pair is in training; the pairs
-of 17 further roles measure the result. Half an hour on two cores. A run of 8000 steps grew worse
-from men to women after 5000, while the discriminators told ever better what was real.
+Men of one half of the roles and women of the other half, so that training sees no pair; the pairs
+of 17 further roles evaluate the result. Half an hour on two cores. In a run of 8000 steps, men to
+women got worse after 5000, while the probability gap of the discriminators kept growing.
 
     warp-translate train --config=experiments/openmoji_cycle.py --workdir=runs/openmoji_cycle
     warp-translate evaluate --workdir=runs/openmoji_cycle

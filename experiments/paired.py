@@ -1,8 +1,8 @@
-"""Paired training at 256 px with factor 2, the setting of the patent's example.
+"""Paired training at 256 px with factor 2, as in the patent's example.
 
-The loss is pix2pix's (Isola et al. 2017, arXiv:1611.07004), L1 and a conditional PatchGAN, with the
-L1 taken over a pyramid and also on both branches, so that neither starves. For accelerators; on
-two cores see ``quickstart.py``.
+The losses of pix2pix (Isola et al. 2017, arXiv:1611.07004), L1 and a conditional PatchGAN, with L1
+over a pyramid and also on both branches, so that neither collapses. For accelerators; for two cores
+see ``quickstart.py``.
 
     warp-translate train --config=experiments/paired.py --workdir=runs/paired
     warp-translate train --config=experiments/paired.py:factor=4,runlocal --workdir=runs/tiny

@@ -1,7 +1,7 @@
 r"""Faces of men to faces of women and back, or old to young, at 128 px with factor 2.
 
-The portraits are a folder with ``metadata.csv`` (file, sex, age) and aligned pictures, see
-``warp_translate/data/portraits.py``. Two cores take an hour; accelerators may raise size and batch.
+The data are a folder with ``metadata.csv`` (file, sex, age) and aligned images, see
+``warp_translate/data/portraits.py``. An hour on two cores; on accelerators raise size and batch.
 
     warp-translate train --config=experiments/portraits.py --workdir=runs/portraits \
         --config.data.root=FOLDER
@@ -32,8 +32,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.method.factor = arg.factor
     config.generator.update(width=24, blocks=6, max_displacement=8.0)
     config.discriminator.update(width=32, layers=3, scales=1)
-    # With the weights of base.py, and colour and cutout for the discriminator as well, the mask
-    # all but closed and the faces stayed nearly as they were.
+    # With the default weights, and color and cutout augmentation, the mask nearly closed and the
+    # faces hardly changed.
     config.adversary.update(translation=0.125)
     config.losses.update(
         adversarial=2.0,

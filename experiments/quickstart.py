@@ -1,20 +1,19 @@
-"""Minutes on two cores: man to woman on drawn people at 64 px, factor 2, then a sheet to look at.
+"""Man to woman on drawn people at 64 px, factor 2: minutes on two cores.
 
-382 pairs of 62 roles to train on, 103 pairs of 17 other roles to look at. As in
-``paired.py``, with smaller networks and pictures, a higher learning rate, a lighter adversarial
-loss and a smoother displacement.
+382 training pairs of 62 roles, 103 test pairs of 17 other roles. As ``paired.py``, with smaller
+networks and images, a higher learning rate, a lower adversarial weight and a smoother displacement.
 
     warp-translate train --config=experiments/quickstart.py --workdir=runs/quickstart
     warp-translate evaluate --workdir=runs/quickstart
 
-With ``size=256`` it is minutes on one GPU: the networks of ``paired.py`` on the same drawings.
+With ``size=256``: the networks of ``paired.py`` on the same drawings, minutes on one GPU.
 """
 
 import ml_collections
 
 from experiments import base
 
-_SMALL = 64  # Pixels; larger pictures get larger networks.
+_SMALL = 64  # Pixels; larger images get larger networks.
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -25,8 +24,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """
     arg = base.parse_arg(arg, size=_SMALL, fusion="full", runlocal=False)
     config = base.get_config("paired")
-    # So few roles are learnt by heart unless every picture is new: turned, scaled, shifted, and in
-    # colours that mean nothing, so that hair takes its colour from the hair that is there.
+    # Without augmentation so few roles are memorized. Shuffled channels make new hair take its
+    # color from the original.
     config.data.update(
         size=arg.size,
         load_size=arg.size,
@@ -43,7 +42,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.discriminator.update(width=32, layers=3, scales=1)
     config.losses.update(smoothness_first=1.0, adversarial=0.3)
     if arg.fusion == "pretranslated":
-        config.losses.l1_warped = 0.0  # It would only take a share of the trunk.
+        config.losses.l1_warped = 0.0  # It would only use capacity.
     config.optim.update(lr=1e-3, discriminator_lr=1e-3, b1=0.9, ema_decay=0.998)
     config.training.update(
         global_batch=8, total_steps=2_500, log_every=50, evaluate_every=500, save_every=500
@@ -52,10 +51,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def get_sweep(arg: str | None = None) -> dict[str, dict[str, str | float]]:
-    """The method beside its ablation; with seeds, how far they differ beside how far these do.
+    """The method and its ablation without fusion.
 
     Args:
-      arg: as for ``get_config``, which checks it; the variants are the same.
+      arg: as for ``get_config``; the variants do not depend on it.
     """
     del arg
     return {

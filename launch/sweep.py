@@ -12,7 +12,6 @@ from pathlib import Path
 
 from launch import command_line
 from launch.kubernetes import render
-from warp_translate import storage
 from warp_translate.errors import UserError
 from warp_translate.experiment.sweep import read_sweep
 
@@ -34,8 +33,7 @@ def expand(
     Raises:
       UserError: see `read_sweep`, or ``further`` sets a field that the sweep overrides.
     """
-    on_disk = None if storage.scheme(workdir) else workdir
-    sweep = read_sweep(config, seeds=seeds, workdir=on_disk)
+    sweep = read_sweep(config, seeds=seeds)
     for field in {field for run in sweep.runs for field in run.overrides}:
         command_line.refuse_flags(
             further, [f"config.{field}"], "the sweep overrides it; remove it after --"

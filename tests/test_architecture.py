@@ -10,7 +10,7 @@ import warp_translate
 ROOT = "warp_translate"
 BASE = {
     *("constants", "cpu_count", "errors", "progress", "interrupts", "types", "storage", "image_io"),
-    *("visualize", "file_tree", "owner", "locks", "sealed"),
+    *("visualize", "file_tree", "owner", "locks", "sealed", "settings"),
 }
 
 # What each part may import of the package, itself aside.
@@ -22,6 +22,7 @@ ALLOWED = {
     "interrupts": set(),
     "types": {"constants"},
     "storage": {"errors"},
+    "settings": {"errors"},
     "file_tree": set(),
     "owner": {"locks"},
     "sealed": set(),

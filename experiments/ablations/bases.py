@@ -1,21 +1,23 @@
-"""What the ablations change: experiments for two cores, and for accelerators."""
+"""The base configurations of the ablations, for two cores and for accelerators."""
+
+from collections.abc import Callable
 
 import ml_collections
 
 from experiments import base, openmoji_cycle, paired, quickstart
 
 Overrides = dict[str, bool | int | float | str | tuple[float, ...]]
-"""What a variant sets otherwise, by dotted name."""
+"""Overrides of a variant by dotted name."""
 
 
 def get_config(arg: str | None = None, *, default: str = "quickstart") -> ml_collections.ConfigDict:
-    """Builds the configuration that the variants of an ablation override.
+    """Builds the base configuration of an ablation.
 
     Args:
       arg: ``base``: "quickstart" (pairs at 64 px, or at 256 px in minutes on a GPU), "paired"
-        (pairs at 256 px, at length), "openmoji_cycle" (without pairs at 64 px); ``size`` in pixels
+        (long training on pairs at 256 px), "openmoji_cycle" (no pairs, 64 px); ``size`` in pixels
         and ``steps``, 0 for those of the base; ``runlocal``.
-      default: the base where none is named.
+      default: the default of ``base``.
 
     Raises:
       ValueError: there is no such base.
@@ -30,3 +32,8 @@ def get_config(arg: str | None = None, *, default: str = "quickstart") -> ml_col
     if parsed.steps:
         config.training.total_steps = parsed.steps
     return config
+
+
+def sweep(variants: dict[str, Overrides]) -> Callable[[str | None], dict[str, Overrides]]:
+    """Returns a ``get_sweep`` with the same variants for every argument."""
+    return lambda arg=None: variants

@@ -1,4 +1,4 @@
-"""Border: what the trunk's convolutions see beyond it.
+"""Border: padding of the trunk's convolutions.
 
 Claim: it hardly matters for drawings on white; zeros darken the border of photographs.
 """
@@ -6,9 +6,6 @@ Claim: it hardly matters for drawings on white; zeros darken the border of photo
 from experiments.ablations import bases
 
 get_config = bases.get_config
-
-
-def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
-    """The three borders."""
-    del arg
-    return {border: {"generator.border": border} for border in ("reflect", "repeat", "zero")}
+get_sweep = bases.sweep(
+    {border: {"generator.border": border} for border in ("reflect", "repeat", "zero")}
+)

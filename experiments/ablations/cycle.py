@@ -1,7 +1,7 @@
-"""Cycle training: what each of its parts is worth, switched off one at a time.
+"""Cycle training: the value of each part, switched off one at a time.
 
-Claim: only all of them together are closer to the truth than the untouched picture in both
-directions; augmentation, fusion and the cycle matter most.
+Claim: only all parts together get closer to the truth than the original image in both directions;
+augmentation, fusion and the cycle matter most.
 """
 
 import functools
@@ -11,10 +11,8 @@ from experiments.ablations import bases
 get_config = functools.partial(bases.get_config, default="openmoji_cycle")
 
 
-def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
-    """Everything, and everything but one part."""
-    del arg
-    return {
+get_sweep = bases.sweep(
+    {
         "everything": {},
         "no fusion": {"method.fusion": "pretranslated"},
         "no cycle": {"losses.cycle": 0.0, "losses.cycle_full": 0.0},
@@ -34,3 +32,4 @@ def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
         "no adversarial loss of the pretranslated image": {"losses.adversarial_pretranslated": 0.0},
         "spectral norm instead of R1": {"discriminator.spectral_norm": True, "adversary.r1": 0.0},
     }
+)

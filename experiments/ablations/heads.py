@@ -1,19 +1,15 @@
-"""Heads: how the maps are read off at the original size.
+"""Heads: how the maps are computed at the original size.
 
-Claim: projecting to 8 channels before enlarging, and joining the original, is as good as the
-patent's literal wording (the whole feature enlarged, then 3x3 or 7x7 heads) at a fraction of what
-is computed at the original size.
+Claim: projecting to 8 channels before enlarging, and concatenating the original, is as good as the
+patent's literal wording (the whole feature enlarged, then 3x3 or 7x7 heads) at a fraction of the
+cost at the original size.
 """
 
 from experiments.ablations import bases
 
 get_config = bases.get_config
-
-
-def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
-    """Both kinds of head with both sizes of kernel, and wider and narrower projections."""
-    del arg
-    return {
+get_sweep = bases.sweep(
+    {
         "projected, 3x3, width 8": {"generator.head": "projected"},
         "projected, 7x7, width 8": {"generator.head_kernel": 7},
         "projected, 3x3, width 4": {"generator.head_width": 4},
@@ -21,3 +17,4 @@ def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
         "literal, 3x3": {"generator.head": "literal"},
         "literal, 7x7": {"generator.head": "literal", "generator.head_kernel": 7},
     }
+)

@@ -1,19 +1,15 @@
-"""Mask: where it starts, and what is asked of it.
+"""Mask: initial bias and regularizers.
 
-Claim: starting at one half neither branch starves; a bias towards the warped image helps while the
-pretranslated one is bad and costs nothing later; total variation and the pull off the ends are
-needed only where a branch is about to be lost.
+Claim: starting at one half, neither branch collapses. A bias towards the warped image helps while
+the pretranslated one is bad and costs nothing later. Total variation and the band are needed only
+to prevent a collapse.
 """
 
 from experiments.ablations import bases
 
 get_config = bases.get_config
-
-
-def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
-    """Biases of the logit, total variation, and the pull of the mean into a band."""
-    del arg
-    return {
+get_sweep = bases.sweep(
+    {
         "bias 0": {},
         "bias -2, warped first": {"generator.mask_bias": -2.0},
         "bias 2, pretranslated first": {"generator.mask_bias": 2.0},
@@ -21,3 +17,4 @@ def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
         "total variation 1": {"losses.mask_variation": 1.0},
         "band 0.1 to 0.9": {"losses.mask_band": 10.0},
     }
+)

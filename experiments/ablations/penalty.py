@@ -1,18 +1,14 @@
-"""What bounds the discriminator: spectral norm, gradient penalties, both, neither.
+"""Bounds of the discriminator: spectral norm, gradient penalties, both, neither.
 
-Claim: unbounded it outruns the generator, and the gap of its probabilities grows; spectral norm is
-the cheapest bound for pairs, a lazy penalty on real images (R1) the better one without.
+Claim: without a bound it gets too strong, and the gap of its probabilities grows. Spectral norm is
+the cheapest bound for pairs; without pairs a lazy penalty on real images (R1) is better.
 """
 
 from experiments.ablations import bases
 
 get_config = bases.get_config
-
-
-def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
-    """Spectral norm and R1, each with and without, and R2 beside R1."""
-    del arg
-    return {
+get_sweep = bases.sweep(
+    {
         "neither": {"discriminator.spectral_norm": False, "adversary.r1": 0.0},
         "spectral norm": {"discriminator.spectral_norm": True, "adversary.r1": 0.0},
         "R1 0.2": {"discriminator.spectral_norm": False, "adversary.r1": 0.2},
@@ -24,3 +20,4 @@ def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
             "adversary.r2": 0.2,
         },
     }
+)

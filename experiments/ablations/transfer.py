@@ -1,8 +1,7 @@
-"""Train at one factor, translate at another: what parameters are worth where they did not learn.
+"""Training at one factor, translation at another.
 
-Claim: one set of parameters serves several factors, as long as objects in the reduced image keep
-the size that the trunk learnt; far from it quality falls, so that a bundle should be asked for
-factors near its own.
+Claim: one set of parameters serves several factors as long as objects in the reduced image keep the
+size that the trunk has learned. Far from it quality falls, so use a bundle near its factor.
 """
 
 import ml_collections
@@ -17,7 +16,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-def get_sweep(arg: str | None = None) -> dict[str, bases.Overrides]:
-    """A run for each factor of training; each is measured at all of them."""
-    del arg
-    return {f"trained at factor {factor}": {"method.factor": factor} for factor in (1, 2, 4)}
+get_sweep = bases.sweep(
+    {f"trained at factor {factor}": {"method.factor": factor} for factor in (1, 2, 4)}
+)

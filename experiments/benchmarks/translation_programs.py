@@ -155,13 +155,13 @@ def _onnx(spec: Spec) -> Program:
     architecture = Architecture(
         **{
             name: getattr(
-                training.generator if hasattr(training.generator, name) else training, name
+                training.generator if hasattr(training.generator, name) else training.method, name
             )
             for name in fields
         }
     )
     params = export.flatten(jax.jit(lambda: _params(spec))())
-    graph = onnx_graph.build(params, architecture, training.factor, floats=False)
+    graph = onnx_graph.build(params, architecture, training.method.factor, floats=False)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(graph, Path(folder, bundles.ONNX))
         bundle = bundles.Bundle(
@@ -174,7 +174,7 @@ def _onnx(spec: Spec) -> Program:
             target="b",
             architecture=architecture,
             factors=(1, 2, 4, 8, 16),
-            factor=training.factor,
+            factor=training.method.factor,
         )
         engine = OnnxEngine(bundle, threads=spec.threads)
     return Program(functools.partial(engine.translate, _image(spec), spec.factor))

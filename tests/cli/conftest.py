@@ -54,7 +54,7 @@ def finish(config, workdir):
 def finish_uncounted(config, workdir):
     """Without counting its operations, for which the step would be traced once more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "step_flops", lambda config, state: None)
+        patch.setattr(build, "step_flops", lambda *_: None)
         return finish(config, workdir)
 
 

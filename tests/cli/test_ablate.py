@@ -99,7 +99,7 @@ def test_what_is_complete_is_not_repeated_and_what_is_not_goes_on(swept, run, tm
     run(sweep, folder)
     (folder / "b" / "evaluation" / "metrics.json").write_text('{"step": 5}')
     failed, said = run(sweep, folder)
-    assert "b: goes on" in said and not failed
+    assert "b: resumed" in said and not failed
     assert len((folder / "a" / "called").read_text().splitlines()) == 2
     assert len((folder / "b" / "called").read_text().splitlines()) == 4
 

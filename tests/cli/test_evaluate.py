@@ -106,7 +106,8 @@ def test_a_cycle_run_has_figures_and_a_sheet_of_either_direction(
 
 
 def test_the_cost_is_that_of_the_factor_and_relative_to_factor_1(tiny_config):
-    whole, found = (eval_setup.cost(build.training(tiny_config, factor=n), 32) for n in (1, 4))
+    training = build.training(tiny_config)
+    whole, found = (eval_setup.cost(training.at_factor(n), 32) for n in (1, 4))
     assert found["macs"] == whole["macs"] * found["share"]
     assert found["share"] < whole["share"] == 1
     assert found["size"] == [32, 32] and found["factor"] == 4
@@ -146,7 +147,7 @@ def test_one_device_and_eight_give_the_same_bits_with_an_extractor_of_the_users_
 def test_the_same_parameters_are_measured_at_further_factors(workdir, tiny_config, evaluated):
     config = tiny_config.copy_and_resolve_references()
     config.evaluation.factors = (4, 2)
-    task = tasks.open_task(config, factor=4)
+    task = tasks.open_task(config, build.training(config).at_factor(4))
     assert task.tested == 2 * 103
     params = restored(workdir, config)
     said = []
@@ -170,15 +171,8 @@ def test_the_same_parameters_are_measured_at_further_factors(workdir, tiny_confi
 def test_a_further_factor_that_is_none_is_named(tiny_config, factors):
     config = tiny_config.copy_and_resolve_references()
     config.evaluation.factors = factors
-    with pytest.raises(UserError, match=r"evaluation\.factors is .* whole numbers"):
-        tasks.open_task(config)
-
-
-def test_a_run_of_before_the_fields_were_there_is_measured(tiny_config):
-    config = tiny_config.copy_and_resolve_references()
-    del config.evaluation.factors, config.evaluation.extractor
-    task = tasks.open_task(config)
-    assert task.tested == 103 and "extractor" not in task.protocol
+    with pytest.raises(UserError, match=r"evaluation\.factors is .* integers of"):
+        build.training(config)
 
 
 def restored(workdir, config):

@@ -54,7 +54,7 @@ def staged(tmp_path, monkeypatch):
         run.measured.append(step)
         return Report({"output/l1": abs(step - 4) / 10, "output/ssim": step / 10}, "", {})
 
-    def open_task(config, factor):
+    def open_task(config, training):
         scores = "output/l1", "output/ssim"
         return Task(run.training, "", (), lambda step: iter(()), {"count": 1}, scores, 1, evaluate)
 

@@ -56,10 +56,10 @@ def numbers(monkeypatch):
         np.testing.assert_array_equal(params["generator"], np.ones(2))  # The average.
         return Report({"output/l1": 0.5, "output/psnr": 1.0, "mask/mean": 0.5}, "", {})
 
-    def of_numbers(config):
+    def of_numbers(config, training):
         scores = ("output/l1", "output/psnr", "warped/l1", "mask/mean")
         return dataclasses.replace(
-            open_task(config), training=trained, scores=scores, evaluate=evaluate
+            open_task(config, training), training=trained, scores=scores, evaluate=evaluate
         )
 
     monkeypatch.setattr(train_command.tasks, "open_task", of_numbers)
@@ -281,7 +281,7 @@ def test_a_configuration_of_before_a_field_was_there_is_answered_in_one_line(tin
 @pytest.mark.parametrize("base", ["tiny_config", "cycle_config"])
 def test_the_shapes_of_a_batch_are_known_before_it_is_read(request, base):
     config = request.getfixturevalue(base)
-    batch = next(tasks.open_task(config).batches(0))
+    batch = next(tasks.open_task(config, build.training(config)).batches(0))
     shapes = build.batch_shapes(config, config.training.global_batch)
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
         name: (x.shape, x.dtype) for name, x in shapes.items()
@@ -294,7 +294,7 @@ def test_the_operations_of_a_step_are_counted_on_the_cpu_however_it_is_split(mon
     config.classifier.stages = 1
     training = build.training(config)
     first = jax.eval_shape(lambda: build.initial_state(training, config))
-    whole = build.step_flops(config, first)
+    whole = build.step_flops(training, config, first)
     config.training.update(accumulate=4, steps_per_call=2, log_every=2)
     # What is lowered for a GPU or a TPU, jax answers with None.
     analyse = jax.stages.Lowered.cost_analysis
@@ -304,15 +304,17 @@ def test_the_operations_of_a_step_are_counted_on_the_cpu_however_it_is_split(mon
         return analyse(lowered) if device is not None and device.platform == "cpu" else None
 
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", as_beside_a_gpu)
-    assert build.step_flops(config, first) == whole
+    training = build.training(config)
+    assert training.microbatches == 4
+    assert build.step_flops(training, config, first) == whole
     config.training.global_batch *= 2
-    assert 1.8 * whole < build.step_flops(config, first) < 2.0 * whole
+    assert 1.8 * whole < build.step_flops(training, config, first) < 2.0 * whole
 
     def no_cpu(**_):
         raise RuntimeError("Unknown backend cpu")
 
     monkeypatch.setattr(jax, "local_devices", no_cpu)
-    assert build.step_flops(config, first) is None
+    assert build.step_flops(training, config, first) is None
 
 
 @pytest.fixture

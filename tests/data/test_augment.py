@@ -231,7 +231,7 @@ def test_refusals(rng):
         {"scale": (0.0, 1.0)},
         {"scale": (1.2, 1.0)},
     ):
-        with pytest.raises(UserError, match="augmentation"):
+        with pytest.raises(UserError, match=r"config\.data\.\w+"):
             JointAugment(**({"size": 16, "load_size": 16} | wrong))
     with pytest.raises(UserError, match="size 0"):
         EvalCrop(0)

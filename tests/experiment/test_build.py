@@ -30,12 +30,12 @@ def output(training, params, image):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_kernels_of_a_configuration_reach_its_translation(kind):
+def test_warp_kernels_reach_the_translation(kind):
     assert "tpu_custom_call" not in lowered("tpu", output, kind)
     assert "tpu_custom_call" in lowered("tpu", output, kind, warp_kernels=True)
 
 
-def test_the_switches_of_a_configuration_reach_its_gradients():
+def test_remat_and_deterministic_reach_the_gradients():
     """Of a cycle: in the others nobody asks for the gradient of the image."""
     gradients = jax.grad(output, (1, 2))
     plain = lowered("cuda", gradients, "cycle")
@@ -45,7 +45,7 @@ def test_the_switches_of_a_configuration_reach_its_gradients():
     assert switched.count(scatter) == 2 * plain.count(scatter) > 0
 
 
-def test_a_perceptual_weight_brings_the_classifiers_distance():
+def test_a_perceptual_weight_loads_the_distance():
     config = base.get_config("paired")
     assert build.training(config).perceptual_distance is None
     config.losses.perceptual = 1.0
@@ -54,7 +54,7 @@ def test_a_perceptual_weight_brings_the_classifiers_distance():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reduction", ["linear", "nearest"])
-def test_the_reduction_of_a_configuration_reaches_its_translation(rng, kind, reduction):
+def test_the_reduction_reaches_the_translation(rng, kind, reduction):
     class Seen(Exception):
         pass
 

@@ -50,14 +50,14 @@ def elsewhere(tmp_path, monkeypatch):
     sys.modules.update(own)
 
 
-def test_a_file_anywhere_builds_on_base_and_on_what_is_beside_it(elsewhere):
+def test_a_file_imports_its_neighbors_and_shipped_experiments(elsewhere):
     module = experiment_file.load(f"{elsewhere}/any/my.py")
     assert module.get_config().seed == 7 and module.base.__file__ == str(
         ROOT / "experiments/base.py"
     )
 
 
-def test_the_experiments_of_the_package_are_found_where_there_are_none(elsewhere):
+def test_shipped_experiments_load_outside_of_the_checkout(elsewhere):
     """Also beside a base.py of the user's own, which theirs is not to be mixed up with."""
     (elsewhere / "work" / "experiments" / "base.py").write_text("")
     quickstart = experiment_file.load("experiments/quickstart.py")
@@ -67,7 +67,7 @@ def test_the_experiments_of_the_package_are_found_where_there_are_none(elsewhere
     assert experiment_file.load("experiments/quickstart.py").get_config == 3
 
 
-def test_a_path_that_is_none_is_answered_with_those_there_are():
+def test_a_missing_file_is_answered_with_the_shipped_experiments():
     with pytest.raises(
         UserError, match=r"mine.py is no file: .*experiments/classifier.py, cycle"
     ) as m:

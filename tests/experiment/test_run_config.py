@@ -1,4 +1,4 @@
-"""What is said of a configuration that changed, and what is done."""
+"""Changes of a run's configuration."""
 
 import json
 import random
@@ -23,21 +23,20 @@ def changed(config, **fields):
     return other
 
 
-def test_nothing_changed_says_nothing(tmp_path, config):
+def test_an_unchanged_configuration_has_no_changes(tmp_path, config):
     assert run_config.record(config, tmp_path, step=0) == {}
     assert run_config.record(config, tmp_path, step=500) == {}
     assert run_config.load(tmp_path).to_dict() == json.loads(config.to_json())
 
 
-def test_before_anything_was_trained_the_new_one_counts(tmp_path, config):
-    """A start that failed for a mistake in the configuration is not held against the user."""
+def test_before_the_first_checkpoint_any_change_is_taken_over(tmp_path, config):
     run_config.record(config, tmp_path, step=0)
     other = changed(config, generator__width=7, data__name="paired_folder")
     assert run_config.record(other, tmp_path, step=0) == {}
     assert run_config.load(tmp_path).generator.width == 7
 
 
-def test_what_trains_nothing_else_is_taken_over_and_told(tmp_path, config):
+def test_fields_without_effect_on_training_are_taken_over(tmp_path, config):
     run_config.record(config, tmp_path, step=0)
     other = changed(config, training__save_every=250, evaluation__extractor="efficientnet_lite0")
     changes = run_config.record(other, tmp_path, step=500)
@@ -45,7 +44,7 @@ def test_what_trains_nothing_else_is_taken_over_and_told(tmp_path, config):
         "evaluation.extractor": ("", "efficientnet_lite0"),
         "training.save_every": (5000, 250),
     }
-    assert "save_every was 5000 and is now 250 (changes nothing that is trained)" in (
+    assert "save_every was 5000 and is now 250 (no effect on training)" in (
         run_config.in_words(changes)
     )
     assert run_config.load(tmp_path).training.save_every == 250
@@ -54,27 +53,27 @@ def test_what_trains_nothing_else_is_taken_over_and_told(tmp_path, config):
 @pytest.mark.parametrize(
     ("field", "value", "meaning"),
     [
-        ("optim__lr", 0.125, "optim.lr was 0.0002 and is now 0.125 (trained otherwise from here"),
-        ("data__size", 128, "data.size was 256 and is now 128 (other examples from here on)"),
-        ("seed", 7, "seed was 0 and is now 7 (other examples from here on)"),
-        ("training__total_steps", 9, "(another course of the learning rate from here on)"),
+        ("optim__lr", 0.125, "optim.lr was 0.0002 and is now 0.125 (trained differently from now"),
+        ("data__size", 128, "data.size was 256 and is now 128 (other examples from now on)"),
+        ("seed", 7, "seed was 0 and is now 7 (other examples from now on)"),
+        ("training__total_steps", 9, "(another learning rate from now on)"),
     ],
 )
-def test_what_trains_otherwise_is_the_users_to_say(tmp_path, config, field, value, meaning):
+def test_fields_that_affect_training_need_accept_changes(tmp_path, config, field, value, meaning):
     run_config.record(config, tmp_path, step=0)
     other = changed(config, **{field: value, "training__save_every": 250})
     with pytest.raises(UserError) as caught:
         run_config.record(other, tmp_path, step=500)
     said = str(caught.value)
     assert "has done 500 steps" in said and meaning in said and "--accept_changes" in said
-    assert "save_every" not in said  # It is not what keeps it from going on.
+    assert "save_every" not in said
     assert run_config.load(tmp_path).to_dict() == json.loads(config.to_json())
     accepted = run_config.record(other, tmp_path, step=500, accept=True)
     assert field.replace("__", ".") in accepted
     assert run_config.record(other, tmp_path, step=500) == {}
 
 
-def test_what_does_not_fit_the_checkpoints_cannot_be_accepted(tmp_path, config):
+def test_changed_shapes_are_refused(tmp_path, config):
     run_config.record(config, tmp_path, step=0)
     other = changed(config, generator__width=48, optim__lr=0.5)
     with pytest.raises(UserError) as caught:
@@ -84,7 +83,7 @@ def test_what_does_not_fit_the_checkpoints_cannot_be_accepted(tmp_path, config):
     assert "--accept_changes" not in said and f"--config.finetune.source={tmp_path}" in said
 
 
-def test_a_field_that_is_new_or_gone_is_told_as_such(tmp_path, config):
+def test_new_and_removed_fields_are_listed(tmp_path, config):
     before = json.loads(config.to_json())
     before["losses"]["forgotten"] = 3.0
     del before["finetune"]
@@ -92,12 +91,12 @@ def test_a_field_that_is_new_or_gone_is_told_as_such(tmp_path, config):
     with pytest.raises(UserError) as caught:
         run_config.record(config, tmp_path, step=500)
     said = str(caught.value)
-    assert "config.losses.forgotten was 3.0 and is gone" in said
-    assert "config.finetune.freeze was not there and is now ''" in said
+    assert "config.losses.forgotten was 3.0 and no longer exists" in said
+    assert "config.finetune.freeze did not exist and is now ''" in said
     run_config.record(config, tmp_path, step=500, accept=True)
 
 
-def test_processes_that_do_not_write_compare_and_leave_the_file(tmp_path, config):
+def test_processes_that_do_not_write_only_compare(tmp_path, config):
     run_config.record(config, tmp_path, step=0)
     other = changed(config, training__save_every=250)
     assert run_config.record(other, tmp_path, step=500, write=False)
@@ -105,14 +104,14 @@ def test_processes_that_do_not_write_compare_and_leave_the_file(tmp_path, config
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", None])
-def test_a_folder_of_no_run_is_named(tmp_path, content):
+def test_a_folder_without_a_run_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=f"{tmp_path} holds no run"):
         run_config.load(tmp_path)
 
 
-def test_a_flipped_bit_of_a_configuration_changes_nothing_silently(tmp_path, config):
+def test_a_flipped_bit_is_detected(tmp_path, config):
     run_config.record(config, tmp_path, step=0)
     path, written = tmp_path / "config.json", config.to_dict()
     content = path.read_bytes()
@@ -129,12 +128,12 @@ def test_a_flipped_bit_of_a_configuration_changes_nothing_silently(tmp_path, con
     flip_bit(path, 8 * content.index(b'"lr": ') + 8 * 6)
     with pytest.raises(UserError, match=r"config.json is not what was written .* remove it and"):
         run_config.record(config, tmp_path, step=500)
-    # As those of earlier versions, or of those who know what they do.
+    # Without a checksum, as written by hand.
     path.write_text(config.to_json())
     assert run_config.record(config, tmp_path, step=500) == {}
 
 
-def test_every_field_that_is_named_here_exists():
+def test_classified_fields_exist():
     known = set()
     for config in (paired, cycle, classifier):
         known |= flat(config.get_config().to_dict()).keys()
@@ -143,9 +142,7 @@ def test_every_field_that_is_named_here_exists():
         assert any(field.startswith(name) for field in known), name
 
 
-def test_the_data_are_found_from_any_folder_and_where_a_run_was_moved_with_them(
-    tmp_path, config, monkeypatch
-):
+def test_data_are_found_from_any_folder_and_after_a_move(tmp_path, config, monkeypatch):
     project = tmp_path / "project"
     (project / "pairs").mkdir(parents=True)
     (project / "prepared").mkdir()

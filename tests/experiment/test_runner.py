@@ -35,23 +35,23 @@ def run(*jobs, **options):
     return outcomes, stream.getvalue()
 
 
-def test_the_commands_of_a_job_come_one_after_the_other(tmp_path):
+def test_commands_of_a_job_run_in_sequence(tmp_path):
     outcomes, said = run(job(tmp_path / "a", "echo 1 >> order", "echo 2 >> order; touch done"))
     assert outcomes == {"a": Outcome("done")}
     assert (tmp_path / "a" / "order").read_text() == "1\n2\n"
-    assert "a: begun" in said
+    assert "a: started" in said
     assert "a: done (1 of 1)" in said
 
 
-def test_what_is_done_is_not_repeated(tmp_path):
+def test_complete_jobs_are_not_repeated(tmp_path):
     one = job(tmp_path / "a", "echo again >> count; touch done")
     for _ in range(2):
         assert run(one)[0] == {"a": Outcome("done")}
     assert (tmp_path / "a" / "count").read_text() == "again\n"
 
 
-def test_a_process_that_is_being_started_is_stopped(tmp_path, monkeypatch):
-    """The runner is told to stop after the process began and before the runner knows of it."""
+def test_stop_reaches_a_process_that_is_just_starting(tmp_path, monkeypatch):
+    """The stop comes after the process has started and before the runner has it in its list."""
     runner = Runner([job(tmp_path / "a", UNTIL_RELEASED)], stream=io.StringIO())
     popen = subprocess.Popen
 
@@ -66,7 +66,7 @@ def test_a_process_that_is_being_started_is_stopped(tmp_path, monkeypatch):
     assert runner.run() == {"a": Outcome("stopped")}
 
 
-def test_a_failure_takes_neither_the_others_nor_its_own_next_command_with_it(tmp_path):
+def test_a_failure_ends_its_job_only(tmp_path):
     outcomes, said = run(
         job(tmp_path / "a", "echo first; echo 'error: the disk' >&2; exit 3", "touch done"),
         job(tmp_path / "b", "kill -9 $$"),
@@ -75,8 +75,8 @@ def test_a_failure_takes_neither_the_others_nor_its_own_next_command_with_it(tmp
     )
     assert outcomes == {
         "a": Outcome("failed", "status 3: error: the disk"),
-        "b": Outcome("failed", "signal 9: it said nothing"),
-        "c": Outcome("failed", "left nothing behind"),
+        "b": Outcome("failed", "signal 9: no output"),
+        "c": Outcome("failed", "incomplete results"),
         "d": Outcome("done"),
     }
     assert "a: failed, status 3: error: the disk (1 of 4)" in said
@@ -84,7 +84,7 @@ def test_a_failure_takes_neither_the_others_nor_its_own_next_command_with_it(tmp
     assert (tmp_path / "a" / LOG_FILE).read_text() == "first\nerror: the disk\n"
 
 
-def test_as_many_run_at_once_as_were_asked_for(tmp_path):
+def test_jobs_run_in_parallel(tmp_path):
     # Each waits for the other to have begun.
     meet = "touch ../{}; for i in $(seq 3000); do [ -e ../{} ] && break; sleep 0.02; done"
     meet += "; [ -e ../{} ] && touch done"
@@ -102,7 +102,7 @@ def test_as_many_run_at_once_as_were_asked_for(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be shared out")
-def test_jobs_at_once_have_cores_of_their_own_and_one_alone_has_all(tmp_path, monkeypatch):
+def test_parallel_jobs_divide_the_cores(tmp_path, monkeypatch):
     cores = "python3 -c 'import os; print(len(os.sched_getaffinity(0)))' > cores; touch done"
     mine = len(os.sched_getaffinity(0))
     if mine < 2:
@@ -115,7 +115,7 @@ def test_jobs_at_once_have_cores_of_their_own_and_one_alone_has_all(tmp_path, mo
     assert len(os.sched_getaffinity(0)) == mine, "the runner itself lost cores"
 
 
-def test_told_to_stop_it_lets_what_runs_save_and_begins_nothing_more(tmp_path):
+def test_stop_terminates_running_jobs_and_starts_no_more(tmp_path):
     saving = "trap 'echo saved > kept; exit 42' TERM; touch up; while :; do sleep 0.02; done"
     jobs = [job(tmp_path / "a", saving, "touch done"), job(tmp_path / "b", "touch done")]
     stream = io.StringIO()
@@ -131,7 +131,7 @@ def test_told_to_stop_it_lets_what_runs_save_and_begins_nothing_more(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_told_twice_it_kills(tmp_path):
+def test_a_second_stop_kills(tmp_path):
     deaf = "trap '' TERM; touch up; while :; do sleep 0.02; done"
     runner = Runner([job(tmp_path / "a", deaf)], stream=io.StringIO())
     thread = threading.Thread(target=runner.run)
@@ -163,7 +163,7 @@ def test_two_runners_share_the_jobs_of_a_folder(tmp_path):
         assert (tmp_path / str(i) / "count").read_text() == "x\n", "a job was run twice"
 
 
-def test_what_a_killed_runner_left_running_takes_the_place_of_a_job(tmp_path, monkeypatch):
+def test_an_orphaned_job_is_awaited(tmp_path, monkeypatch):
     left = f"echo x >> count; touch up; {UNTIL_RELEASED}; touch done"
     code = (
         "import sys\n"
@@ -192,7 +192,7 @@ def test_what_a_killed_runner_left_running_takes_the_place_of_a_job(tmp_path, mo
     assert (tmp_path / "a" / "count").read_text() == "x\n"
 
 
-def test_a_status_line_tells_how_much_is_left(tmp_path, monkeypatch):
+def test_status_lines_have_progress_and_remaining_time(tmp_path, monkeypatch):
     monkeypatch.setattr(runner_module, "_STATUS_SECONDS", 0.1)
     second = job(tmp_path / "b", f"{UNTIL_RELEASED}; touch done", total=10)
 
@@ -208,7 +208,7 @@ def test_a_status_line_tells_how_much_is_left(tmp_path, monkeypatch):
     assert "left; b 0/10" in stream.getvalue()
 
 
-def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):
+def test_an_unwritable_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another --workdir"):
         run(job(tmp_path / "file" / "a", "touch done"))

@@ -17,7 +17,7 @@ def in_the_checkout(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_variant_can_be_built_and_differs_from_the_others(name):
+def test_every_variant_builds_and_is_different(name):
     sweep = read_sweep(f"{FOLDER}/{name}.py", seeds=2)
     assert sweep.title.endswith(".")
     assert sweep.claim.startswith("Claim: ")
@@ -33,7 +33,7 @@ def test_every_variant_can_be_built_and_differs_from_the_others(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(ABLATIONS) - {"cycle"}))
-def test_ablations_of_pairs_have_a_base_for_accelerators_too(name):
+def test_ablations_of_pairs_take_another_base(name):
     module = __import__(f"experiments.ablations.{name}", fromlist=["get_config"])
     config = module.get_config("base=paired,steps=123")
     assert (config.data.size, config.training.total_steps) == (256, 123)

@@ -7,7 +7,9 @@ import pytest
 from experiments import base
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
-from warp_translate.experiment import build
+from warp_translate.evaluation.runs import flat
+from warp_translate.experiment import build, fields
+from warp_translate.settings import declared
 
 FOLDER = Path(base.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
@@ -31,27 +33,26 @@ def test_there_are_experiments():
 
 
 @pytest.mark.parametrize(("name", "arg"), CALLS)
-def test_every_experiment_can_be_built_and_is_shrunk_by_runlocal(name, arg):
+def test_every_experiment_builds_whole_and_shrunk(name, arg):
     full, tiny = get_config(name, arg), get_config(name, f"{arg}runlocal")
     training = build.training(full)
     if full.method.training == "classifier":
         assert tiny.classifier.width * tiny.classifier.stages <= 16
     else:
-        assert full.data.size % (training.factor * training.generator.stride) == 0
+        assert full.data.size % (training.method.factor * training.generator.stride) == 0
         assert full.data.size >= training.adversary.discriminator.minimum_size
         assert tiny.generator.width * tiny.generator.blocks <= 16
     build.joint_augment(full)
-    build.eval_crop(full)
     build.schedule(full)
     build.training(tiny)
     assert tiny.training.total_steps <= 10 < full.training.total_steps
-    for section, fields in base.get_config(full.method.training).items():
-        for config in (full, tiny):
-            assert section == "seed" or set(config[section]) == set(fields), section
+    known = set(fields.settings(full.method.training))
+    for config in (full, tiny):
+        assert set(flat(config.to_dict())) == known
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "classifier"])
-def test_the_cost_of_every_experiment_is_told_by_its_parts(name):
+def test_cost_parts_cover_the_cost_of_every_experiment(name):
     """What is in none of them is conversion to and from uint8, below a hundredth."""
     training = build.training(get_config(name))
     for factor in (1, 8) if name == "quickstart" else (8,):
@@ -59,8 +60,8 @@ def test_the_cost_of_every_experiment_is_told_by_its_parts(name):
             cost.translation(
                 training.generator,
                 factor,
-                mask_weights=training.mask_weights,
-                fusion=training.fusion,
+                mask_weights=training.method.mask_weights,
+                fusion=training.method.fusion,
             ),
             cost.abstract_parameters(training.generator),
             jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"),
@@ -72,56 +73,73 @@ def test_the_cost_of_every_experiment_is_told_by_its_parts(name):
         assert open_loops == 0
 
 
+def changed(name, each):
+    """Another valid value of a field, where one is easily found; else its default."""
+    if each.choices and name != "method.training":
+        return each.choices[-1]
+    if isinstance(each.default, bool):
+        return not each.default
+    if isinstance(each.default, float) and name != "losses.perceptual":
+        return each.default / 2 or 0.25
+    return 7 if name == "method.pool_size" else each.default
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_base_fields_are_all_read(kind):
-    """An option that nothing reads would pass every other test."""
-    sources = "".join(path.read_text() for path in Path(build.__file__).parent.glob("*.py"))
+def test_every_field_reaches_what_it_configures(kind):
+    known = fields.settings(kind)
     config = base.get_config(kind)
-    assert config.method.training == kind
-    for section in ("data", "method", "optim", "training", "evaluation"):
-        for name in config[section]:
-            assert f".{name}" in sources, f"config.{section}.{name}"
-    # Reads generator, discriminator, adversary and losses whole, field by field.
+    config.update_from_flattened_dict({name: changed(name, each) for name, each in known.items()})
     training = build.training(config)
+    built = [
+        *(("data", build.joint_augment(config)), ("training", build.schedule(config))),
+        *(("training", build.replicas(training, config)), ("method", training)),
+    ]
     if kind == "classifier":
-        fields = {**config.classifier, "domains": 2}
-        assert fields == {name: getattr(training.classifier, name) for name in fields}
-        assert training.outliers == config.method.outliers
-        return
-    for section, built in (("generator", training.generator), ("losses", training.losses)):
-        for name in config[section]:
-            assert getattr(built, name) == config[section][name], f"config.{section}.{name}"
-    assert training.adversary.loss == config.adversary.loss
-    assert training.adversary.penalty_every == config.adversary.penalty_every
+        built += [("classifier", training.classifier)]
+    else:
+        adversary = training.adversary
+        built += [
+            *(("method", training.method), ("losses", training.losses), ("adversary", adversary)),
+            *(("adversary", adversary.augmentation), ("generator", training.generator)),
+            ("discriminator", adversary.discriminator),
+        ]
+        assert adversary.microbatches == config.training.accumulate
+    values = flat(config.to_dict())
+    for section, consumer in built:
+        for name, (field, _) in declared(consumer, section).items():
+            if name in values:
+                assert getattr(consumer, field) == values.pop(name), name
+    package = Path(build.__file__).parents[1]
+    files = [
+        package / "training/optim.py",
+        *package.glob("experiment/*.py"),
+        *package.glob("cli/*.py"),
+    ]
+    sources = "".join(path.read_text() for path in files)
+    for name in values:
+        last = name.rpartition(".")[2]
+        assert f".{last}" in sources or f'"{last}")' in sources, f"nothing reads config.{name}"
 
 
-def test_the_adversarys_fields_reach_the_adversary_and_its_augmentation():
-    config = base.get_config("cycle")
-    config.adversary.update(loss="bce", r1=0.5, r2=0.25, penalty_every=3)
-    config.adversary.update(colour=0.75, translation=0.125, cutout=0.375)
-    config.discriminator.spectral_norm = False
-    config.method.pool_size = 7
-    training = build.training(config)
-    adversary, augmentation = training.adversary, training.adversary.augmentation
-    assert (adversary.loss, adversary.r1, adversary.r2, adversary.penalty_every) == (
-        *("bce", 0.5, 0.25, 3),
+def test_the_readme_lists_every_field():
+    text = (FOLDER / "README.md").read_text()
+    listed = text.partition("<!-- fields -->\n")[2].partition("\n<!-- end of fields -->")[0]
+    assert listed == fields.table(), (
+        "replace the table by: python -c 'from warp_translate.experiment import fields; "
+        "print(fields.table())'"
     )
-    assert augmentation.colour == 0.75
-    assert (augmentation.translation, augmentation.cutout) == (0.125, 0.375)
-    assert not adversary.discriminator.spectral_norm
-    assert training.pool_size == 7
 
 
-def test_cycle_takes_size_factor_and_kind():
+def test_arguments_of_cycle():
     config = get_config("cycle", "size=128,factor=4")
     assert (config.data.size, config.data.load_size, config.method.factor) == (128, 143, 4)
     assert config.method.training == "cycle" and config.data.name == "openmoji_gender_unpaired"
     assert get_config("cycle", "kind=contrastive").method.training == "contrastive"
     with pytest.raises(UserError, match=r"method.training is 'circle'; it must be one of"):
-        build.training(get_config("cycle", "kind=circle"))
+        get_config("cycle", "kind=circle")
 
 
-def test_arguments_are_typed_and_unknown_ones_refused():
+def test_arguments_are_typed_and_checked():
     arg = base.parse_arg(
         "size=128,rate=0.5,runlocal,name=x", size=1, rate=1.0, runlocal=False, name=""
     )

@@ -45,9 +45,12 @@ def test_logits_are_float32():
     ("fields", "message"),
     [
         ({"domains": 1}, "two domains or more, got 1"),
-        ({"domains": 2, "width": 6}, r"classifier\.width 6 must be a multiple of 4"),
-        ({"domains": 2, "width": 0}, r"classifier\.width 0"),
-        ({"domains": 2, "stages": 0}, r"classifier\.stages 0"),
+        (
+            {"domains": 2, "width": 6},
+            r"classifier\.width is 6; it must be a positive multiple of 4",
+        ),
+        ({"domains": 2, "width": 0}, r"classifier\.width is 0"),
+        ({"domains": 2, "stages": 0}, r"classifier\.stages is 0"),
     ],
 )
 def test_error_names_invalid_fields(fields, message):

@@ -39,7 +39,9 @@ def test_no_augmentation_returns_the_array():
     ("field", "value"), [("colour", -0.1), ("translation", 1.5), ("cutout", float("nan"))]
 )
 def test_strength_outside_its_range(field, value):
-    with pytest.raises(ValueError, match=rf"augmentation {field} \S+ must be within 0 and 1"):
+    with pytest.raises(
+        ValueError, match=rf"adversary\.{field} is \S+; it must be a number from 0 to"
+    ):
         Augmentation(**{field: value})
 
 

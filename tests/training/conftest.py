@@ -14,19 +14,20 @@ from warp_translate.training.discriminator_training import Adversary
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 
 SIZE = 16
+WEIGHTS = {"l1_output": 1.0, "l1_pretranslated": 10.0, "l1_warped": 10.0, "pyramid_levels": 2}
 
 
 def parts(adversary: dict | None, fields: dict) -> dict:
-    """What both kinds of training take, with some of it overridden."""
+    """Arguments of both kinds of training, with overrides."""
     critic = {
         "discriminator": Discriminator(width=4, layers=1, scales=1),
         "optimizer": optax.sgd(0.1),
+        "penalty_every": 1,
     }
     return {
         "generator": Generator(width=4, blocks=0, max_displacement=4.0),
         "generator_optimizer": optax.sgd(0.1),
         "adversary": Adversary(**{**critic, **(adversary or {})}),
-        "factor": 2,
         **fields,
     }
 
@@ -36,7 +37,7 @@ def tiny():
     """Returns a function that builds a tiny paired training; anything can be overridden."""
 
     def build(losses=None, adversary=None, **fields) -> PairedTraining:
-        weights = PairedLosses(**{"l1_output": 1.0, "pyramid_levels": 2, **(losses or {})})
+        weights = PairedLosses(**(WEIGHTS | (losses or {})))
         return PairedTraining(losses=weights, **parts(adversary, fields))
 
     return build
@@ -44,10 +45,10 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def tiny_cycle():
-    """The same for cycle training, which keeps no pool unless told."""
+    """The same for cycle training, without a pool by default."""
 
     def build(losses=None, adversary=None, **fields) -> CycleTraining:
-        weights = CycleLosses(**(losses or {}))
+        weights = CycleLosses(**({"adversarial_pretranslated": 0.0} | (losses or {})))
         return CycleTraining(losses=weights, **parts(adversary, {"pool_size": 0, **fields}))
 
     return build
@@ -61,7 +62,7 @@ def start():
 
 @pytest.fixture(scope="session")
 def noisy_state():
-    """Returns a function that fills the state of a training with noise, and compiles nothing."""
+    """Returns a function that fills the state of a training with noise, without compiling."""
 
     def fill(training):
         rng = np.random.default_rng(2)
@@ -73,7 +74,7 @@ def noisy_state():
 
 @pytest.fixture(scope="session")
 def shake():
-    """Returns a function that moves every parameter off its start, where displacements are zero."""
+    """Returns a function that changes every parameter, as initial displacements are zero."""
 
     def moved(params):
         rng = np.random.default_rng(1)
@@ -101,7 +102,7 @@ def batch(draw_batch):
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """A function that says how many bytes files of this process may have; None for all."""
+    """Returns a function that limits the size of files in bytes; None removes the limit."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 

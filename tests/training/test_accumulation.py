@@ -12,7 +12,7 @@ from warp_translate.types import to_float
 ROOT = jax.random.key(0)
 
 
-def test_the_mean_over_microbatches_is_the_mean(rng):
+def test_mean_over_microbatches_is_the_mean(rng):
     inputs = {"x": rng.normal(size=(12, 3)).astype(np.float32), "keys": jax.random.split(ROOT, 12)}
 
     def mean(part):
@@ -27,7 +27,7 @@ def test_the_mean_over_microbatches_is_the_mean(rng):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_gradients_go_through_what_is_made_and_through_the_parameters_themselves(count, rng):
+def test_gradient_matches_automatic_differentiation(count, rng):
     """Against automatic differentiation of the whole in one."""
     params = {"a": jnp.float32(0.7), "b": jnp.float32(-1.3)}
     x = rng.normal(size=8).astype(np.float32)
@@ -59,7 +59,9 @@ ADVERSARY = {
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["paired", "cycle"])
-def test_a_step_in_parts_is_the_step_in_one(kind, tiny, tiny_cycle, start, shake, draw_batch):
+def test_a_step_with_microbatches_equals_one_without(
+    kind, tiny, tiny_cycle, start, shake, draw_batch
+):
     """With everything that looks at examples: augmentation, penalty, pool, spectral norm."""
     if kind == "paired":
         losses = {"smoothness_first": 0.1, "feature_matching": 1.0}

@@ -12,7 +12,7 @@ def scalars(mask, displacement, saturated=0.0, prefix=""):
 
 
 def third_look(watch, found):
-    """What is said when it is still so for the third time."""
+    """The warnings of the third check of the same metrics."""
     assert watch(found) == watch(found) == []
     return watch(found)
 
@@ -36,7 +36,7 @@ PRETRANSLATED = "the warped original has lost its weight"
     ],
 )
 @pytest.mark.parametrize("mask_weights", ["pretranslated", "warped"])
-def test_every_way_to_die_is_told_with_its_figures_and_a_remedy(
+def test_every_collapse_is_reported_with_figures_and_remedy(
     mask_weights, weight, displacement, words
 ):
     mask = weight if mask_weights == "pretranslated" else 1 - weight
@@ -50,11 +50,11 @@ def test_every_way_to_die_is_told_with_its_figures_and_a_remedy(
 @pytest.mark.parametrize(
     ("mask", "displacement"), [(0.4, 0.0), (0.5, 3.0), (0.015, 1.0), (0.99, 1.0)]
 )
-def test_a_sound_run_has_no_warning(mask, displacement):
+def test_healthy_statistics_give_no_warning(mask, displacement):
     assert third_look(BranchWatch(), scalars(mask, displacement)) == []
 
 
-def test_other_metrics_alone_say_nothing():
+def test_other_metrics_give_no_warning():
     found = {"generator/loss": 0.0, "d_a/probability_gap": 0.0}
     assert third_look(BranchWatch(), found) == []
 
@@ -68,7 +68,7 @@ def test_each_generator_is_named():
     assert first.startswith(f"a_to_b: {PRETRANSLATED}") and second.startswith(f"b_to_a: {WARPED}")
 
 
-def test_each_generator_has_looks_of_its_own():
+def test_generators_are_counted_separately():
     watch = BranchWatch()
     dead_a, dead_b = scalars(0.001, 1.0, prefix="a/"), scalars(0.001, 1.0, prefix="b/")
     sound_a, sound_b = scalars(0.4, 1.0, prefix="a/"), scalars(0.4, 1.0, prefix="b/")
@@ -77,14 +77,14 @@ def test_each_generator_has_looks_of_its_own():
     assert [[line[:2] for line in lines] for lines in said] == [[], [], ["a:"], ["b:"]]
 
 
-def test_a_batch_with_little_to_change_is_no_death():
+def test_a_single_batch_with_few_changes_is_no_collapse():
     """What the quickstart's steps 2350 to 2500 log: that of 2450 has drawn stick figures."""
     watch = BranchWatch()
     for mask, displacement in ((0.036, 0.121), (0.024, 0.126), (0.0128, 0.034), (0.056, 0.298)):
         assert watch(scalars(mask, displacement)) == []
 
 
-def test_a_warning_is_said_once_and_again_only_after_sound_statistics():
+def test_a_warning_repeats_only_after_recovery():
     watch, dead = BranchWatch(), scalars(0.001, 1.0)
     looks = (SOUND, *[dead] * 5, SOUND, *[dead] * 4, SOUND, dead, dead, SOUND, dead)
     assert [len(watch(each)) for each in looks] == [
@@ -94,7 +94,7 @@ def test_a_warning_is_said_once_and_again_only_after_sound_statistics():
     ]
 
 
-def test_two_watches_know_nothing_of_each_other():
+def test_watches_are_independent():
     first, second = BranchWatch(), BranchWatch()
     dead = scalars(0.001, 1.0)
     assert [len(watch(dead)) for watch in (first, second) * 3] == [0, 0, 0, 0, 1, 1]

@@ -51,7 +51,7 @@ def stepped(training, before, draw_batch):
 
 
 @pytest.mark.core
-def test_equals_updates_written_out(training, before, stepped, draw_batch):
+def test_step_matches_explicit_updates(training, before, stepped, draw_batch):
     """The reference runs every network as often as it is mentioned."""
     after, metrics = stepped
     batch = draw_batch(0)
@@ -126,7 +126,7 @@ def test_equals_updates_written_out(training, before, stepped, draw_batch):
         )
 
 
-def test_places_are_drawn_without_repetition_and_differ_between_keys():
+def test_patches_are_drawn_without_repetition():
     first, second = (np.asarray(_draw(jax.random.key(seed), 100, 10)) for seed in (0, 1))
     assert len(set(first.tolist())) == 10 and first.min() >= 0 and first.max() < 100
     assert set(first.tolist()) != set(second.tolist())
@@ -134,7 +134,7 @@ def test_places_are_drawn_without_repetition_and_differ_between_keys():
 
 
 @pytest.mark.core
-def test_eight_devices_take_the_step_of_one(training, before, stepped, draw_batch):
+def test_eight_devices_match_one(training, before, stepped, draw_batch):
     after, metrics = stepped
     replicas = Replicas(training.axes)
     step = replicas.map(training.step)
@@ -146,10 +146,3 @@ def test_eight_devices_take_the_step_of_one(training, before, stepped, draw_batc
         many = getattr(spread, name).params
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=5e-4, atol=5e-4), one, many)
     np.testing.assert_allclose(spread_metrics["a_to_b/loss"], metrics["a_to_b/loss"], rtol=1e-4)
-
-
-def test_the_weights_are_checked():
-    with pytest.raises(ValueError, match=r"losses\.temperature 0\.0 must be positive"):
-        ContrastiveLosses(temperature=0.0)
-    with pytest.raises(ValueError, match=r"losses\.patches 1 at least 2"):
-        ContrastiveLosses(patches=1)

@@ -43,8 +43,8 @@ def consecutive(batch, calls):
 
 
 @pytest.mark.parametrize(("size", "batch"), [(6, 2), (6, 4), (4, 4), (3, 7), (1, 1), (5, 1)])
-def test_no_image_is_lost_or_doubled(size, batch):
-    """Each call against what the algorithm says, whatever was drawn."""
+def test_images_are_neither_lost_nor_duplicated(size, batch):
+    """Each call against the algorithm, for any random draw."""
     seen_swap = seen_keep = False
     for before, given, back, after in itertools.chain.from_iterable(
         feed(size, consecutive(batch, 8), seed) for seed in range(0, 2500, 100)
@@ -63,7 +63,7 @@ def test_no_image_is_lost_or_doubled(size, batch):
     assert seen_swap and seen_keep
 
 
-def test_a_full_pool_exchanges_half_at_places_that_are_equally_likely():
+def test_a_full_pool_exchanges_half_at_uniform_places():
     size, batch, calls = 8, 4, 400
     swapped, places = 0, np.zeros(size)
     batches = [np.arange(batch) + 1 + batch * (call % 50) for call in range(calls)]
@@ -76,27 +76,27 @@ def test_a_full_pool_exchanges_half_at_places_that_are_equally_likely():
     assert np.abs(places / places.sum() - 1 / size).max() < 0.03
 
 
-def test_what_comes_back_was_seen_in_an_earlier_call():
+def test_returned_images_are_of_earlier_calls():
     seen = set()
     for _, given, back, _ in feed(5, consecutive(3, 30)):
         assert all(b == g or b in seen for b, g in zip(back, given, strict=True))
         seen |= set(given)
 
 
-def test_of_a_batch_larger_than_the_pool_no_more_is_exchanged_than_the_pool_holds():
+def test_a_batch_may_exceed_the_pool():
     *_, (before, given, back, _) = feed(2, [range(1, 3), range(10, 30)])
     exchanged = [i for i in range(20) if back[i] != given[i]]
     assert len(exchanged) <= 2 and set(back[i] for i in exchanged) <= set(before)
 
 
-def test_without_room_the_images_come_back_as_they_are():
+def test_without_a_pool_images_are_returned():
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 2, 2, 3)), jnp.float32)
     pool, back = exchange(empty_pool(0, 2, 2), images, ROOT)
     np.testing.assert_array_equal(back, images)
     assert pool is None
 
 
-def test_the_newest_come_back_unrounded_and_the_earlier_ones_in_8_bits():
+def test_only_stored_images_are_rounded():
     rng = np.random.default_rng(0)
     first, second = rng.uniform(-1.2, 1.2, (2, 4, 2, 2, 3)).astype(np.float32)
     pool, back = exchange_jit(empty_pool(4, 2, 2), first, ROOT)
@@ -111,7 +111,7 @@ def test_the_newest_come_back_unrounded_and_the_earlier_ones_in_8_bits():
         assert misses.min() < 1e-6
 
 
-def test_the_same_key_draws_the_same_and_another_another():
+def test_draws_depend_on_the_key():
     def draws(seed):
         return [back for *_, back, _ in feed(4, consecutive(4, 10), seed)]
 
@@ -120,7 +120,7 @@ def test_the_same_key_draws_the_same_and_another_another():
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_no_gradient_passes(count):
+def test_there_is_no_gradient(count):
     pool = empty_pool(4, 2, 2).replace(count=jnp.int32(count))
 
     @functools.partial(jax.jit, static_argnums=1)
@@ -133,8 +133,3 @@ def test_no_gradient_passes(count):
     images = numbered(range(4))
     np.testing.assert_array_equal(slope(images, True), 0)
     assert np.abs(slope(images, False)).min() > 0
-
-
-def test_a_negative_size_is_refused():
-    with pytest.raises(ValueError, match=r"cannot hold -1 images; 0 switches it off"):
-        empty_pool(-1, 2, 2)

@@ -13,33 +13,31 @@ def rates(schedule, steps, **options):
     return np.array([function(step) for step in range(steps + 1)])
 
 
-def test_constant_stays():
+def test_constant_schedule():
     np.testing.assert_allclose(rates("constant", 5), 2.0)
 
 
-def test_linear_stays_until_the_half_and_then_falls_to_zero():
+def test_linear_schedule():
     np.testing.assert_allclose(rates("linear", 8), [2, 2, 2, 2, 2, 1.5, 1, 0.5, 0], atol=1e-6)
 
 
-def test_cosine_falls_as_half_a_cosine():
+def test_cosine_schedule():
     expected = 1 + np.cos(np.pi * np.arange(9) / 8)
     np.testing.assert_allclose(rates("cosine", 8), expected, atol=1e-6)
 
 
-def test_warmup_rises_in_a_line_and_the_rest_follows():
+def test_warmup_is_linear():
     values = rates("linear", 12, warmup_steps=4)
     np.testing.assert_allclose(values[:5], [0, 0.5, 1, 1.5, 2], atol=1e-6)
     np.testing.assert_allclose(values[4:], rates("linear", 8), atol=1e-6)
 
 
-def test_bad_schedules_are_refused():
-    with pytest.raises(ValueError, match="got 'wavy'"):
-        learning_rate_schedule("wavy", 1.0, 10)
-    with pytest.raises(ValueError, match="warmup_steps 10"):
+def test_a_warmup_of_the_whole_run_is_refused():
+    with pytest.raises(UserError, match=r"config\.optim\.warmup_steps 10 must be below"):
         learning_rate_schedule("linear", 1.0, 10, warmup_steps=10)
 
 
-def test_ema_against_the_recurrence_in_numpy(rng):
+def test_ema_matches_numpy(rng):
     values = rng.normal(size=30)
     ema, expected = {"p": jnp.float32(values[0])}, values[0]
     for step, value in enumerate(values[1:]):
@@ -80,18 +78,18 @@ def moved(parts):
         ("", set()),
     ],
 )
-def test_frozen_parts_stay_bit_for_bit_and_the_others_move(parts, frozen):
+def test_only_frozen_parts_stay_equal(parts, frozen):
     everything = {"trunk/first", "trunk/first_b", "trunk_b/first", "mask/bias"}
     assert moved(parts) == everything - frozen
 
 
-def test_without_a_part_to_freeze_it_is_the_optimiser_itself():
+def test_without_frozen_parts_the_optimizer_is_unchanged():
     """So that checkpoints of runs that freeze nothing have no other structure."""
     optimizer = optax.adam(0.1)
     assert freeze(optimizer, " ", "field") is optimizer
 
 
-def test_parts_that_are_not_there_and_too_many_are_refused():
+def test_unknown_and_complete_parts_are_refused():
     with pytest.raises(UserError, match=r"finetune.freeze: .*'trunks'.*mask, trunk, trunk_b"):
         moved("trunks")
     with pytest.raises(UserError, match="leaves nothing to train"):

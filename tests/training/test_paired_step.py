@@ -46,7 +46,7 @@ def moved(before, after):
     return largest_difference(before, after) > 0
 
 
-def test_equals_updates_written_out_with_a_second_forward_pass(everything, batch):
+def test_step_matches_explicit_updates(everything, batch):
     """The reference runs the generator again under the new discriminator, as textbooks do."""
     training, _, state, step = everything
     weights = training.losses
@@ -125,7 +125,7 @@ def output_only(tiny):
     return jax.jit(tiny(losses, generator=generator).step)
 
 
-def test_without_an_adversarial_weight_no_discriminator_is_trained(everything, output_only, batch):
+def test_a_zero_adversarial_weight_trains_no_discriminator(everything, output_only, batch):
     _, state, _, _ = everything
     after, metrics = output_only(state, batch, ROOT)
     assert not moved(state.discriminator, after.discriminator)
@@ -134,9 +134,7 @@ def test_without_an_adversarial_weight_no_discriminator_is_trained(everything, o
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, metrics)))
 
 
-def test_both_branches_learn_from_their_own_loss_when_the_mask_has_collapsed(
-    everything, output_only, batch
-):
+def test_a_collapsed_branch_still_learns(everything, output_only, batch):
     """At a mask of zero the output gives the pretranslated image no gradient, at one the warp."""
     _, fresh, _, feeding_step = everything
     for bias, starving in ((-40.0, "pretranslated"), (40.0, "displacement")):
@@ -154,7 +152,7 @@ def test_both_branches_learn_from_their_own_loss_when_the_mask_has_collapsed(
         assert change(feeding_step) > 1e-3
 
 
-def test_the_gradient_penalty_is_due_every_fourth_step(everything, batch):
+def test_the_gradient_penalty_is_lazy(everything, batch):
     _, _, state, step = everything
     first, second, due = (
         step(state.replace(step=jnp.int32(number)), batch, ROOT)[0].discriminator.params
@@ -176,7 +174,7 @@ def test_bfloat16_networks_keep_parameters_and_metrics_in_float32(tiny, everythi
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
-def test_training_size_that_does_not_divide_is_refused(tiny):
+def test_an_invalid_size_is_refused(tiny):
     with pytest.raises(ValueError, match="training size 18 must be a multiple of 8"):
         tiny().init(ROOT, 18)
 

@@ -214,5 +214,5 @@ def test_replica_that_differs_in_one_bit_is_named(mapping):
 def test_invalid_arguments_are_rejected():
     with pytest.raises(UserError, match=r"batch of 6 .* 4 devices: .*global_batch"):
         Replicas(None, tuple(jax.devices()[:4])).place_batches([{"source": np.zeros((6, 1))}])
-    with pytest.raises(ValueError, match=r"training.parallel must be one of .*'vmap'"):
+    with pytest.raises(ValueError, match=r"training\.parallel is 'vmap'; it must be one of"):
         Replicas(None, mapping="vmap")

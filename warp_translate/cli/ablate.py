@@ -61,10 +61,11 @@ def main(argv: Sequence[str]) -> None:
     if _JOBS.value < 1:
         raise UserError(f"--jobs={_JOBS.value} must be at least 1")
     config = config_flag.experiment()
+    build.check(config)
     experiment = config_flags.get_config_filename(flags.FLAGS["config"])
     further = config_flags.get_override_values(flags.FLAGS["config"])
     workdir = program.WORKDIR.value
-    found = sweep.read_sweep(experiment, seeds=_SEEDS.value, workdir=workdir)
+    found = sweep.read_sweep(experiment, seeds=_SEEDS.value)
     chosen = choose(found, _ONLY.value, further)
     every = [f"--config.{field}={sweep.as_text(value)}" for field, value in further.items()]
     commands = {run.name: run.flags(experiment, workdir, every) for run in chosen}
@@ -191,10 +192,10 @@ def prepare(config: ml_collections.ConfigDict, found: sweep.Sweep, chosen: set[s
         variant = config.copy_and_resolve_references()
         variant.update_from_flattened_dict(dict(found.variants[label]))
         try:
-            build.check_size(variant)
+            training = build.training(variant)
             metric = variant.evaluation.best_metric
             best_checkpoint.score(metric, "config.evaluation.best_metric")
-            task = tasks.open_task(variant)
+            task = tasks.open_task(variant, training)
             best_checkpoint.check(metric, "config.evaluation.best_metric", task.scores)
         except UserError as error:
             raise UserError(f"the variant {label!r} cannot be run: {error}") from error

@@ -26,6 +26,7 @@ from warp_translate.evaluation.cost_report import Report
 from warp_translate.experiment import build
 from warp_translate.experiment.cost_measurement import Subject, measure
 from warp_translate.models import Generator
+from warp_translate.training.base import GeneratorTraining
 
 _LATENCY = flags.DEFINE_bool("latency", True, "Time the translations.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed translations of each size and factor.")
@@ -69,19 +70,18 @@ def _of_config() -> Subject:
     if bundle_flags.backend() != "auto":
         raise UserError(f"--engine={bundle_flags.backend()} is for a --bundle; leave it out")
     config = experiment()
-    build.check(config)
-    if config.method.training == "classifier":
+    training = build.training(config)
+    if not isinstance(training, GeneratorTraining):
         raise UserError(
             "--config is a classifier's experiment, which translates nothing: give one of "
             "generators, experiments/paired.py for instance"
         )
-    training = build.generator_training(config)
     generator = training.generator
     return Subject(
         name=f"{config.method.training} experiment, {_in_words(generator)}",
         generator=generator,
-        mask_weights=training.mask_weights,
-        fusion=training.fusion,
+        mask_weights=training.method.mask_weights,
+        fusion=training.method.fusion,
         factors=_FACTORS,
         engine=None,
     )

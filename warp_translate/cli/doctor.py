@@ -292,7 +292,6 @@ def _training() -> Any:
         generator_optimizer=optax.adam(2e-4),
         adversary=Adversary(Discriminator(width=16, layers=1, scales=1), optax.adam(2e-4)),
         losses=PairedLosses(),
-        factor=2,
     )
 
 

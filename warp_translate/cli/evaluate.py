@@ -35,6 +35,7 @@ from warp_translate.experiment.restore import Run, Trained
 from warp_translate.experiment.task import Report, Sheet, Task
 from warp_translate.progress import Progress
 from warp_translate.training import distributed
+from warp_translate.training.base import Training
 from warp_translate.training.checkpoint import CheckpointVanished, DamagedCheckpoint
 
 _ROWS = flags.DEFINE_integer("rows", 8, "Examples on the sheet, spread evenly over the split.")
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     tell: Tell = print if writes else _nothing
     if not _WATCH.value and program.STEP.value != _ALL:
         found = trained()
-        task = _task(found.config)
+        task = _task(found.config, found.training)
         size = found.config.data.size
         record, report = _measure(task, found, eval_setup.cost(task.training, size), say)
         tell(report.table)
@@ -108,7 +109,7 @@ def _folder() -> Path:
     return storage.to_path(program.OUTPUT.value or f"{program.WORKDIR.value}/{EVALUATION_FOLDER}")
 
 
-def _task(config: ml_collections.ConfigDict) -> Task:
+def _task(config: ml_collections.ConfigDict, training: Training) -> Task:
     """The task of a run, with the networks that the command line names."""
     config = config.copy_and_resolve_references()
     for flag in (_EXTRACTOR, _RECOGNISER, _RECOGNISER_DOMAINS):
@@ -116,7 +117,7 @@ def _task(config: ml_collections.ConfigDict) -> Task:
             if config.method.training == "classifier":
                 raise UserError(f"--{flag.name}={flag.value} is for generators, not a classifier")
             config.evaluation[flag.name] = flag.value
-    return tasks.open_task(config, factor=program.FACTOR.value)
+    return tasks.open_task(config, training)
 
 
 def _wait_for_a_run(say: Tell) -> None:
@@ -132,7 +133,7 @@ def _wait_for_a_run(say: Tell) -> None:
 
 def _measure_all(run: Run, say: Tell, tell: Tell) -> None:
     """Measures the steps of a run, the oldest first, which a training deletes first."""
-    task = _task(run.config)
+    task = _task(run.config, run.training)
     where = "--best_by" if run.chosen else "config.evaluation.best_metric"
     best_checkpoint.check(run.best_by, where, task.scores)
     size, folder = run.config.data.size, _folder()

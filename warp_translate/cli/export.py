@@ -26,10 +26,10 @@ from warp_translate.data import names
 from warp_translate.errors import UserError
 from warp_translate.experiment import build, run_config
 from warp_translate.experiment.restore import Trained
-from warp_translate.experiment.task import TranslationTraining
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle, ClassifierBundle
+from warp_translate.training.base import GeneratorTraining
 from warp_translate.training.classifier_step import ClassifierTraining
 
 _SOURCE = flags.DEFINE_string("source", None, "Name of the domain that is translated from.")
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
         _export_classifier()
         return
     trained = trained_generators()
-    if (reduction := trained.config.method.get("reduction", "box")) != "box":
+    if (reduction := trained.config.method.reduction) != "box":
         raise UserError(
             f"the run in {program.WORKDIR.value} was trained with method.reduction={reduction}, an "
             "ablation that bundles do not have: give a run with box"
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     ).resolve() == storage.absolute(output):
         raise UserError(f"--triton and --output are both {repository}: give two folders")
     source, target = _domains(trained.config)
-    factors = _factors(trained.training.factor)
+    factors = _factors(trained.training.method.factor)
     planned = []
     for direction in directions:
         ends = (target, source) if direction == "b_to_a" else (source, target)
@@ -207,7 +207,7 @@ def _factors(own: int) -> tuple[int, ...]:
 
 
 def _describe(
-    trained: Trained[TranslationTraining],
+    trained: Trained[GeneratorTraining],
     folder: Path,
     direction: str,
     name: str,
@@ -234,7 +234,7 @@ def _describe(
         target=ends[1],
         architecture=Architecture.from_json(architecture, str(program.WORKDIR.value)),
         factors=factors,
-        factor=trained.training.factor,
+        factor=trained.training.method.factor,
         size=config.data.size,
         provenance=bundles.provenance(config.to_dict(), trained.step, figures),
         files={},

@@ -9,7 +9,7 @@ from absl import flags
 from warp_translate.cli import program
 from warp_translate.errors import UserError
 from warp_translate.experiment.restore import Run, Trained, open_run_in
-from warp_translate.experiment.task import Training, TranslationTraining
+from warp_translate.training.base import GeneratorTraining, Training
 
 BEST_BY = flags.DEFINE_string(
     "best_by",
@@ -19,7 +19,7 @@ BEST_BY = flags.DEFINE_string(
 )
 
 
-def trained_generators() -> Trained[TranslationTraining]:
+def trained_generators() -> Trained[GeneratorTraining]:
     """Restores the generators that the flags name, see `trained`.
 
     Raises:
@@ -31,7 +31,7 @@ def trained_generators() -> Trained[TranslationTraining]:
             f"the run in {program.WORKDIR.value} has trained a classifier, which translates "
             "nothing: give a run of generators"
         )
-    return cast(Trained[TranslationTraining], found)
+    return cast(Trained[GeneratorTraining], found)
 
 
 def trained() -> Trained[Training]:

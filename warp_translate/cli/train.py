@@ -23,6 +23,7 @@ from warp_translate.evaluation.verdict import worse_than_untouched
 from warp_translate.experiment import (
     best_checkpoint,
     build,
+    fields,
     finetune,
     multihost,
     run_config,
@@ -32,6 +33,7 @@ from warp_translate.experiment import (
 from warp_translate.experiment.task import Task, result_params
 from warp_translate.progress import Format, Progress
 from warp_translate.training import distributed, loop
+from warp_translate.training.base import Training
 from warp_translate.training.checkpoint import (
     Checkpointer,
     SaveFailed,
@@ -48,6 +50,9 @@ _COMPILATION_CACHE = define_path(
 )
 _ACCEPT_CHANGES = flags.DEFINE_bool(
     "accept_changes", False, "Go on with a run though its configuration is another now."
+)
+_FIELDS = flags.DEFINE_bool(
+    "fields", False, "Print every field with its value, valid values and meaning, and exit."
 )
 _PROFILE_STEPS = flags.DEFINE_integer(
     "profile_steps", 0, "Steps to profile into <workdir>/profile, after the first ten; 0 for none."
@@ -100,13 +105,13 @@ def _train(
     profile_steps: int,
     held: contextlib.ExitStack,
 ) -> PyTree:
+    built = build.training(config)
     schedule = build.schedule(config)
     writes = distributed.is_writer()
-    build.check_size(config)
     finetune.check(config)
     score = best_checkpoint.score(config.evaluation.best_metric, "config.evaluation.best_metric")
     build.check_batch(config, jax.device_count())
-    task = tasks.open_task(config)
+    task = tasks.open_task(config, built)
     best_checkpoint.check(
         config.evaluation.best_metric, "config.evaluation.best_metric", task.scores
     )
@@ -140,7 +145,7 @@ def _train(
         metric_names=(*task.shown, *_ALWAYS_SHOWN),
         stream=sys.stderr if writes else None,
         format=progress_format,
-        if_long=_smaller(config, workdir),
+        if_long=_smaller(config, training, workdir),
     )
     say = progress.say
     for each in news:
@@ -158,7 +163,7 @@ def _train(
     session = _Session(config, task, replicas, checkpointer, say)
     clock = StepClock(
         config.training.global_batch,
-        flops_per_step=build.step_flops(config, first),
+        flops_per_step=build.step_flops(training, config, first),
         devices=replicas.count,
         device_kind=jax.devices()[0].device_kind,
     )
@@ -316,18 +321,17 @@ class _Session:
         return self.task.watch(scalars) + news
 
 
-def _smaller(config: ml_collections.ConfigDict, workdir: str) -> str:
+def _smaller(config: ml_collections.ConfigDict, training: Training, workdir: str) -> str:
     """What to do where a training would take days."""
-    smaller = config.copy_and_resolve_references()
-    smaller.data.update(size=config.data.size // 2, load_size=config.data.load_size // 2)
+    size, load_size = config.data.size // 2, config.data.load_size // 2
     try:
-        build.check_size(smaller)
-    except UserError:
+        training.check_size(size)
+    except ValueError:
         return "a smaller --config.training.total_steps ends sooner"
     return (
         "at half the size a step is about a quarter of the work: the same command with "
-        f"--workdir={workdir}_{smaller.data.size} --config.data.size={smaller.data.size} "
-        f"--config.data.load_size={smaller.data.load_size}"
+        f"--workdir={workdir}_{size} --config.data.size={size} "
+        f"--config.data.load_size={load_size}"
     )
 
 
@@ -354,6 +358,9 @@ def main(argv: Sequence[str]) -> None:
     """Checks the command line and trains."""
     if len(argv) > 1:
         raise UserError(f"train takes flags only, got {' '.join(argv[1:])!r}")
+    if _FIELDS.value and CONFIG.value is not None:
+        print(fields.page(experiment()))
+        return
     if CONFIG.value is None or program.WORKDIR.value is None:
         raise UserError(
             "train needs --config=experiments/FILE.py and --workdir=FOLDER, for example "

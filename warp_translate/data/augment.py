@@ -6,11 +6,22 @@ An example holds images by name: the source and the target of a pair, or an imag
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from warp_translate.errors import UserError
+from warp_translate.settings import InvalidSetting, check, is_number, setting, share
+
+
+def _is_range(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(map(is_number, value))
+        and 0 < value[0] <= value[1]
+    )
 
 
 @dataclass(frozen=True)
@@ -21,48 +32,36 @@ class JointAugment:
     a random place, and the rest happens to that window, about its centre. Beyond the borders the
     nearest pixel is repeated.
 
-    Attributes:
-      size: side of the result in pixels.
-      load_size: the shorter side before the crop, at least ``size``.
-      flip: whether half of the examples are mirrored left to right.
-      max_shift: the window moves by whole pixels within +-max_shift in x and y, also past the
-        borders.
-      scale: the content is enlarged by a factor drawn from [low, high].
-      max_rotation: the content is turned by an angle within +-max_rotation degrees.
-      colour: strength of the colour jitter, 0 for none; see `jitter_colour`. 0.1 is mild.
-      channel_shuffle: probability that the three channels change places, each order alike. Greys
-        stay; it keeps a network from learning colours by heart where the examples are few.
-
     Raises:
-      UserError: a value is out of its range.
+      InvalidSetting: a value is out of its range.
     """
 
-    size: int
-    load_size: int
-    flip: bool = True
-    max_shift: int = 0
-    scale: tuple[float, float] = (1.0, 1.0)
-    max_rotation: float = 0.0
-    colour: float = 0.0
-    channel_shuffle: float = 0.0
+    size: int = setting(256, "side of the training images, in pixels", minimum=1, maximum=2**15)
+    load_size: int = setting(
+        286, "shorter side before the random crop, in pixels", minimum=1, maximum=2**15
+    )
+    flip: bool = setting(True, "mirror half of the examples")
+    max_shift: int = setting(
+        0, "largest random shift in x and y, in pixels", minimum=0, maximum=2**15
+    )
+    scale: tuple[float, float] = setting(
+        (1.0, 1.0),
+        "range of the random enlargement",
+        valid=("two numbers above 0, the least and the largest, such as (0.9,1.1)", _is_range),
+    )
+    max_rotation: float = setting(
+        0.0, "largest random rotation, in degrees", minimum=0, maximum=180
+    )
+    colour: float = setting(0.0, "strength of the color jitter; 0.1 is mild", minimum=0)
+    # Where examples are few it keeps a network from learning colors by heart.
+    channel_shuffle: float = share(0.0, "probability that the three channels change places")
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.load_size < self.size:
-            raise UserError(
-                f"augmentation: load_size {self.load_size} must be at least size {self.size}, and "
-                "size at least 1; change them"
-            )
-        low, high = self.scale
-        if not 0 < low <= high:
-            raise UserError(f"augmentation: scale {self.scale} must be 0 < low <= high; change it")
-        for name in ("max_shift", "max_rotation", "colour"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"augmentation: {name} {getattr(self, name)} is negative; use 0 or more"
-                )
-        if not 0 <= self.channel_shuffle <= 1:
-            raise UserError(
-                f"augmentation: channel_shuffle {self.channel_shuffle} is a probability; use 0 to 1"
+        check(self, "data")
+        if self.load_size < self.size:
+            raise InvalidSetting(
+                f"config.data.load_size {self.load_size} must be at least config.data.size "
+                f"{self.size}"
             )
 
     def __call__(

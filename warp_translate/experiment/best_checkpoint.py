@@ -1,4 +1,4 @@
-"""Which step of a run is the best, by a metric whose better values the catalogue knows."""
+"""The best step of a run, by a metric of the catalogue."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,31 +8,31 @@ from warp_translate.evaluation import catalogue
 from warp_translate.evaluation.runs import TEST
 from warp_translate.training.checkpoint import Score
 
-_FOR_INSTANCE = (
+_EXAMPLES = (
     "test/output/l1, test/output/psnr or test/output/ssim of pairs, test/kernel_distance of "
     "domains, test/accuracy of a classifier"
 )
 
 
 def score(metric: str, where: str) -> Score:
-    """What decides by a metric which step is the best.
+    """Returns the score of a metric.
 
     Args:
-      metric: its name as training has it, with ``test/``.
+      metric: its name, with ``test/``.
       where: the field or flag that names it, for messages.
 
     Returns:
-      Maps the metrics of a step to a number that is largest for the best, None without the metric.
+      Maps the metrics of a step to a number that is largest for the best step; None without the
+      metric.
 
     Raises:
-      UserError: no value of the metric is better than another, or it is unknown.
+      UserError: the metric is unknown, or not a measure of quality.
     """
     try:
         catalogue.improvement(metric, 1.0)
     except ValueError as error:
         raise UserError(
-            f"{where}={metric} cannot choose the best step: {error}; take one that judges, such as "
-            f"{_FOR_INSTANCE}"
+            f"{where}={metric} cannot choose the best step: {error}; use for instance {_EXAMPLES}"
         ) from error
     return lambda metrics: (
         catalogue.improvement(metric, metrics[metric]) if metric in metrics else None
@@ -40,15 +40,15 @@ def score(metric: str, where: str) -> Score:
 
 
 def check(metric: str, where: str, scores: Iterable[str]) -> None:
-    """Checks that an evaluation will find the metric that chooses the best step.
+    """Checks that an evaluation reports the metric of the best step.
 
     Args:
-      metric: its name as training has it, with ``test/``.
+      metric: its name, with ``test/``.
       where: the field or flag that names it, for messages.
-      scores: what the evaluation finds, see `task.Task`.
+      scores: the metrics of the evaluation, see `task.Task`.
 
     Raises:
-      UserError: it will not.
+      UserError: it does not.
     """
     known = [TEST + name for name in scores]
     if metric not in known:
@@ -57,7 +57,7 @@ def check(metric: str, where: str, scores: Iterable[str]) -> None:
 
 
 def not_finite(scalars: Mapping[str, float]) -> str | None:
-    """Lists the judging metrics that are not finite, three at most; None if all are finite.
+    """Lists up to three measures of quality that are not finite; None if all are finite.
 
     Args:
       scalars: by name, with ``test/`` or without.
@@ -71,5 +71,5 @@ def not_finite(scalars: Mapping[str, float]) -> str | None:
 
 
 def judging(metrics: Iterable[str]) -> str:
-    """The names of those metrics that `score` takes, for a message."""
+    """The names of the metrics that `score` accepts."""
     return ", ".join(sorted(name for name in metrics if catalogue.describe(name).better != "none"))

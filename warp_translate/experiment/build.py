@@ -1,7 +1,6 @@
-"""The one place that turns a configuration into explicit arguments."""
+"""Builds trainings, data and schedules from a configuration."""
 
-import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,140 +13,135 @@ from warp_translate.data.labelled import Labelled, open_labelled
 from warp_translate.data.pair import PairSource
 from warp_translate.errors import UserError
 from warp_translate.evaluation.perceptual import load_perceptual_distance
+from warp_translate.evaluation.runs import flat
 from warp_translate.experiment import fields
-from warp_translate.experiment.task import Training
 from warp_translate.models import Discriminator, DomainClassifier, Generator
 from warp_translate.ops.augment import Augmentation
 from warp_translate.serving.bundle import check_name
+from warp_translate.settings import DTYPES, declared
+from warp_translate.training.base import GeneratorTraining, Training
 from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
 from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.discriminator_training import Adversary
 from warp_translate.training.loop import Schedule
-from warp_translate.training.optim import freeze, learning_rate_schedule
+from warp_translate.training.method import Method
+from warp_translate.training.optim import Adam, AdversarialAdam, freeze
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 from warp_translate.training.parallel import Replicas
 from warp_translate.types import Array, PyTree
 
-GeneratorTraining = PairedTraining | CycleTraining | ContrastiveTraining
+_Consumer = TypeVar("_Consumer")
 
 
-def generator_training(
-    config: ml_collections.ConfigDict, *, factor: int | None = None
-) -> GeneratorTraining:
-    """The same as `training`, where generators are trained."""
-    found = training(config, factor=factor)
-    assert not isinstance(found, ClassifierTraining)
+def generator_training(config: ml_collections.ConfigDict) -> GeneratorTraining:
+    """The same as `training`, for a configuration that trains generators."""
+    found = training(config)
+    assert isinstance(found, GeneratorTraining)
     return found
 
 
-def training(
-    config: ml_collections.ConfigDict, *, factor: int | None = None
-) -> GeneratorTraining | ClassifierTraining:
-    """Networks, optimisers and losses of a configuration.
-
-    Args:
-      config: the configuration.
-      factor: how many times smaller the trunk's image is; the configuration's by default. A
-        classifier has none.
+def training(config: ml_collections.ConfigDict) -> Training:
+    """Checks a configuration and builds its networks, optimizers and losses.
 
     Raises:
-      UserError: a field does not hold what it may, see `check`.
+      UserError: a field is invalid, or fields do not fit each other.
     """
     check(config)
-    optim, method = config.optim, config.method
-
-    def adam(learning_rate: float, b1: float, frozen: str) -> optax.GradientTransformation:
-        schedule = learning_rate_schedule(
-            optim.schedule,
-            learning_rate,
-            config.training.total_steps,
-            warmup_steps=optim.warmup_steps,
-        )
-        parts = config.get("finetune", {}).get(frozen, "")  # Runs of before it have none.
-        adam = optax.adam(schedule, b1=b1, b2=optim.b2)
-        return freeze(adam, parts, f"config.finetune.{frozen}")
-
-    if method.training == "classifier":
-        return ClassifierTraining(
-            classifier=DomainClassifier(
-                **{
-                    **_with_types(config.classifier),
-                    "domains": len(domain_names(config)),
-                }
-            ),
-            optimizer=adam(optim.lr, optim.b1, "freeze"),
-            outliers=method.outliers,
-            ema_decay=optim.ema_decay,
-            microbatches=config.training.accumulate,
-        )
-    adversary = config.adversary.to_dict()
-    augmentation = Augmentation(
-        **{field.name: adversary.pop(field.name) for field in dataclasses.fields(Augmentation)}
-    )
-    parts: dict[str, Any] = {
-        "generator": Generator(**_with_types(config.generator)),
-        "generator_optimizer": adam(optim.lr, optim.b1, "freeze"),
-        "adversary": Adversary(
-            discriminator=Discriminator(**_with_types(config.discriminator)),
-            optimizer=adam(optim.discriminator_lr, optim.discriminator_b1, "freeze_discriminator"),
-            augmentation=augmentation,
-            microbatches=config.training.accumulate,
-            **adversary,
-        ),
-        "factor": method.factor if factor is None else factor,
-        "mask_weights": method.mask_weights,
-        "fusion": method.fusion,
-        "reduction": method.get("reduction", "box"),  # Runs of before it have none.
-        "warp_kernels": method.warp_kernels,
-        "ema_decay": optim.ema_decay,
-        "microbatches": config.training.accumulate,
-    }
-    if method.training == "paired":
-        wanted = config.losses.get("perceptual", 0.0)
-        distance = load_perceptual_distance() if wanted else None
-        return PairedTraining(
-            losses=PairedLosses(**config.losses), perceptual_distance=distance, **parts
-        )
-    parts["pool_size"] = method.pool_size
-    if method.training == "cycle":
-        parts["deterministic"] = method.deterministic
-        return CycleTraining(losses=CycleLosses(**config.losses), **parts)
-    return ContrastiveTraining(losses=ContrastiveLosses(**config.losses), **parts)
+    built = _classifier(config) if config.method.training == "classifier" else _generators(config)
+    try:
+        built.check_size(config.data.size)
+    except ValueError as error:
+        raise UserError(f"config.data.size does not fit: {error}") from error
+    return built
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks every field, and those that have to fit each other.
 
     Raises:
-      UserError: one of them does not.
+      UserError: one does not.
     """
     fields.check(config)
-    data, optim, steps = config.data, config.optim, config.training.total_steps
-    if data.load_size < data.size:
-        raise UserError(
-            f"config.data.load_size {data.load_size} must be at least config.data.size {data.size}"
-        )
-    if optim.warmup_steps >= steps:
-        raise UserError(
-            f"config.optim.warmup_steps {optim.warmup_steps} must be below "
-            f"config.training.total_steps {steps}"
-        )
+    joint_augment(config)
+    schedule(config)
     if config.method.training == "classifier":
         domain_names(config)
-    elif config.losses.mask_low > config.losses.mask_high:
-        raise UserError(
-            f"config.losses.mask_low {config.losses.mask_low} must be at most "
-            f"config.losses.mask_high {config.losses.mask_high}"
-        )
-    schedule(config)
+
+
+def _read(
+    config: ml_collections.ConfigDict, consumer: type[_Consumer], section: str, **others: Any
+) -> _Consumer:
+    """Builds a dataclass from the settings that it declares, and other arguments."""
+    values = flat(config.to_dict())
+    arguments = {}
+    for name, (field, each) in declared(consumer, section).items():
+        if name in values:
+            value = values[name]
+            if each.choices == DTYPES:
+                value = jnp.dtype(value)
+            arguments[field] = tuple(value) if isinstance(value, list) else value
+    return consumer(**arguments, **others)
+
+
+def _classifier(config: ml_collections.ConfigDict) -> ClassifierTraining:
+    domains = len(domain_names(config))
+    return _read(
+        config,
+        ClassifierTraining,
+        "method",
+        classifier=_read(config, DomainClassifier, "classifier", domains=domains),
+        optimizer=_optimizer(config, _read(config, Adam, "optim"), "freeze"),
+    )
+
+
+_GENERATORS: dict[str, tuple[type[GeneratorTraining], type]] = {
+    "paired": (PairedTraining, PairedLosses),
+    "cycle": (CycleTraining, CycleLosses),
+    "contrastive": (ContrastiveTraining, ContrastiveLosses),
+}
+
+
+def _generators(config: ml_collections.ConfigDict) -> GeneratorTraining:
+    adam = _read(config, AdversarialAdam, "optim")
+    adversary = _read(
+        config,
+        Adversary,
+        "adversary",
+        discriminator=_read(config, Discriminator, "discriminator"),
+        optimizer=_optimizer(config, adam.discriminator(), "freeze_discriminator"),
+        augmentation=_read(config, Augmentation, "adversary"),
+        microbatches=config.training.accumulate,
+    )
+    kind, losses = _GENERATORS[config.method.training]
+    distance = {}
+    if config.losses.get("perceptual"):
+        distance["perceptual_distance"] = load_perceptual_distance()
+    return _read(
+        config,
+        kind,
+        "method",
+        generator=_read(config, Generator, "generator"),
+        generator_optimizer=_optimizer(config, adam, "freeze"),
+        adversary=adversary,
+        method=_read(config, Method, "method"),
+        losses=_read(config, losses, "losses"),
+        **distance,
+    )
+
+
+def _optimizer(
+    config: ml_collections.ConfigDict, adam: Adam, frozen: str
+) -> optax.GradientTransformation:
+    optimizer = adam.optimizer(config.training.total_steps)
+    return freeze(optimizer, config.finetune[frozen], f"config.finetune.{frozen}")
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:
-    """Checks that the data set is one for the training, and is told where its images are.
+    """Checks that the data set fits the kind of training, and that its folder is given.
 
     Raises:
-      UserError: it is not.
+      UserError: it does not, or it is not.
     """
     data, training = config.data, config.method.training
     try:
@@ -161,42 +155,25 @@ def check_data(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.data.root is missing: {data.name} needs the folder of the images")
 
 
-def check_size(config: ml_collections.ConfigDict) -> None:
-    """Checks that the training images suit the networks, which is known before there are any.
-
-    Raises:
-      UserError: they do not.
-    """
-    built = training(config)
-    try:
-        built.check_size(config.data.size)
-    except ValueError as error:
-        raise UserError(f"config.data.size does not fit: {error}") from error
-
-
 def replicas(training: Training, config: ml_collections.ConfigDict) -> Replicas:
-    """All devices of all processes, and what the state is on them.
-
-    Raises:
-      UserError: a field is not what it may be.
-    """
+    """All devices of all processes, and the layout of the state on them."""
     return Replicas(training.axes, mapping=config.training.parallel)
 
 
 def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
-    """Checks that the global batch splits over devices, and each device's part over its parts.
+    """Checks that the global batch splits over the devices and their microbatches.
 
     Raises:
       UserError: it does not.
     """
     batch, parts = config.training.global_batch, config.training.accumulate
-    if batch % (devices * parts):
+    multiple = devices * parts
+    if batch % multiple:
         pieces = f"{devices} device{'s' * (devices > 1)}"
         if parts > 1:
             pieces += f" times config.training.accumulate {parts}"
-        multiple = devices * parts
-        below, above = batch // multiple * multiple, (batch // multiple + 1) * multiple
-        near = f"{below} or {above}" if below else str(above)
+        below = batch // multiple * multiple
+        near = f"{below} or {below + multiple}" if below else str(multiple)
         raise UserError(
             f"config.training.global_batch {batch} must be a multiple of the {pieces}: {near} "
             "would do"
@@ -204,12 +181,8 @@ def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
 
 
 def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTree:
-    """The state at step 0 as the step sees it on one device.
-
-    Raises:
-      ValueError: the size of the training images does not suit the networks, see `check_size`.
-    """
-    # Compiled as one program: operation by operation it takes ten times as long.
+    """The state at step 0 as one device sees it."""
+    # As one compiled program: operation by operation it takes ten times as long.
     init = jax.jit(training.init, static_argnums=1)
     return init(root_key(config), config.data.size)
 
@@ -217,9 +190,11 @@ def initial_state(training: Training, config: ml_collections.ConfigDict) -> PyTr
 def batch_shapes(
     config: ml_collections.ConfigDict, examples: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch of so many examples of each domain, uint8.
+    """Shapes and types of a batch of ``examples``.
 
-    ``[B, H, W, 3]`` by the names of the domains; of a classifier ``[B, D, H, W, 3]``.
+    Returns:
+      "source" and "target", uint8 ``[B, H, W, 3]``; for a classifier "images",
+      ``[B, D, H, W, 3]``.
     """
     size = config.data.size
     if config.method.training == "classifier":
@@ -229,42 +204,42 @@ def batch_shapes(
     return {"source": images, "target": images}
 
 
-def step_flops(config: ml_collections.ConfigDict, state: PyTree) -> float | None:
-    """Floating point operations of one step on the whole global batch, before optimisation.
+def step_flops(
+    training: Training, config: ml_collections.ConfigDict, state: PyTree
+) -> float | None:
+    """Floating-point operations of one step on the global batch, before optimization.
 
-    Counted by XLA in the lowered step without any loop, since it would count a loop's body once.
-    Every branch of a condition counts, so the lazy gradient penalty does at every step. Lowered for
-    the CPU whatever the step runs on: jax counts nothing that is lowered for GPUs or TPUs.
+    XLA counts them in the step lowered without microbatches, since it counts a loop's body once.
+    All branches of a condition count, so the lazy gradient penalty counts in every step. Lowered
+    for the CPU on every platform: jax counts nothing for GPUs and TPUs.
 
     Args:
-      config: the configuration.
-      state: as the step sees it on one device; only its shapes and types count.
+      training: the training.
+      config: its configuration.
+      state: as one device sees it; only shapes and types count.
 
     Returns:
-      The number of operations over all devices; None where jax was started without a CPU, as by
-      ``JAX_PLATFORMS=cuda``.
+      The operations over all devices; None where jax has no CPU, as with ``JAX_PLATFORMS=cuda``.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
-    whole = config.copy_and_resolve_references()
-    whole.training.accumulate = 1
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     with jax.default_device(cpu):
-        lowered: Any = jax.jit(training(whole).step).lower(
+        lowered: Any = jax.jit(training.in_one_part().step).lower(
             shapes, batch_shapes(config, config.training.global_batch), root_key(config)
         )
         return float(lowered.cost_analysis()["flops"])
 
 
 def root_key(config: ml_collections.ConfigDict) -> Array:
-    """The key that all of a run's random keys are folded from."""
+    """The key from which all random keys of a run are folded."""
     return jax.random.key(config.seed)
 
 
 def pairs(config: ml_collections.ConfigDict, *splits: str) -> list[PairSource]:
-    """The splits of the data set, which is prepared first if need be."""
+    """Opens splits of a data set of pairs; prepares it first where needed."""
     data = config.data
     builder = sources.prepare(
         data.name,
@@ -277,7 +252,7 @@ def pairs(config: ml_collections.ConfigDict, *splits: str) -> list[PairSource]:
 
 
 def domains(config: ml_collections.ConfigDict) -> Domains:
-    """The two domains of an unpaired data set, which is prepared first if need be."""
+    """Opens the two domains of an unpaired data set; prepares it first where needed."""
     data = config.data
     return open_domains(
         data.name,
@@ -289,11 +264,10 @@ def domains(config: ml_collections.ConfigDict) -> Domains:
 
 
 def domain_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """What the domains are called that a classifier tells apart.
+    """The names of a classifier's domains.
 
     Raises:
-      UserError: they are fewer than two, or a name could not be a bundle's, which is better known
-        before than after training.
+      UserError: there are fewer than two, or one is no valid name of a bundle.
     """
     field = "config.classifier.domains"
     words = config.classifier.domains.split(",")
@@ -304,7 +278,7 @@ def domain_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def labelled(config: ml_collections.ConfigDict) -> Labelled:
-    """The images by domain of a data set, which is prepared first if need be."""
+    """Opens a data set as images by domain; prepares it first where needed."""
     data = config.data
     return open_labelled(
         data.name,
@@ -318,7 +292,7 @@ def labelled(config: ml_collections.ConfigDict) -> Labelled:
 
 
 def reading(config: ml_collections.ConfigDict, start_step: int) -> dict[str, int]:
-    """How the training batches of this process are read, see `pipeline.train_batches`."""
+    """How this process reads training batches: arguments of `pipeline.train_batches`."""
     return {
         "global_batch": config.training.global_batch,
         "seed": config.seed,
@@ -329,37 +303,10 @@ def reading(config: ml_collections.ConfigDict, start_step: int) -> dict[str, int
 
 
 def joint_augment(config: ml_collections.ConfigDict) -> augment.JointAugment:
-    """The joint augmentation of training."""
-    data = config.data
-    return augment.JointAugment(
-        size=data.size,
-        load_size=data.load_size,
-        flip=data.flip,
-        max_shift=data.max_shift,
-        scale=tuple(data.scale),
-        max_rotation=data.max_rotation,
-        colour=data.colour,
-        channel_shuffle=data.channel_shuffle,
-    )
-
-
-def eval_crop(config: ml_collections.ConfigDict) -> augment.EvalCrop:
-    """What brings test images to the training size."""
-    return augment.EvalCrop(config.data.size)
+    """The augmentation of training examples."""
+    return _read(config, augment.JointAugment, "data")
 
 
 def schedule(config: ml_collections.ConfigDict) -> Schedule:
     """When the loop logs, evaluates, saves and ends."""
-    training = config.training
-    return Schedule(
-        total_steps=training.total_steps,
-        log_every=training.log_every,
-        evaluate_every=training.evaluate_every,
-        save_every=training.save_every,
-        steps_per_call=training.steps_per_call,
-    )
-
-
-def _with_types(fields: ml_collections.ConfigDict) -> dict[str, Any]:
-    named = {name: jnp.dtype(fields[name]) for name in ("dtype", "param_dtype")}
-    return {**fields.to_dict(), **named}
+    return _read(config, Schedule, "training")

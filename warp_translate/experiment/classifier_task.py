@@ -1,10 +1,11 @@
-"""The training of a domain classifier, with its data and its measures."""
+"""Training of a domain classifier, with its data and evaluation."""
 
 from collections.abc import Mapping, Sequence
 
 import ml_collections
 
 from warp_translate.data import pipeline
+from warp_translate.data.augment import EvalCrop
 from warp_translate.data.image_source import ImageSource
 from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation.classification import ClassificationResult, ClassifierEvaluation
@@ -15,25 +16,11 @@ from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.types import PyTree, to_float
 
 
-def classifier_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
-    """Builds the task of a configuration, which opens its data set.
-
-    Args:
-      config: with ``method.training`` "classifier".
-      factor: for generators only.
-
-    Returns:
-      The task.
-
-    Raises:
-      UserError: a mistake in the configuration or the data.
-    """
-    del factor
-    training = build.training(config)
-    assert isinstance(training, ClassifierTraining)
+def classifier_task(config: ml_collections.ConfigDict, training: ClassifierTraining) -> Task:
+    """Builds a task, see `tasks.open_task`."""
     data = build.labelled(config)
     threshold = config.method.threshold
-    crop = build.eval_crop(config)
+    crop = EvalCrop(config.data.size)
     spread = multihost.spread(config.evaluation.batch_size)
     counts = [len(each) for each in data.test]
     skipped = Skipped()

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from warp_translate.constants import Fusion
 from warp_translate.errors import UserError
@@ -28,22 +29,22 @@ Size = tuple[int, int]
 
 _SECONDS_BETWEEN_LINES = 10.0
 _GIB = 2**30
-# What a pixel costs beside its multiplications, in these: reading, warping and writing it.
+# Cost of reading, warping and writing a pixel, in multiplications.
 _MACS_OF_A_PIXEL = 1800
-_RUNS_IT = {engine.OnnxEngine: "ONNX Runtime", engine.JaxEngine: "the bundle's program in jax"}
+_RUNTIMES = {engine.OnnxEngine: "ONNX Runtime", engine.JaxEngine: "the bundle's program in jax"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """Whose cost it is.
+    """A generator to measure.
 
     Attributes:
-      name: what the report calls it.
+      name: its name in the report.
       generator: the module.
       mask_weights: which image the mask multiplies.
-      fusion: how the output is put together.
-      factors: those that are meant where none are given.
-      engine: what is timed; None for the program that jax compiles here.
+      fusion: how the output is composed.
+      factors: the default factors.
+      engine: the engine to time; None for the program that jax compiles here.
     """
 
     name: str
@@ -67,27 +68,27 @@ class Subject:
 def measure(
     subject: Subject, sizes: Sequence[Size], factors: Sequence[int], repeats: int
 ) -> Iterator[Report]:
-    """Counts everything, which tells how much work there is; then compiles and times, by size.
+    """Counts operations, then compiles and times, size by size.
 
     Args:
-      subject: whose cost it is.
-      sizes: at least one.
-      factors: at least one.
-      repeats: translations to time of each; 0 for none.
+      subject: the generator.
+      sizes: image sizes.
+      factors: factors.
+      repeats: timed translations of each size and factor; 0 for none.
 
     Yields:
-      After every size the report of what there is, the whole one at last.
+      The report so far, after every size.
 
     Raises:
-      UserError: there is no such generator, or it does not take a size.
+      UserError: the generator does not take a size, or the bundle does not fit it.
     """
     abstract = _abstract_parameters(subject)
     print(f"counting the work of {len(sizes) * len(factors)} programs", file=sys.stderr)
     cases = {
         size: [_count(subject, abstract, size, factor) for factor in factors] for size in sizes
     }
-    progress = _Progress(list(cases.values()), repeats)
-    params: PyTree = None  # Shapes are enough for all but running.
+    progress = _Progress([case for counted in cases.values() for case in counted], repeats)
+    params: PyTree = None  # Needed to run only.
     if repeats and subject.engine is None:
         params = cost.draw_parameters(subject.generator)
     done: list[Case] = []
@@ -104,7 +105,7 @@ def _of_size(
     repeats: int,
     progress: "_Progress",
 ) -> list[Case]:
-    """Compiles the cases of one size, and times them."""
+    """Compiles and times the cases of one size."""
     size = (counted[0].height, counted[0].width)
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     cases: dict[int, Case] = {}
@@ -120,6 +121,8 @@ def _of_size(
         progress.compiled(case, time.perf_counter() - begin)
         reason = _too_much(needs.peak_bytes) if repeats else ""
         cases[case.factor] = dataclasses.replace(case, needs=needs, reason=reason)
+        if reason:
+            progress.skipped(case, repeats + 1)
         if repeats and not reason:
             runs[case.factor] = (
                 functools.partial(subject.engine.translate, image, case.factor)
@@ -130,9 +133,8 @@ def _of_size(
         cases[factor] = dataclasses.replace(
             cases[factor],
             latency=Latency.of(seconds) if seconds else None,
-            reason="" if seconds else "the memory was not enough",
+            reason="" if seconds else "out of memory",
         )
-    progress.done_with_size()
     return list(cases.values())
 
 
@@ -146,10 +148,10 @@ def _take_turns(
     repeats: int,
     progress: "_Progress",
 ) -> dict[int, list[float]]:
-    """Times functions in turns, so that a change of the machine's speed meets all alike.
+    """Times functions in turns, so that changes of the machine's speed affect all of them.
 
     Returns:
-      Seconds by factor; none where memory was short.
+      Seconds by factor; none for those that ran out of memory.
     """
     seconds: dict[int, list[float]] = {factor: [] for factor in runs}
     failed = set()
@@ -165,107 +167,75 @@ def _take_turns(
                     raise
                 failed.add(factor)
                 seconds[factor] = []
+                progress.skipped(cases[factor], repeats + 1 - turn)
                 continue
             took = time.perf_counter() - begin
             progress.ran(cases[factor], turn, took)
-            if turn:  # The one before them warms up, and an engine compiles in it.
+            if turn:  # The first run warms up, and engines compile in it.
                 seconds[factor].append(took)
     return seconds
 
 
 class _Progress:
-    """Says on stderr what is done, how far the work is and how long the rest will take.
+    """Progress on stderr, with the remaining time from the mean speeds of compiling and running."""
 
-    The rest is estimated from the work of what is to be run, since the cases differ by hundreds of
-    times, by the speed at the last size, and from what compiling took so far.
-    """
-
-    def __init__(self, sizes: Sequence[Sequence[Case]], repeats: int) -> None:
-        """Starts.
-
-        Args:
-          sizes: the cases of each size, counted.
-          repeats: how many times each is run and timed; 0 for none.
-        """
-        self._cases, self._repeats = sum(map(len, sizes)), repeats
-        runs = repeats + 1 if repeats else 0
-        self._ahead = [runs * sum(map(_work, cases)) for cases in sizes]
-        self._left_of_size = self._ahead.pop(0)
+    def __init__(self, cases: Sequence[Case], repeats: int) -> None:
+        self._cases, self._repeats = len(cases), repeats
+        self._work_left = (repeats + 1 if repeats else 0) * sum(map(_work, cases))
         self._compiled, self._compile_seconds = 0, 0.0
-        self._ran_size, self._work, self._run_seconds = "", 0.0, 0.0  # Of the last size that ran.
-        self._warmed: dict[int, float] = {}  # Seconds of the first run of a size, by factor.
+        self._work, self._run_seconds = 0.0, 0.0
         self._printed = -float("inf")
 
     def compiling(self, case: Case) -> None:
-        """Says that a case is being compiled."""
         self._say(f"{case.size}, factor {case.factor}: compiling")
 
     def compiled(self, case: Case, seconds: float) -> None:
-        """Says that a case is compiled."""
         self._compiled += 1
         self._compile_seconds += seconds
         self._say(f"{case.size}, factor {case.factor}: compiled in {seconds:.1f} s")
 
     def ran(self, case: Case, turn: int, seconds: float) -> None:
-        """Reports a finished run of a case.
-
-        Args:
-          case: what ran.
-          turn: number of the run; 0 warms up, and its extra time counts as compilation.
-          seconds: how long it took.
-        """
-        self._left_of_size -= _work(case)
-        if turn == 0:
-            self._warmed[case.factor] = seconds
-            return
-        if turn == 1:
-            self._compile_seconds += max(self._warmed.pop(case.factor) - seconds, 0.0)
-        if case.size != self._ran_size:
-            self._ran_size, self._work, self._run_seconds = case.size, 0.0, 0.0
+        self._work_left -= _work(case)
         self._work += _work(case)
         self._run_seconds += seconds
-        if time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+        if turn and time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             took = f"{1000 * seconds:.0f} ms, run {turn} of {self._repeats}"
             self._say(f"{case.size}, factor {case.factor}: {took}")
 
-    def done_with_size(self) -> None:
-        """Says that nothing of a size is left, whether all of it could be run or not."""
-        self._left_of_size = self._ahead.pop(0) if self._ahead else 0
+    def skipped(self, case: Case, runs: int) -> None:
+        self._work_left -= runs * _work(case)
 
     def _say(self, line: str) -> None:
         self._printed = time.monotonic()
         parts = [f"{self._compiled}/{self._cases}", line]
-        to_run = self._left_of_size + sum(self._ahead)
-        if self._compiled and (self._work or not to_run):
+        if self._compiled and (self._work or not self._work_left):
             left = (self._cases - self._compiled) * self._compile_seconds / self._compiled
-            left += to_run * self._run_seconds / self._work if self._work else 0.0
+            left += self._work_left * self._run_seconds / self._work if self._work else 0.0
             parts.append(f"{left:.0f} s left")
         print("  ".join(parts), file=sys.stderr, flush=True)
 
 
 def _work(case: Case) -> float:
-    """What a translation takes, in multiplications."""
+    """The work of a translation in multiplications."""
     return case.total_macs + _MACS_OF_A_PIXEL * case.pixels
 
 
 def _abstract_parameters(subject: Subject) -> PyTree:
-    """Shapes and types of the parameters.
+    """Shapes and dtypes of the parameters.
 
     Raises:
-      UserError: the bundle holds another generator's parameters.
+      UserError: the bundle's parameters do not fit the generator.
     """
     abstract = cost.abstract_parameters(subject.generator)
     if subject.engine is not None:
         opened = subject.engine.bundle
-        expected = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
-        }
+        flat = traverse_util.flatten_dict(abstract, sep="/")
+        expected = {path: leaf.shape for path, leaf in flat.items()}
         held = {name: each.shape for name, each in engine.load_parameters(opened).items()}
         if held != expected:
             raise UserError(
                 f"{opened.path(bundles.PARAMETERS)} does not fit the generator of this version of "
-                "warp_translate, so that its cost would be another's: export the bundle again"
+                "warp_translate: export the bundle again"
             )
     return abstract
 
@@ -308,7 +278,7 @@ def _report(subject: Subject, abstract: PyTree, cases: Sequence[Case], repeats: 
         timed=(
             f"median and quartiles of {repeats} translations of one image after one more, from "
             "uint8 in the host's memory to uint8 there, the factors in turns; by "
-            f"{_RUNS_IT[type(ready)] if ready else 'jax'}, on {found.cpu}, {found.cores} "
+            f"{_RUNTIMES[type(ready)] if ready else 'jax'}, on {found.cpu}, {found.cores} "
             f"core{'s' * (found.cores > 1)}, {jax.devices()[0].device_kind}"
             if repeats
             else ""
@@ -318,7 +288,7 @@ def _report(subject: Subject, abstract: PyTree, cases: Sequence[Case], repeats: 
 
 
 def _too_much(needed: int) -> str:
-    """Why a program had better not run: the system would end this process; "" where it may."""
+    """The reason not to run a program that would exhaust the memory; "" if it fits."""
     free = _free_bytes()
     if jax.default_backend() != "cpu" or free is None or needed <= free:
         return ""
@@ -326,7 +296,7 @@ def _too_much(needed: int) -> str:
 
 
 def _free_bytes() -> int | None:
-    """What is free of the memory of the machine and of its container; None if neither tells."""
+    """Free memory of the machine and its container; None if unknown."""
     found = []
     try:
         words = Path("/proc/meminfo").read_text().split()

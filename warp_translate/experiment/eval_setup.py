@@ -1,7 +1,7 @@
-"""What all evaluations share that a configuration describes: what is read, at which factors."""
+"""Parts of evaluations that follow from the configuration."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,16 @@ from warp_translate.evaluation.distances import LEAST_ROWS
 from warp_translate.evaluation.features import FeatureExtractor, load_extractor
 from warp_translate.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
 from warp_translate.evaluation.sharded_eval import Spread
-from warp_translate.experiment.task import Training, TranslationTraining
-from warp_translate.training.classifier_step import ClassifierTraining
+from warp_translate.training.base import GeneratorTraining, Training
 
 DEFINITION = 2
-"""Grows when a score of the same name is computed otherwise: scores of two do not compare."""
+"""Version of the metrics; scores of different versions do not compare."""
 
 SPLIT = "test"
 
 
 def reading(spread: Spread) -> dict[str, int]:
-    """How this process's test images are read, see `pipeline.eval_batches`."""
+    """How this process reads test images: arguments of `pipeline.eval_batches`."""
     return {
         "batch_size": spread.batch,
         "process_index": spread.process_index,
@@ -34,26 +33,17 @@ def reading(spread: Spread) -> dict[str, int]:
 
 
 def factors(config: ml_collections.ConfigDict, factor: int) -> tuple[int, ...]:
-    """The factors at which generators are measured.
-
-    Args:
-      config: the configuration; a run of before ``evaluation.factors`` has no further ones.
-      factor: the one that the scores without a prefix are of.
-
-    Returns:
-      ``factor`` and then the others.
-    """
-    further = config.evaluation.get("factors", ())
-    return (factor, *sorted(set(further) - {factor}))
+    """The factors of an evaluation: ``factor``, whose scores have no prefix, then the others."""
+    return (factor, *sorted(set(config.evaluation.factors) - {factor}))
 
 
 def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
-    """The network that distances see; None without, as in runs of before the field was there.
+    """Loads ``evaluation.extractor``; None without.
 
     Raises:
-      UserError: there is no such network, or the best step is chosen by what needs one.
+      UserError: there is no such network, or the metric of the best step needs one.
     """
-    name, best_metric = _extractor_name(config), config.evaluation.best_metric
+    name, best_metric = config.evaluation.extractor, config.evaluation.best_metric
     if name:
         try:
             return load_extractor(name)
@@ -69,40 +59,32 @@ def extractor(config: ml_collections.ConfigDict) -> FeatureExtractor | None:
 
 
 def check_counts(config: ml_collections.ConfigDict, counts: Iterable[int]) -> None:
-    """Checks that there are enough test images for distances, before anything is trained.
+    """Checks that there are enough test images for distances.
 
     Args:
       config: the configuration.
-      counts: test images that are translated, of each domain.
+      counts: translated test images of each domain.
 
     Raises:
       UserError: there are too few.
     """
-    name, least = _extractor_name(config), min(counts)
+    name, least = config.evaluation.extractor, min(counts)
     if name and not name.endswith(":crops") and least < LEAST_ROWS:
         raise UserError(
-            f"{least} test images are too few for the distances that "
-            f"config.evaluation.extractor={name} sees: give {LEAST_ROWS} or more of a domain, or "
-            "set it to '' and config.evaluation.best_metric to what can be measured"
+            f"{least} test images are too few for distances with "
+            f"config.evaluation.extractor={name}: give at least {LEAST_ROWS} of each domain, or "
+            "set it to '' and config.evaluation.best_metric to another metric"
         )
 
 
 def perceptual(config: ml_collections.ConfigDict) -> PerceptualDistance | None:
-    """The network of `extractor` as a distance between pictures; None without, and of ONNX files.
-
-    Raises:
-      UserError: there is no such network.
-    """
-    name = _extractor_name(config).removesuffix(":crops")
+    """The network of `extractor` as a perceptual distance; None without, and for ONNX files."""
+    name = config.evaluation.extractor.removesuffix(":crops")
     return load_perceptual_distance(name) if name and not name.endswith(".onnx") else None
 
 
-def _extractor_name(config: ml_collections.ConfigDict) -> str:
-    return config.evaluation.get("extractor", "")
-
-
 def joined(by_factor: Mapping[int, Mapping[str, float]], factor: int) -> dict[str, float]:
-    """The scores at all factors by name: ``factor_4/output/l1`` where it is not the main one."""
+    """Joins the scores of all factors, as ``factor_4/output/l1`` for those but ``factor``."""
     return {
         name if each == factor else f"factor_{each}/{name}": value
         for each, scalars in by_factor.items()
@@ -111,49 +93,43 @@ def joined(by_factor: Mapping[int, Mapping[str, float]], factor: int) -> dict[st
 
 
 def names(by_factor: Mapping[int, Iterable[str]], factor: int) -> tuple[str, ...]:
-    """The names of what `joined` gives of scores of these names."""
+    """The names of the scores that `joined` returns."""
     return tuple(
         joined({each: dict.fromkeys(found, 0.0) for each, found in by_factor.items()}, factor)
     )
 
 
 def cost(training: Training, size: int) -> dict[str, Any] | None:
-    """What a translation of one image of the data's size costs, ready for JSON.
+    """The cost of translating one image of the data's size, for JSON; None for a classifier.
 
     Returns:
-      "macs", see `costs.CONVENTION`; "share", these relative to those at factor 1; "size", height
-      and width; and "factor". None of a classifier, of which there is nothing to compare.
+      "macs", see `costs.CONVENTION`; "share", relative to factor 1; "size", height and width; and
+      "factor".
     """
-    if isinstance(training, ClassifierTraining):
+    if not isinstance(training, GeneratorTraining):
         return None
-    training = cast(TranslationTraining, training)
+    generator, method = training.generator, training.method
 
     def macs(factor: int) -> int:
         program = costs.translation(
-            training.generator,
-            factor,
-            mask_weights=training.mask_weights,
-            fusion=training.fusion,
+            generator, factor, mask_weights=method.mask_weights, fusion=method.fusion
         )
-        params = costs.abstract_parameters(training.generator)
+        params = costs.abstract_parameters(generator)
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         parts, _ = costs.macs_by_part(program, params, image)
         return sum(part.total for part in parts.values())
 
-    found = macs(training.factor)
+    found = macs(method.factor)
     return {
         "macs": float(found),
         "share": found / macs(1),
         "size": [size, size],
-        "factor": training.factor,
+        "factor": method.factor,
     }
 
 
 def data_protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What was measured on and how, as far as the configuration says it; ready for JSON.
-
-    Of a folder of the user's own its name counts, not where it lies.
-    """
+    """The data of an evaluation, for JSON. A folder counts by its name, not its path."""
     data = config.data
     protocol: dict[str, Any] = {
         "definition": DEFINITION,

@@ -1,4 +1,4 @@
-"""Runs an experiment file; whatever is wrong with it is its user's to mend."""
+"""Loads experiment files; errors in them are errors of the user."""
 
 import os
 import sys
@@ -16,21 +16,20 @@ from warp_translate.errors import UserError
 Result = TypeVar("Result")
 
 _FOLDER = "experiments"
-_NO_EXPERIMENT = ("__init__", "base", "bases")  # What those of the package are made of.
+_NO_EXPERIMENT = ("__init__", "base", "bases")  # Shared parts.
 
 
 def shipped() -> Path:
-    """The folder ``experiments`` of the package: inside it in a wheel, beside it in a checkout."""
+    """The shipped folder ``experiments``: in the package in a wheel, beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / _FOLDER
     return inside if inside.is_dir() else package.parent / _FOLDER
 
 
 class _Shipped:
-    """Finds ``experiments`` in the package: ``from experiments import base`` works anywhere.
+    """Import finder for the shipped ``experiments``, so that they import everywhere.
 
-    It comes last among the finders: a folder ``experiments`` of the user's own is imported first,
-    and only what is not in it comes from here. For a file of the package it comes first.
+    It comes last, after a folder ``experiments`` of the user; for a shipped file it comes first.
     """
 
     @staticmethod
@@ -44,18 +43,16 @@ class _Shipped:
 
 
 def load(path: str) -> ModuleType:
-    """Runs an experiment file.
-
-    The file may lie anywhere. It may import what is beside it, and the package's ``experiments``.
+    """Loads an experiment file, which may import its neighbors and the shipped ``experiments``.
 
     Args:
-      path: the file; ``experiments/FILE.py`` is the package's where there is none of one's own.
+      path: the file; if ``experiments/FILE.py`` does not exist, the shipped one.
 
     Returns:
       Its module, which has a ``get_config``.
 
     Raises:
-      UserError: there is no such file, or it cannot be run.
+      UserError: there is no such file, or loading it fails.
     """
     if not path:
         raise UserError(
@@ -67,8 +64,7 @@ def load(path: str) -> ModuleType:
     if not file.is_file():
         state = "is a folder" if file.is_dir() else "is no file"
         raise UserError(
-            f"--config={path} {state}: give a file of your own, or an experiment of the package: "
-            f"{_names()}"
+            f"--config={path} {state}: give your own file or a shipped experiment: {_names()}"
         )
     if _Shipped not in sys.meta_path:
         own = shipped().resolve() in file.resolve().parents
@@ -88,15 +84,15 @@ def load(path: str) -> ModuleType:
 
 
 def configuration(module: ModuleType, path: str, *arg: str) -> ml_collections.ConfigDict:
-    """What the ``get_config`` of an experiment returns.
+    """Calls the ``get_config`` of an experiment.
 
     Args:
       module: from `load`.
-      path: of its file, with its argument behind a colon if it has one, for messages.
+      path: its file with the argument, for messages.
       *arg: the argument, if there is one.
 
     Raises:
-      UserError: it raises something, or returns something else.
+      UserError: it raises an exception, or returns no configuration.
     """
     config = call(path, lambda: module.get_config(*arg))
     if not isinstance(config, ml_collections.ConfigDict):
@@ -108,26 +104,26 @@ def configuration(module: ModuleType, path: str, *arg: str) -> ml_collections.Co
 
 
 def call(path: str, function: Callable[[], Result]) -> Result:
-    """Calls what an experiment file defines.
+    """Calls a function of an experiment file.
 
     Args:
-      path: of the file, with its argument behind a colon if it has one, for messages.
+      path: the file with its argument, for messages.
       function: calls it.
 
     Raises:
-      UserError: it raises something; the message says what and where.
+      UserError: it raises an exception; the message has its line.
     """
     try:
         return function()
     except (Exception, SystemExit) as error:
         words = " ".join(str(error).split())
-        if not isinstance(error, ValueError | UserError):  # Those say by themselves what to mend.
+        if not isinstance(error, ValueError | UserError):  # Their messages suffice.
             words = f"{type(error).__name__}: {words}{_where(error, path.partition(':')[0])}"
         raise UserError(f"--config={path}: {words}") from error
 
 
 def _names() -> str:
-    """The experiments of the package, by folder."""
+    """The shipped experiments by folder."""
     found = []
     for folder in (shipped(), shipped() / "ablations"):
         files = [
@@ -138,7 +134,7 @@ def _names() -> str:
 
 
 def _where(error: BaseException, path: str) -> str:
-    """The line of the file, or of what it has called, that raised an error."""
+    """The line that raised an error, in the file or in a module that it called."""
     if isinstance(error, SyntaxError):
         found = [(error.filename or path, error.lineno)]
     else:

@@ -1,8 +1,7 @@
-"""Training that begins with what another run or a bundle has learnt, and may keep parts of it.
+"""Fine-tuning: initial parameters from another run or a bundle.
 
-The parameters know nothing of the size, the factor or the domains they were trained with, so any of
-these may be another. What is taken over are the moving averages of the results, and, from a run of
-the same kind, the discriminators where they are built alike.
+Parameters do not depend on size, factor or domains, so these may differ. Taken over are the moving
+averages of the trained networks and, from a run of the same kind, discriminators of equal shape.
 """
 
 import dataclasses
@@ -18,10 +17,10 @@ from flax import traverse_util
 from warp_translate import storage
 from warp_translate.errors import UserError
 from warp_translate.experiment import restore
-from warp_translate.experiment.task import Training
 from warp_translate.serving import bundle
 from warp_translate.serving.engine import load_parameters
 from warp_translate.storage import split_folders
+from warp_translate.training.base import Training
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.training.state import DiscriminatorState
 from warp_translate.types import PyTree
@@ -33,22 +32,19 @@ _DIRECTIONS = ("a_to_b", "b_to_a")
 def begin(
     state: PyTree, training: Training, config: ml_collections.ConfigDict, say: Callable[[str], None]
 ) -> PyTree:
-    """The state at step 0, with what ``config.finetune`` takes over.
+    """Replaces parameters of an initial state according to ``config.finetune``.
 
     Args:
-      state: drawn at random.
-      training: whose state it is.
-      config: its configuration.
-      say: is told what was taken over, in one line.
-
-    Returns:
-      The same state where nothing is asked for.
+      state: the initial state.
+      training: its training.
+      config: the configuration.
+      say: called with one line about the source.
 
     Raises:
-      UserError: the source is nothing that parameters can be taken from, or they do not fit.
+      UserError: the source holds no parameters, or they do not fit.
     """
-    settings = config.get("finetune")
-    if not settings or not settings.source:
+    settings = config.finetune
+    if not settings.source:
         return state
     places = split_folders(settings.source.split(","))
     if len(places) not in (1, len(training.results)):
@@ -72,13 +68,12 @@ def begin(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks that what training is to begin with is there, before anything else is done.
+    """Checks that the sources exist.
 
     Raises:
-      UserError: it is not.
+      UserError: one does not.
     """
-    source = config.get("finetune", {}).get("source", "")
-    for place in split_folders(source.split(",")):
+    for place in split_folders(config.finetune.source.split(",")):
         folder = _direction(place)[0]
         if not storage.to_path(folder).is_dir():
             raise UserError(
@@ -91,7 +86,7 @@ def _is_bundle(place: str) -> bool:
 
 
 def _direction(place: str) -> tuple[str, str]:
-    """The folder, and the direction behind a colon, or ""."""
+    """Splits ``FOLDER:DIRECTION``; the direction may be ""."""
     folder, colon, direction = place.rpartition(":")
     return (folder, direction) if colon and direction in _DIRECTIONS else (place, "")
 
@@ -103,7 +98,7 @@ def _from_run(
     workdir: str,
     say: Callable[[str], None],
 ) -> PyTree:
-    """Everything that a run of the same kind has."""
+    """Takes all networks from a run of the same kind."""
     with restore.open_run_in(workdir) as run:
         kind, its_kind = config.method.training, run.config.method.training
         if its_kind != kind:
@@ -121,7 +116,7 @@ def _from_run(
         judges, others = _discriminators(state, run.checkpoints, step)
     line = f"beginning with step {step} of {workdir}"
     if others:
-        line += f"; {', '.join(others)} begin anew, being built otherwise"
+        line += f"; {', '.join(others)} start at random, as their shapes differ"
     say(line)
     return state.replace(**networks, **judges)
 
@@ -129,7 +124,7 @@ def _from_run(
 def _discriminators(
     state: PyTree, checkpoints: Checkpointer, step: int
 ) -> tuple[dict[str, DiscriminatorState], list[str]]:
-    """The discriminators that are built as in the state, and the names of those that are not."""
+    """Restores the discriminators of equal shape; returns them and the names of the others."""
     found, others = {}, []
     for field in dataclasses.fields(state):
         own: Any = getattr(state, field.name)
@@ -147,7 +142,7 @@ def _discriminators(
 
 
 def _one_of_run(place: str, which: str) -> PyTree:
-    """One result of a run, ``FOLDER`` or ``FOLDER:a_to_b``."""
+    """The parameters of one network of a run, ``FOLDER`` or ``FOLDER:a_to_b``."""
     folder, direction = _direction(place)
     with restore.open_run_in(folder) as run:
         results = run.training.results
@@ -170,24 +165,19 @@ def _which(text: str) -> Any:
 
 
 def _placed(state: Any, params: PyTree, name: str, place: str) -> Any:
-    """The state of a network with other parameters, of the types of its own."""
-    own, other = _shapes(state.params), _shapes(params)
+    """Replaces the parameters of a network; keeps its dtypes."""
+    own, other = (
+        {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (state.params, params)
+    )
     for path in sorted(own.keys() | other.keys()):
         if own.get(path) != other.get(path):
             raise UserError(
                 f"{_FIELD}={place} does not fit {name}: {path} is {other.get(path, 'missing')} "
-                f"there and {own.get(path, 'missing')} here; build the network as it is there "
-                "(width, blocks, head)"
+                f"there and {own.get(path, 'missing')} here; use the same width, blocks and head"
             )
     placed = jax.tree.map(
         lambda leaf, own_leaf: jnp.asarray(np.asarray(leaf), own_leaf.dtype), params, state.params
     )
-    # The average is a copy of its own: the state is donated, and no buffer can be given away twice.
+    # The average is a copy: the state is donated, and no buffer can be donated twice.
     return state.replace(params=placed, ema=jax.tree.map(jnp.array, placed))
-
-
-def _shapes(params: PyTree) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }

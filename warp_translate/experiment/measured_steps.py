@@ -1,4 +1,4 @@
-"""The measured steps of a run: what was found of each, and which is the best."""
+"""``steps.jsonl``: the evaluations of a run's steps, and the best of them."""
 
 import json
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """Reads what `MeasuredSteps` wrote; nothing where there is no file.
+    """Reads a file of `MeasuredSteps`; no records if there is none.
 
     Raises:
-      UserError: the file is none of this program's.
+      UserError: the file is damaged.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -36,10 +36,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 class MeasuredSteps:
-    """What was measured of the steps of a run, each in one way or several.
-
-    Of those that were measured in the same way one is the best.
-    """
+    """Evaluations of a run's steps. Those by the present protocol compare."""
 
     def __init__(
         self,
@@ -48,54 +45,52 @@ class MeasuredSteps:
         protocol: Mapping[str, Any],
         cost: Mapping[str, Any] | None,
     ) -> None:
-        """Takes what is known already.
+        """Takes earlier records.
 
         Args:
           records: from `read_records`.
           score: decides which step is the best.
-          protocol: how steps are measured now.
-          cost: what the translations cost that are measured now; None of a classifier.
+          protocol: the present protocol.
+          cost: the present cost of a translation; None for a classifier.
         """
         self._records, self._score = list(records), score
-        self._way = json.loads(json.dumps([protocol, cost]))
+        self._protocol = json.loads(json.dumps([protocol, cost]))
 
     @property
     def steps(self) -> frozenset[int]:
-        """The steps that were measured as they are now."""
-        return frozenset(record["step"] for record in self._alike())
+        """The steps that were evaluated by the present protocol."""
+        return frozenset(record["step"] for record in self._comparable())
 
     def best(self) -> Record | None:
-        """The best of them, of equal ones the newest; None where none has the metric."""
-        scores = {each["step"]: self.score(each) for each in self._alike()}
-        known = [(score, step) for step, score in scores.items() if score is not None]
-        best = max(known, default=(None, None))[1]
-        return next((each for each in self._alike() if each["step"] == best), None)
+        """The best of them, of equal ones the newest; None if none has the metric."""
+        scored = [(self.score(each), each["step"], each) for each in self._comparable()]
+        known = [each for each in scored if each[0] is not None]
+        return max(known, key=lambda each: each[:2])[2] if known else None
 
     def score(self, record: Record) -> float | None:
-        """How good a step is, the larger the better; None without the metric."""
+        """The score of a step, larger is better; None without the metric."""
         return self._score({TEST + name: value for name, value in record["scalars"].items()})
 
     def add(self, record: Record) -> bool:
-        """Takes a step that was measured now, and tells whether it is the best."""
+        """Adds an evaluation; returns True if it is the best."""
         self._records.append(json.loads(json.dumps(record)))
         self._records.sort(key=lambda each: each["step"])
         best = self.best()
         return best is not None and best["step"] == record["step"]
 
     def write(self, path: Path) -> None:
-        """Writes one JSON line for each record, in the order of the steps.
-
-        A line has "best" beside what it was made of. The file is replaced as a whole, so that
-        whoever reads it meanwhile finds no part of it.
+        """Writes one JSON line per record, by step, with a field "best". Atomic.
 
         Raises:
           OSError: it cannot be written.
         """
         best = self.best()
-        for each in self._alike():
+        for each in self._comparable():
             each["best"] = each is best
         lines = [json.dumps(sealed.seal(each), sort_keys=True) for each in self._records]
         storage.write_whole(path, "".join(f"{line}\n" for line in lines))
 
-    def _alike(self) -> list[Record]:
-        return [each for each in self._records if [each["protocol"], each.get("cost")] == self._way]
+    def _comparable(self) -> list[Record]:
+        return [
+            each for each in self._records if [each["protocol"], each.get("cost")] == self._protocol
+        ]

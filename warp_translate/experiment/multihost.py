@@ -1,4 +1,4 @@
-"""What the processes of one command do together: measure, and tell each other what they have."""
+"""Sharded evaluation and exchange of values between the processes of a command."""
 
 import itertools
 import pickle
@@ -15,22 +15,13 @@ from warp_translate.training import distributed, parallel
 
 Result = TypeVar("Result")
 
-_PIECE = 1 << 24  # Bytes that are exchanged at once: every device holds a piece of each process.
+_PIECE = 1 << 24  # Bytes per exchange: every device holds a piece of each process.
 
-_gathers = itertools.count()  # The same in all processes, since all of them take part in each.
+_gathers = itertools.count()  # Equal in all processes, since all take part.
 
 
 def spread(chunk: int) -> Spread:
-    """All devices of all processes, for an evaluation.
-
-    Args:
-      chunk: examples that a device measures at once.
-
-    Raises:
-      UserError: that is less than one.
-    """
-    if chunk < 1:
-        raise UserError(f"config.evaluation.batch_size {chunk} must be at least 1; change it")
+    """All devices of all processes, for evaluations of ``chunk`` examples per device."""
     mine = jax.process_index()
     return Spread(
         chunk=chunk,
@@ -42,10 +33,10 @@ def spread(chunk: int) -> Spread:
 
 
 def gather(value: Any) -> list[Any]:
-    """Gives every process what each of them has; all of them must call this.
+    """Gathers a value of every process; all processes must call this.
 
     Args:
-      value: anything that can be pickled, of any size; it may differ from process to process.
+      value: any picklable value.
 
     Returns:
       The values in the order of the processes.
@@ -54,7 +45,7 @@ def gather(value: Any) -> list[Any]:
         return [value]
     distributed.barrier(f"gather/{next(_gathers)}")
     mine = np.frombuffer(pickle.dumps(value), np.uint8)
-    # In whole pieces and a rest: a device's integers have 32 bits.
+    # As whole pieces and a rest: integers of devices have 32 bits.
     sizes = _of_all(np.array(divmod(len(mine), _PIECE), np.int32))
     lengths = [int(pieces) * _PIECE + int(rest) for pieces, rest in sizes]
     texts = [bytearray() for _ in lengths]
@@ -64,20 +55,14 @@ def gather(value: Any) -> list[Any]:
         piece[: len(part)] = part
         for text, received in zip(texts, _of_all(piece), strict=True):
             text += received.tobytes()
-    # Of the job's own processes, so there is nothing in it that this one would not do itself.
+    # Safe: the pickles come from processes of this job.
     return [
         pickle.loads(memoryview(text)[:length]) for text, length in zip(texts, lengths, strict=True)
     ]
 
 
 def from_first(action: Callable[[], Result]) -> Result:
-    """Does something in the first process only, and gives all what came of it.
-
-    Args:
-      action: gives what can be pickled.
-
-    Returns:
-      What it gave.
+    """Runs an action in the first process and returns its picklable result in all.
 
     Raises:
       UserError: the action raised it.

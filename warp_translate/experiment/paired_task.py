@@ -1,10 +1,11 @@
-"""Paired training with its data and its measures."""
+"""Paired training with its data and evaluation."""
 
 from collections.abc import Mapping
 
 import ml_collections
 
 from warp_translate.data import pipeline
+from warp_translate.data.augment import EvalCrop
 from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation import distribution_metrics
 from warp_translate.evaluation.evaluator import COLUMNS, PairedEvaluation, PairedResult
@@ -12,42 +13,32 @@ from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
 from warp_translate.progress import Progress
 from warp_translate.training.branch_collapse import BranchWatch
+from warp_translate.training.paired_step import PairedTraining
 from warp_translate.types import PyTree
 
 _TABLE = ("output", "pretranslated", "warped", "identity")
 
 
-def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
-    """Builds the task of a configuration, which opens its data set.
-
-    Args:
-      config: with ``method.training`` "paired".
-      factor: how many times smaller the trunk's image is; the configuration's by default.
-
-    Returns:
-      The task.
-
-    Raises:
-      UserError: a mistake in the configuration or the data.
-    """
-    training = build.generator_training(config, factor=factor)
+def paired_task(config: ml_collections.ConfigDict, training: PairedTraining) -> Task:
+    """Builds a task, see `tasks.open_task`."""
+    factor = training.method.factor
     extractor, perceptual = eval_setup.extractor(config), eval_setup.perceptual(config)
     recogniser = recognition.recogniser(config)
     train_set, test_set = build.pairs(config, "train", eval_setup.SPLIT)
     eval_setup.check_counts(config, [len(test_set)])
     skipped = Skipped()
-    crop = build.eval_crop(config)
+    crop = EvalCrop(config.data.size)
     spread = multihost.spread(config.evaluation.batch_size)
     evaluations = {
         each: PairedEvaluation(
-            build.generator_training(config, factor=each).translate,
+            training.at_factor(each).translate,
             spread,
             bound=config.generator.max_displacement * each,
             extractor=extractor,
             perceptual=perceptual,
             recogniser=recogniser,
         )
-        for each in eval_setup.factors(config, training.factor)
+        for each in eval_setup.factors(config, factor)
     }
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int, progress: Progress) -> Report:
@@ -57,23 +48,22 @@ def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None)
                 progress.through(
                     pipeline.eval_batches(test_set, crop, **eval_setup.reading(spread))
                 ),
-                sheet_rows=sheet_rows if each == training.factor else 0,
+                sheet_rows=sheet_rows if each == factor else 0,
                 count=len(test_set),
             )
             for each, evaluation in evaluations.items()
         }
-        result = results[training.factor]
+        result = results[factor]
         sheet = Sheet(
             rows=result.examples,
             columns=COLUMNS,
             wheel_magnitude=result.wheel_magnitude,
-            title=f"{config.data.name}, {config.data.size} px, factor {training.factor}: unseen "
-            "test pairs",
+            title=f"{config.data.name}, {config.data.size} px, factor {factor}: unseen test pairs",
             footer=_footer(result),
         )
         by_factor = {each: found.scalars for each, found in results.items()}
         return Report(
-            eval_setup.joined(by_factor, training.factor),
+            eval_setup.joined(by_factor, factor),
             _table(result),
             {"sheet": sheet},
         )
@@ -88,16 +78,17 @@ def paired_task(config: ml_collections.ConfigDict, *, factor: int | None = None)
             **build.reading(config, start_step),
         ),
         protocol=eval_setup.data_protocol(config)
-        | {"count": len(test_set), "mask_weights": training.mask_weights}
-        | evaluations[training.factor].judges.protocol()
+        | {"count": len(test_set), "mask_weights": training.method.mask_weights}
+        | evaluations[factor].judges.protocol()
         | ({"perceptual": perceptual.protocol()} if perceptual else {}),
         scores=eval_setup.names(
-            {each: evaluation.names() for each, evaluation in evaluations.items()}, training.factor
+            {each: evaluation.names() for each, evaluation in evaluations.items()},
+            factor,
         ),
         tested=len(evaluations) * len(test_set),
         evaluate=evaluate,
         skipped=skipped,
-        watch=BranchWatch(training.mask_weights),
+        watch=BranchWatch(training.method.mask_weights),
     )
 
 
@@ -114,7 +105,7 @@ def _table(result: PairedResult) -> str:
 
 
 def _footer(result: PairedResult) -> str:
-    """The same in sentences, since columns do not line up in the sheet's font."""
+    """The table as sentences; the sheet's font does not align columns."""
     scalars = result.scalars
     return "\n".join(
         [

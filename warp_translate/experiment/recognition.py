@@ -1,4 +1,4 @@
-"""Opens what tells the domains apart in an evaluation: a run of a classifier, or an ONNX file."""
+"""The classifier of an evaluation: a run, or an ONNX file."""
 
 import functools
 import hashlib
@@ -21,19 +21,16 @@ _FIELD = "config.evaluation.recogniser"
 
 
 def recogniser(config: ml_collections.ConfigDict) -> Recogniser | None:
-    """The network of ``evaluation.recogniser``; None without, as in runs of before the field.
+    """Opens ``evaluation.recogniser``; None without.
 
     Raises:
       UserError: there is no such network, or ``evaluation.recogniser_domains`` does not name two of
         its classes.
     """
-    source = config.evaluation.get("recogniser", "")
-    domains = config.evaluation.get("recogniser_domains", "")
+    source, domains = config.evaluation.recogniser, config.evaluation.recogniser_domains
     if not source:
         if domains:
-            raise UserError(
-                f"{_FIELD}_domains={domains} needs {_FIELD}, the network that knows them"
-            )
+            raise UserError(f"{_FIELD}_domains={domains} needs {_FIELD}")
         return None
     if Path(source).suffix == ".onnx":
         try:
@@ -54,11 +51,11 @@ def _trained_classifier(workdir: str) -> tuple[FeatureExtractor, tuple[str, ...]
             found = run.restore(run.step("best"))
     except UserError as error:
         raise UserError(
-            f"{_FIELD}={workdir} cannot be used: {error}; name a run of a classifier, such as "
-            "experiments/classifier.py makes, or an .onnx file"
+            f"{_FIELD}={workdir} cannot be used: {error}; name a run of a classifier, such as of "
+            "experiments/classifier.py, or an .onnx file"
         ) from error
     params, size = found.params["classifier"], found.config.data.size
-    # Rows of scores are what a network of features gives, too.
+    # Scores have the shape of features.
     scores = jax.jit(functools.partial(_scores, found.training))
     network = FeatureExtractor(
         storage.absolute(storage.to_path(workdir)).name,
@@ -82,7 +79,7 @@ def _checksum(params: PyTree) -> str:
 
 
 def _domains(named: str, source: str, classes: tuple[str, ...] | None) -> tuple[int, int]:
-    """Which classes A and B are."""
+    """The numbers of the classes A and B."""
     words = [word.strip() for word in named.split(",")] if named else list((classes or "01")[:2])
     known = f"of {', '.join(classes)}" if classes else "as numbers from 0"
     try:

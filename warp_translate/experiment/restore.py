@@ -12,7 +12,8 @@ import ml_collections
 from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import CONFIG_FILE
 from warp_translate.experiment import best_checkpoint, build, multihost, run_config
-from warp_translate.experiment.task import Training, abstract_params
+from warp_translate.experiment.task import abstract_params
+from warp_translate.training.base import GeneratorTraining, Training
 from warp_translate.training.checkpoint import Checkpointer, Score, WhichStep
 from warp_translate.types import PyTree
 
@@ -21,14 +22,14 @@ Kind = TypeVar("Kind", bound=Training)
 
 @dataclasses.dataclass(frozen=True)
 class Trained(Generic[Kind]):
-    """The results as a run left them.
+    """The trained networks of a run at a step.
 
     Attributes:
       config: the run's configuration.
-      training: the networks; the factor of generators is the one asked for.
-      params: moving averages of their parameters by name, arrays of one device.
-      step: steps done.
-      figures: what was measured at that step.
+      training: the run's training, at the requested factor.
+      params: moving averages of the parameters by name, on one device.
+      step: the step.
+      figures: metrics of that step.
     """
 
     config: ml_collections.ConfigDict
@@ -40,15 +41,15 @@ class Trained(Generic[Kind]):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that was trained, or is being trained, opened to be read.
+    """A run, complete or in progress, opened for reading.
 
     Attributes:
       config: the run's configuration.
-      training: the networks; the factor of generators is the one asked for.
-      checkpoints: what there is of it.
-      best_by: name of the metric that decides which step is the best, as training has it.
-      score: what follows from it for the metrics of a step.
-      chosen: ``best_by`` is another than the run's own, or named once more.
+      training: the run's training, at the requested factor.
+      checkpoints: its checkpoints.
+      best_by: name of the metric of the best step.
+      score: maps the metrics of a step to its score.
+      chosen: True if ``best_by`` was requested.
     """
 
     config: ml_collections.ConfigDict
@@ -59,27 +60,27 @@ class Run:
     chosen: bool = False
 
     def steps(self) -> list[int]:
-        """The steps that are there now, in ascending order."""
+        """The steps of the present checkpoints, ascending."""
         return multihost.from_first(self.checkpoints.steps)
 
     def step(self, which: WhichStep, *, whole: bool = True) -> int:
-        """The number of the step that is meant.
+        """Returns the number of a step.
 
         Args:
-          which: a step, "latest", or "best", which is the latest where nothing was evaluated.
-          whole: whether of the latest and the best those are passed over that are damaged.
+          which: a step, "latest", or "best", which is the latest if none was evaluated.
+          whole: skip damaged steps for "latest" and "best".
 
         Raises:
-          UserError: there is no such step, or ``--best_by`` was measured at none.
+          UserError: there is no such step, or no step has the metric of ``--best_by``.
         """
         return multihost.from_first(lambda: self._step(which, whole))
 
     def restore(self, step: int) -> Trained[Training]:
-        """Reads what was trained in so many steps.
+        """Restores the trained networks at a step.
 
         Raises:
-          UserError: it does not fit the configuration.
-          CheckpointVanished: it was deleted before it was read.
+          UserError: the checkpoint does not fit the configuration.
+          CheckpointVanished: it was deleted meanwhile.
         """
         part, figures = multihost.from_first(lambda: self._read(step))
         params = {name: jax.device_put(state["ema"]) for name, state in part.items()}
@@ -92,14 +93,13 @@ class Run:
                 {name for step in steps for name in self.checkpoints.metrics(step)}
             )
             raise UserError(
-                f"--best_by={self.best_by} was measured at none of the steps that are there; "
+                f"--best_by={self.best_by} was measured at none of the present steps; "
                 + (f"there are: {known}" if known else "none of them was evaluated")
             )
         return self.checkpoints.resolve(which, whole=whole)
 
     def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, float]]:
-        # Whatever the factor is that is asked for: parameters do not depend on it.
-        wanted = abstract_params(build.training(self.config), self.config.data.size)
+        wanted = abstract_params(self.training, self.config.data.size)
         part = self.checkpoints.restore_part(
             step, {name: {"ema": ema} for name, ema in wanted.items()}
         )
@@ -110,30 +110,29 @@ class Run:
 def open_run_in(
     workdir: str, *, factor: int | None = None, best_by: str | None = None
 ) -> Iterator[Run]:
-    """Opens a run, whatever the flags say.
+    """Opens a run.
 
     Args:
       workdir: its folder.
-      factor: how many times smaller the trunk's image is; the run's by default.
-      best_by: the metric that decides which step is the best; the run's by default.
-
-    Yields:
-      The run.
+      factor: factor of translation; that of the run by default.
+      best_by: the metric of the best step; that of the run by default.
 
     Raises:
       UserError: there is no such run, or it has no such metric or factor.
     """
     config = run_config.load(workdir)
-    if factor is not None and config.method.training == "classifier":
-        raise UserError(f"--factor={factor} is for generators, not for a classifier")
-    asked, where = best_by, "--best_by"
-    if asked is None:
-        asked = config.evaluation.best_metric
+    metric, where = best_by, "--best_by"
+    if metric is None:
+        metric = config.evaluation.best_metric
         where = f"{Path(workdir) / CONFIG_FILE}: evaluation.best_metric"
-    score = best_checkpoint.score(asked, where)
-    training = build.training(config, factor=factor)
+    score = best_checkpoint.score(metric, where)
+    training = build.training(config)
+    if factor is not None:
+        if not isinstance(training, GeneratorTraining):
+            raise UserError(f"--factor={factor} is for generators, not for a classifier")
+        training = training.at_factor(factor)
     checkpoints = Checkpointer(workdir, score=score, read_only=True)
     try:
-        yield Run(config, training, checkpoints, asked, score, chosen=best_by is not None)
+        yield Run(config, training, checkpoints, metric, score, chosen=best_by is not None)
     finally:
         checkpoints.close()

@@ -1,12 +1,11 @@
-"""``config.json``: the configuration of a run, and what it means when it is started with another.
+"""``config.json``: the configuration of a run, and its changes when the run is resumed.
 
-Three kinds of fields are told apart. Some change nothing that is trained, and a run goes on with
-their new values. Most change what the steps do from here on, which is the user's to say. And of
-some follow the shapes of what was trained, which do not change any more.
+Some fields do not affect training; their new values are taken over. Most fields affect the
+remaining steps; changing them needs ``--accept_changes``. Fields that determine the shapes of
+checkpoints cannot change.
 
-Where the data lie is written as absolute paths, so that a run can be read from any folder. Where
-they are no longer there, the same way from the work directory as before is tried: a run and its
-data may be moved together.
+Data folders are written as absolute paths. If one no longer exists, the same path relative to the
+work directory is tried, so that a run and its data can be moved together.
 """
 
 import json
@@ -22,7 +21,7 @@ from warp_translate.evaluation.runs import CONFIG_FILE, flat
 from warp_translate.experiment import fields, run_record
 
 Changes = dict[str, tuple[Any, Any]]
-"""Values before and now by the name of the field; `MISSING` where there is none."""
+"""Old and new values by field; `MISSING` for a field that does not exist."""
 
 MISSING = "missing"
 
@@ -30,9 +29,7 @@ _HARMLESS = (
     *("data.dir", "evaluation.", "training.log_every", "training.evaluate_every"),
     *("training.save_every", "training.keep_", "generator.remat", "method.threshold"),
 )
-_PLACES = ("root", "dir")
-"""Fields of ``data`` that are folders."""
-
+_FOLDERS = ("root", "dir")  # Of the section "data".
 _SHAPES = (
     *("method.training", "method.pool_size", "classifier.domains", "classifier.width"),
     *("classifier.stages", "classifier.param_dtype", "generator.width", "generator.blocks"),
@@ -46,12 +43,12 @@ def load(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     """Reads the configuration of a run.
 
     Raises:
-      UserError: there is no run in the folder, or a field of its configuration makes no sense.
+      UserError: there is no run in the folder, or its configuration is invalid.
     """
     content = _located(_read(workdir), workdir)
     try:
         config = ml_collections.ConfigDict(content)
-    except ValueError as error:  # Of a name with a dot, such as those of a bundle's files.
+    except ValueError as error:  # Of a name with a dot, as in a bundle.
         raise _no_run(workdir, "is no configuration") from error
     fields.check(config, f"{storage.to_path(workdir) / CONFIG_FILE}: ")
     return config
@@ -69,8 +66,8 @@ def _read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         return sealed.unseal(content)
     except ValueError as error:
         raise UserError(
-            f"{storage.to_path(workdir) / CONFIG_FILE} is not what was written ({error}); else put "
-            "a copy of it there, or remove it and repeat the command that trained, which writes it"
+            f"{storage.to_path(workdir) / CONFIG_FILE} is not what was written ({error}); restore "
+            "a copy, or remove it and repeat the command that trained, which writes it"
         ) from error
 
 
@@ -94,16 +91,16 @@ def record(
     Args:
       config: the configuration.
       workdir: folder of the run.
-      step: steps that are done there.
-      accept: whether the steps to come may do something else than those that are done.
-      write: whether this process does; the others only compare with what is there.
+      step: steps done there.
+      accept: accept changes that affect the remaining steps.
+      write: False only compares.
 
     Returns:
-      What has changed since the run was started; empty where nothing was trained yet.
+      The changes since the last start; none before the first checkpoint.
 
     Raises:
-      UserError: the run was started with another configuration, which was not accepted or does
-        not fit what was trained, or the folder cannot be written.
+      UserError: a change is not accepted or does not fit the checkpoints, or the folder cannot be
+        written.
     """
     path = storage.to_path(workdir) / CONFIG_FILE
     now = _anchored(json.loads(config.to_json()))
@@ -124,7 +121,7 @@ def record(
 
 
 def in_words(changes: Changes) -> str:
-    """The changes in one line, each with what it means."""
+    """The changes and their effects in one line."""
     return "; ".join(
         f"config.{name} {_was(before)} and {_is(now)} ({_meaning(name)})"
         for name, (before, now) in changes.items()
@@ -132,25 +129,25 @@ def in_words(changes: Changes) -> str:
 
 
 def _anchored(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with absolute paths for where the data lie."""
+    """The configuration with absolute paths of data."""
     data = content.get("data")
     if not isinstance(data, dict):
         return dict(content)
     places = {
         name: os.path.abspath(os.path.expanduser(data[name]))
-        for name in _PLACES
+        for name in _FOLDERS
         if isinstance(data.get(name), str) and storage.scheme(data[name]) is None
     }
     return {**content, "data": data | places}
 
 
 def _located(content: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The configuration of a run, with the places of the data as they are now."""
+    """The configuration of a run, with the present folders of its data."""
     found = _anchored(content)
     then = run_record.workdir_at_start(workdir)
     if then is None or storage.scheme(workdir) or not isinstance(found.get("data"), dict):
         return found
-    for name in _PLACES:
+    for name in _FOLDERS:
         place = found["data"].get(name)
         if isinstance(place, str) and storage.scheme(place) is None and not os.path.exists(place):
             moved = os.path.abspath(os.path.join(workdir, os.path.relpath(place, then)))
@@ -170,10 +167,10 @@ def _check(changes: Changes, workdir: str | os.PathLike[str], step: int, accept:
     telling = {name: pair for name, pair in changes.items() if not name.startswith(_HARMLESS)}
     if unfit or (telling and not accept):
         remedy = (
-            "repeat it as it was, or choose another --workdir, where --config.finetune.source="
-            f"{workdir} begins with what was trained here"
+            "repeat it as it was, or choose another --workdir with --config.finetune.source="
+            f"{workdir}, which begins with the parameters of this run"
             if unfit
-            else "repeat it as it was, choose another --workdir, or go on so with --accept_changes"
+            else "repeat it as it was, choose another --workdir, or give --accept_changes"
         )
         raise UserError(
             f"the run in {workdir} has done {step} steps with another configuration: "
@@ -185,17 +182,17 @@ def _meaning(name: str) -> str:
     if name in _SHAPES:
         return "does not fit what was trained"
     if name.startswith(_HARMLESS):
-        return "changes nothing that is trained"
+        return "no effect on training"
     if name.startswith("data.") or name in ("seed", "training.global_batch"):
-        return "other examples from here on"
+        return "other examples from now on"
     if name in ("training.total_steps", "optim.schedule", "optim.warmup_steps"):
-        return "another course of the learning rate from here on"
-    return "trained otherwise from here on"
+        return "another learning rate from now on"
+    return "trained differently from now on"
 
 
 def _was(value: Any) -> str:
-    return "was not there" if value is MISSING else f"was {value!r}"
+    return "did not exist" if value is MISSING else f"was {value!r}"
 
 
 def _is(value: Any) -> str:
-    return "is gone" if value is MISSING else f"is now {value!r}"
+    return "no longer exists" if value is MISSING else f"is now {value!r}"

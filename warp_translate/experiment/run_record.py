@@ -1,4 +1,4 @@
-"""``run.json``: how a run was made, for whoever wants to repeat it."""
+"""``run.json``: command, versions and machine of a run, to reproduce it."""
 
 import datetime
 import json
@@ -22,8 +22,8 @@ _PACKAGES = (
     *("tensorflow-datasets", "grain", "array-record", "opencv-python-headless"),
 )
 
-# What of the environment decides how a run computes; none of it is secret.
-_TELLING = (
+# Environment variables that affect the computation; none is secret.
+_VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "JAX_", "LIBTPU_", "NCCL_", "OMP_", "TFDS_DATA_DIR", "XLA_"),
     *("SLURM_JOB_ID", "SLURM_NTASKS"),
 )
@@ -32,15 +32,15 @@ _TELLING = (
 def write(
     workdir: str | os.PathLike[str], *, step: int, changes: Mapping[str, tuple[Any, Any]]
 ) -> str | None:
-    """Adds this start to the record of a run; that of a run that goes on holds all its starts.
+    """Adds this start to the record of a run.
 
     Args:
       workdir: folder of the run.
-      step: steps that are done there.
-      changes: of the configuration since the start before, values before and now by field.
+      step: steps done there.
+      changes: changes of the configuration since the last start.
 
     Returns:
-      A line for the user where the record of before is damaged, which is kept beside; else None.
+      A warning if the record was damaged and has been moved aside; else None.
 
     Raises:
       UserError: the folder cannot be written.
@@ -54,7 +54,7 @@ def write(
             starts, changed = [], []
             kept = path.with_name(f"{START_FILE}.damaged")
             storage.write_whole(kept, path.read_bytes())
-            notice = f"{path} is damaged ({error}); it is kept as {kept}, and a new one begins"
+            notice = f"{path} is damaged ({error}); it is kept as {kept}, and a new one is written"
         place = str(workdir) if storage.scheme(workdir) else os.path.abspath(workdir)
         record = _start() | {"workdir": place}
         starts.append(record["started"])
@@ -71,7 +71,7 @@ def write(
 
 
 def workdir_at_start(workdir: str | os.PathLike[str]) -> str | None:
-    """Where the folder of a run was when it was started last; None where that is not known."""
+    """The folder of a run when it was started last; None if unknown."""
     try:
         text = (storage.to_path(workdir) / START_FILE).read_text(encoding="utf-8")
         return str(sealed.unseal(json.loads(text))["workdir"])
@@ -80,7 +80,7 @@ def workdir_at_start(workdir: str | os.PathLike[str]) -> str | None:
 
 
 def _earlier(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Starts and changes of before; none where the file is not there.
+    """Earlier starts and changes; none if there is no file.
 
     Raises:
       ValueError, KeyError, TypeError, AttributeError: it is damaged.
@@ -105,16 +105,13 @@ def _start() -> dict[str, Any]:
         "processes": jax.process_count(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "environment": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)
         },
     }
 
 
 def commit() -> str | None:
-    """The commit that the package's files are of, with a plus where they were changed since.
-
-    None where they are in no checkout of git, as those of an installed package.
-    """
+    """The commit of the package, with a plus if files differ; None outside of a git checkout."""
     folder = Path(__file__).parent
     try:
         head = _git(folder, "rev-parse", "HEAD")

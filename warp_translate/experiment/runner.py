@@ -1,8 +1,7 @@
-"""Runs jobs that are several commands each, some at once; knows nothing of what they do.
+"""Runs jobs of several commands, some in parallel.
 
-A job holds a lock on its folder as long as any process of it lives. So two runners share the jobs
-of a folder, and one that is started after another was killed waits for what that one left running,
-in the place of a job of its own.
+A job locks its folder while any of its processes lives. So two runners share the jobs of a folder,
+and a runner that replaces a killed one waits for the jobs which that one left running.
 """
 
 import collections
@@ -23,10 +22,10 @@ from warp_translate import locks
 from warp_translate.errors import UserError
 
 LOG_FILE = "log.txt"
-"""What a job's commands say, in its folder."""
+"""Output of a job's commands, in its folder."""
 
 _LOCK_FILE = ".lock"
-_STATUS_SECONDS = 60.0  # Between two lines that say how far everything is.
+_STATUS_SECONDS = 60.0  # Between two status lines.
 _POLL_SECONDS = 1.0
 
 State = Literal["done", "failed", "stopped"]
@@ -34,15 +33,15 @@ State = Literal["done", "failed", "stopped"]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Commands that are run one after the other.
+    """Commands that run in sequence until one fails.
 
     Attributes:
-      name: what it is called.
-      folder: where its log and its lock are; made if it is not there.
-      commands: each with its arguments; the next one only runs where the one before left with 0.
-      done: whether there is nothing left to do.
-      progress: how much of it is done, in steps.
-      total: how many steps there are.
+      name: its name.
+      folder: folder of its log and lock; created if missing.
+      commands: the commands with their arguments.
+      done: returns True if the job is complete.
+      progress: returns the steps done.
+      total: number of steps.
     """
 
     name: str
@@ -58,8 +57,8 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-      state: "done", "failed", or "stopped" before its end by a signal.
-      message: of a failure: the status and the last line of the log.
+      state: "done", "failed", or "stopped" by a signal.
+      message: of a failure, the exit status and the last line of the log.
     """
 
     state: State
@@ -67,13 +66,11 @@ class Outcome:
 
 
 class Runner:
-    """Runs jobs, so many at once, and says how far they are.
+    """Runs jobs in parallel and reports their progress.
 
     Attributes:
-      outcomes: of the jobs that ended, by name.
+      outcomes: outcomes of the jobs that ended, by name.
     """
-
-    outcomes: dict[str, Outcome]
 
     def __init__(
         self,
@@ -87,14 +84,13 @@ class Runner:
         """Prepares to run.
 
         Args:
-          jobs: in the order in which they are begun.
-          at_once: how many run at the same time; where it is more than one, each gets its share of
-            the CPU cores that this process may use.
-          stream: where progress is told.
-          ended: told of every job that ended, one at a time.
-          environment: variables that the commands get where this process has none of that name.
+          jobs: in the order in which they start.
+          at_once: number of parallel jobs; several divide the CPU cores of this process.
+          stream: stream for progress.
+          ended: called with every job that ended, one at a time.
+          environment: defaults of environment variables for the commands.
         """
-        self.outcomes = {}
+        self.outcomes: dict[str, Outcome] = {}
         self._jobs, self._at_once, self._stream, self._ended = jobs, at_once, stream, ended
         self._waiting = collections.deque(jobs)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -105,7 +101,7 @@ class Runner:
         self._steps_before = 0
 
     def run(self) -> dict[str, Outcome]:
-        """Runs everything that is not done, and returns how each ended.
+        """Runs all jobs that are not done, and returns their outcomes.
 
         Raises:
           UserError: a folder cannot be written.
@@ -116,10 +112,10 @@ class Runner:
         def work(cores: set[int] | None) -> None:
             try:
                 if cores:
-                    # Of this thread alone; the processes that it starts inherit it.
+                    # Of this thread only; its child processes inherit it.
                     os.sched_setaffinity(0, cores)
                 self._work()
-            except BaseException as error:  # Raised by the thread that waits for this one.
+            except BaseException as error:  # Raised again below.
                 errors.append(error)
                 self.stop()
 
@@ -129,10 +125,7 @@ class Runner:
             thread.start()
         last = time.monotonic()
         while any(thread.is_alive() for thread in threads):
-            # With a timeout, so that signals are handled in between.
-            threads[0].join(_POLL_SECONDS / 10)
-            for thread in threads[1:]:
-                thread.join(0)
+            threads[0].join(_POLL_SECONDS / 10)  # Signals are handled in between.
             if time.monotonic() - last > _STATUS_SECONDS:
                 last = time.monotonic()
                 self._say(self._status())
@@ -141,22 +134,17 @@ class Runner:
         return self.outcomes
 
     def stop(self) -> None:
-        """Begins nothing more and asks what runs to save and leave; a second time kills it."""
+        """Starts no more jobs and terminates the running ones; a second call kills them."""
         kind = signal.SIGKILL if self._stopping.is_set() else signal.SIGTERM
-        # With the lock: a process that is being started is either not started or signaled.
+        # Under the lock a process that is just starting is either signaled or not started.
         with self._mutex:
             self._stopping.set()
             for process in self._running.values():
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(kind)
 
-    @property
-    def stopped(self) -> bool:
-        """Whether it was told to stop."""
-        return self._stopping.is_set()
-
     def _work(self) -> None:
-        """Takes jobs until there are none; what another runner has is looked at again later."""
+        """Runs jobs until there are none; requeues those that another runner has."""
         while not self._stopping.is_set():
             with self._mutex:
                 if not self._waiting:
@@ -168,7 +156,7 @@ class Runner:
                 self._stopping.wait(_POLL_SECONDS)
 
     def _take(self, job: Job) -> bool:
-        """Does a job, once it has ended where nobody looks after it; not if another runner does."""
+        """Runs a job, after waiting for an orphaned run of it; False if another runner has it."""
         while not self._stopping.is_set():
             with _locked(job.folder) as lock:
                 if lock is not None:
@@ -182,14 +170,13 @@ class Runner:
     def _outcome(self, job: Job, lock: int) -> Outcome:
         if job.done():
             return Outcome("done")
-        self._say(f"{job.name}: begun" if not job.progress() else f"{job.name}: goes on")
+        self._say(f"{job.name}: {'resumed' if job.progress() else 'started'}")
         for command in job.commands:
             with open(job.folder / LOG_FILE, "ab") as log:
                 with self._mutex:
                     if self._stopping.is_set():
                         return Outcome("stopped")
-                    # In a session of its own: an interrupt at the terminal reaches the runner
-                    # alone, which asks to save.
+                    # In a new session, so that Ctrl-C reaches the runner only.
                     process = subprocess.Popen(
                         command,
                         env=self._environment,
@@ -207,20 +194,20 @@ class Runner:
                 if self._stopping.is_set():
                     return Outcome("stopped")
                 how = f"signal {-code}" if code < 0 else f"status {code}"
-                said = _last_line(job.folder / LOG_FILE) or "it said nothing"
-                return Outcome("failed", f"{how}: {said}")
-        return Outcome("done") if job.done() else Outcome("failed", "left nothing behind")
+                last = _last_line(job.folder / LOG_FILE) or "no output"
+                return Outcome("failed", f"{how}: {last}")
+        return Outcome("done") if job.done() else Outcome("failed", "incomplete results")
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         with self._mutex:
             self.outcomes[job.name] = outcome
-            said = outcome.state + (f", {outcome.message}" if outcome.message else "")
-            self._say(f"{job.name}: {said} ({len(self.outcomes)} of {len(self._jobs)})")
+            how = outcome.state + (f", {outcome.message}" if outcome.message else "")
+            self._say(f"{job.name}: {how} ({len(self.outcomes)} of {len(self._jobs)})")
             self._ended(job, outcome)
 
     def _status(self) -> str:
         total = sum(job.total for job in self._jobs)
-        # What failed is no longer to be waited for.
+        # Failed jobs count as complete.
         settled = {name for name, outcome in self.outcomes.items() if outcome.state != "stopped"}
         steps = sum(job.total if job.name in settled else job.progress() for job in self._jobs)
         elapsed = time.monotonic() - self._begin
@@ -239,7 +226,7 @@ class Runner:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[int | None]:
-    """Holds the lock of a folder; None where another process does."""
+    """Holds the lock of a folder; yields None if another process holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -257,11 +244,11 @@ def _locked(folder: Path) -> Iterator[int | None]:
             os.pwrite(lock, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
             yield lock
     finally:
-        os.close(lock)  # The lock itself lives on in the processes that inherited it.
+        os.close(lock)  # Processes that inherited the lock still hold it.
 
 
 def _is_orphaned(folder: Path) -> bool:
-    """Whether the runner that locked a folder was one of this machine and is no more."""
+    """True if the runner that locked a folder ran on this machine and is gone."""
     host, _, process = (folder / _LOCK_FILE).read_text().partition(" ")
     if host != socket.gethostname():
         return False
@@ -269,13 +256,13 @@ def _is_orphaned(folder: Path) -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
-    except (ValueError, PermissionError):  # Just being written, or another user's.
-        return False
+    except (ValueError, PermissionError):  # Being written, or another user's.
+        pass
     return False
 
 
 def _shares(count: int) -> list[set[int] | None]:
-    """The cores of each of so many; None where they are not divided."""
+    """Divides the CPU cores among ``count`` jobs; None where they are not divided."""
     if count == 1 or not hasattr(os, "sched_getaffinity"):
         return [None] * count
     cores = sorted(os.sched_getaffinity(0))
@@ -283,19 +270,18 @@ def _shares(count: int) -> list[set[int] | None]:
 
 
 def _progress_in_words(job: Job) -> str:
-    """Where nothing is logged yet the last line of its own log says what it does: it compiles."""
+    """Steps done, and before the first step the last line of the log."""
     steps = f"{job.name} {job.progress()}/{job.total}"
-    said = "" if job.progress() else _last_line(job.folder / LOG_FILE)[:60]
-    return f"{steps} ({said})" if said else steps
+    last = "" if job.progress() else _last_line(job.folder / LOG_FILE)[:60]
+    return f"{steps} ({last})" if last else steps
 
 
 def _last_line(path: Path) -> str:
-    """The last line of a log that says something; "" where none does."""
+    """The last line of a log that is not empty; "" without one."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode("utf-8", "replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:300] if said else ""
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 
 def _time(seconds: float) -> datetime.timedelta:

@@ -1,8 +1,8 @@
-"""The runs of an experiment file: what ``get_sweep(arg)`` names beside ``get_config(arg)``.
+"""The variants and runs of an experiment file, from its ``get_sweep(arg)``.
 
-It returns what each variant overrides, by dotted name: a dictionary of variants,
-``{"no fusion": {"method.fusion": "pretranslated"}}``, or a list, in which a variant is called after
-its overrides. Every variant may be run with several seeds.
+It returns a dictionary of the overrides of each variant by dotted name,
+``{"no fusion": {"method.fusion": "pretranslated"}}``, or a list, which names variants after their
+overrides. Every variant may run with several seeds.
 """
 
 import dataclasses
@@ -13,16 +13,14 @@ from types import ModuleType
 
 import ml_collections
 
-from warp_translate import storage
 from warp_translate.errors import UserError, did_you_mean
 from warp_translate.experiment import experiment_file
 
 Value = bool | int | float | str | tuple[int | float, ...]
 Overrides = Mapping[str, Value]
 
-_UNSAFE = re.compile(r"[^\w.+=-]+", re.ASCII)  # A comma parts folders in lists of them.
-_UNSAFE_BEFORE = re.compile(r"[^\w.+=,-]+", re.ASCII)
-_LONGEST_NAME = 200  # Bytes; file systems take 255, and checkpoints are written beside.
+_UNSAFE = re.compile(r"[^\w.+=-]+", re.ASCII)  # Commas separate folders in flags.
+_LONGEST_NAME = 200  # Bytes; file systems allow 255, and temporary names are longer.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +28,9 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      name: of its folder; safe in every file system, the same for the same variant and seed.
-      variant: the label of what it is a run of.
-      overrides: what it sets otherwise than the experiment file, its seed included.
+      name: name of its folder, valid on every file system.
+      variant: the label of its variant.
+      overrides: its overrides, including the seed.
     """
 
     name: str
@@ -40,12 +38,12 @@ class Run:
     overrides: Overrides
 
     def flags(self, config: str, workdir: str, further: Sequence[str] = ()) -> list[str]:
-        """What ``warp-translate train`` gets.
+        """The flags of ``warp-translate train``.
 
         Args:
-          config: the experiment file, with its argument behind a colon if it has one.
-          workdir: folder that the runs' own folders are in.
-          further: flags of every run.
+          config: the experiment file, with its argument after a colon.
+          workdir: parent of the runs' folders.
+          further: further flags.
         """
         return [
             f"--config={config}",
@@ -57,14 +55,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What an experiment file says of its runs.
+    """The sweep of an experiment file.
 
     Attributes:
       title: the first line of its docstring.
       claim: the rest of it.
-      variants: what each overrides, by label.
-      runs: of each variant one for each seed, the seeds outermost: so that after half of the time
-        there is a whole table.
+      variants: overrides by label.
+      runs: one for each seed and variant, all variants of the first seed first.
     """
 
     title: str
@@ -77,17 +74,15 @@ class Sweep:
         return [run for run in self.runs if run.variant == variant]
 
 
-def read_sweep(config: str, *, seeds: int | None = None, workdir: str | None = None) -> Sweep:
+def read_sweep(config: str, *, seeds: int | None = None) -> Sweep:
     """Reads the sweep of an experiment file, and checks every override.
 
     Args:
-      config: experiment file, with its argument behind a colon if it has one.
-      seeds: how many runs of each variant, with the seeds from 0; None for one that keeps its own.
-      workdir: folder that the runs' own folders are in; those whose names have commas, as an
-        earlier version made them, keep their names.
+      config: experiment file, with its argument after a colon.
+      seeds: runs of each variant, with seeds from 0; None for one run with the file's seed.
 
     Raises:
-      UserError: the file or an override does not fit, or two runs have one name.
+      UserError: the file or an override is invalid, or two runs have the same name.
     """
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds={seeds} must be at least 1")
@@ -100,20 +95,20 @@ def read_sweep(config: str, *, seeds: int | None = None, workdir: str | None = N
             _check(fields, field, value, path)
         if seeds is not None and "seed" in overrides:
             raise UserError(
-                f"--seeds={seeds} cannot be had of --config={path}, whose get_sweep overrides the "
-                "seed itself: leave --seeds out"
+                f"--seeds={seeds} does not fit --config={path}, whose get_sweep overrides the seed "
+                "itself: omit --seeds"
             )
     runs = []
     owners: dict[str, str] = {}
     for seed in range(seeds or 1):
         for label, overrides in variants.items():
             own = overrides if seeds is None else {**overrides, "seed": seed}
-            name = _folder(label if seeds is None else f"{label},seed={seed}", workdir)
-            # Some file systems do not tell small letters from capitals.
+            name = run_name(label if seeds is None else f"{label},seed={seed}")
+            # Some file systems ignore case.
             if name.casefold() in owners:
                 raise UserError(
                     f"--config={path}: {owners[name.casefold()]!r} and {label!r} would both be the "
-                    f"run {name!r}: leave one out, or tell them apart"
+                    f"run {name!r}: remove or rename one"
                 )
             owners[name.casefold()] = label
             runs.append(Run(name, label, own))
@@ -122,10 +117,10 @@ def read_sweep(config: str, *, seeds: int | None = None, workdir: str | None = N
 
 
 def run_name(label: str) -> str:
-    """The folder of a run: its label without what file systems do not take.
+    """The folder of a run: its label without characters that file systems do not allow.
 
     Raises:
-      UserError: the name would be too long.
+      UserError: the name is too long.
     """
     name = _UNSAFE.sub("_", label)
     if len(name) > _LONGEST_NAME:
@@ -136,16 +131,8 @@ def run_name(label: str) -> str:
     return name
 
 
-def _folder(label: str, workdir: str | None) -> str:
-    """The name of a run's folder, which may be there already under a name of before."""
-    name, before = run_name(label), _UNSAFE_BEFORE.sub("_", label)
-    if workdir is not None and name != before and (storage.to_path(workdir) / before).is_dir():
-        return before
-    return name
-
-
 def as_text(value: Value) -> str:
-    """A value as it stands behind ``--config.name=``."""
+    """A value as ``--config.name=`` takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -168,8 +155,8 @@ def _called(
     labels = list(found) if isinstance(found, Mapping) else [_label(each) for each in each]
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise UserError(
-            f"--config={path}: two variants would both be the run {run_name(twice.pop())!r}: leave "
-            "one out"
+            f"--config={path}: two variants would both be the run {run_name(twice.pop())!r}: "
+            "remove one"
         )
     return config, dict(zip(labels, each, strict=True))
 
@@ -180,12 +167,12 @@ def _label(overrides: Overrides) -> str:
 
 
 def _check(known: Mapping[str, type], field: str, value: Value, path: str) -> None:
-    """Refuses what ``--config.name=value`` would not mean the same in the run."""
+    """Refuses overrides that ``--config.name=value`` would not reproduce in the run."""
     if field not in known:
         hint = did_you_mean(str(field), known, cutoff=0.0)
         raise UserError(f"{path}: get_sweep overrides {field!r}, no field; {hint}")
     kind = known[field]
-    # Of the exact type, since Python's True is an int; but an int will do for a float.
+    # The exact type, since True is an int; but an int is valid for a float.
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise UserError(
             f"{path}: get_sweep overrides {field!r} by {value!r}; it must be {kind.__name__}"

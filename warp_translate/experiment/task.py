@@ -1,87 +1,28 @@
-"""What the commands need of a kind of training: the networks, the data, and how to measure."""
+"""A training with its data and its evaluation, as the commands use it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-from warp_translate.constants import Fusion
 from warp_translate.data.records import Skipped
-from warp_translate.models import Generator, Translation
-from warp_translate.ops import MaskWeights
 from warp_translate.progress import Progress
-from warp_translate.training.regularization import Metrics
-from warp_translate.types import Array, PyTree
-
-
-class Training(Protocol):
-    """What all kinds of training have in common."""
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """Names of the networks in the state that it is for; the first is meant where none is."""
-        ...
-
-    @property
-    def axes(self) -> PyTree:
-        """Which part of the state each device has for itself, see `parallel.Replicas`."""
-        ...
-
-    def check_size(self, size: int) -> None:
-        """Raises a ValueError unless training images of so many pixels a side suit it."""
-        ...
-
-    def init(self, root: Array, size: int) -> PyTree:
-        """Draws the initial state as one device sees it."""
-        ...
-
-    def step(
-        self, state: PyTree, batch: Mapping[str, Array], root: Array, *, axis_name: str | None
-    ) -> tuple[PyTree, Metrics]:
-        """One step of training."""
-        ...
-
-
-class TranslationTraining(Training, Protocol):
-    """What all kinds of training have in common that make generators."""
-
-    @property
-    def generator(self) -> Generator:
-        """The module of all generators."""
-        ...
-
-    @property
-    def factor(self) -> int:
-        """How many times smaller the trunk's image is."""
-        ...
-
-    @property
-    def mask_weights(self) -> MaskWeights:
-        """Which image the mask multiplies."""
-        ...
-
-    @property
-    def fusion(self) -> Fusion:
-        """How the output is put together."""
-        ...
-
-    def translate(self, params: PyTree, original: Array, *, in_bands: bool = False) -> Translation:
-        """Translates ``[B, H, W, 3]`` floats in [-1, 1]."""
-        ...
+from warp_translate.training.base import Training
+from warp_translate.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """A table of pictures.
+    """A table of images.
 
     Attributes:
-      rows: one list of uint8 pictures for each example.
-      columns: titles.
-      wheel_magnitude: displacement in pixels that is shown in full colour; None without any.
-      title: what the sheet shows.
-      footer: figures.
+      rows: a list of uint8 images for each example.
+      columns: titles of the columns.
+      wheel_magnitude: displacement in pixels shown in full color; None without displacements.
+      title: title of the sheet.
+      footer: text below.
     """
 
     rows: list[list[np.ndarray]]
@@ -93,12 +34,12 @@ class Sheet:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
       scalars: metrics by name.
-      table: what a terminal shows.
-      sheets: by name of the file, without suffix.
+      table: text for a terminal.
+      sheets: sheets by file name without suffix.
     """
 
     scalars: dict[str, float]
@@ -108,20 +49,20 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A kind of training with its data.
+    """A training with its data and evaluation.
 
     Attributes:
-      training: the networks, losses and steps.
+      training: networks, losses and step.
       data: one line about the data.
-      shown: metrics that the progress line shows.
-      batches: training batches from a step on.
-      protocol: all that decides whether its scores compare with those of another, ready for JSON.
-      scores: names of what `evaluate` finds, with those that it may leave out.
-      tested: images that an evaluation measures.
-      evaluate: measures the results, given their parameters by name, the rows of a sheet and whom
-        to tell of every batch. All processes must call it, and all get the same.
-      skipped: what could not be read of the sets to train on.
-      watch: makes warnings of the metrics of a step, one line each.
+      shown: metrics for the progress line.
+      batches: returns the training batches from a step on.
+      protocol: everything that scores need to share to compare, for JSON.
+      scores: names of all metrics of `evaluate`, also optional ones.
+      tested: images per evaluation.
+      evaluate: evaluates parameters by name, with the number of sheet rows and the progress. All
+        processes must call it, and get the same report.
+      skipped: training examples that could not be read.
+      watch: returns warnings about the metrics of a step.
     """
 
     training: Training
@@ -137,11 +78,11 @@ class Task:
 
 
 def result_params(training: Training, state: PyTree) -> dict[str, PyTree]:
-    """The moving averages of all results in a state, by name."""
+    """The moving averages of the trained networks of a state, by name."""
     return {name: getattr(state, name).ema for name in training.results}
 
 
 def abstract_params(training: Training, size: int) -> dict[str, PyTree]:
-    """Shapes and types of `result_params`, computed without drawing any."""
+    """Shapes and dtypes of `result_params`."""
     state = jax.eval_shape(lambda: training.init(jax.random.key(0), size))
     return result_params(training, state)

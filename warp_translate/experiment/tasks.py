@@ -1,4 +1,6 @@
-"""Finds the task that a configuration means."""
+"""The task of each kind of training."""
+
+from collections.abc import Callable
 
 import ml_collections
 
@@ -7,8 +9,9 @@ from warp_translate.experiment.classifier_task import classifier_task
 from warp_translate.experiment.paired_task import paired_task
 from warp_translate.experiment.task import Task
 from warp_translate.experiment.unpaired_task import unpaired_task
+from warp_translate.training.base import Training
 
-_TASKS = {
+_TASKS: dict[str, Callable[..., Task]] = {
     "paired": paired_task,
     "cycle": unpaired_task,
     "contrastive": unpaired_task,
@@ -16,20 +19,15 @@ _TASKS = {
 }
 
 
-def open_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
-    """Builds the task of a configuration, which opens its data set.
+def open_task(config: ml_collections.ConfigDict, training: Training) -> Task:
+    """Builds a task; opens its data set.
 
     Args:
-      config: the configuration.
-      factor: how many times smaller the trunk's image is; the configuration's by default. A
-        classifier has none.
-
-    Returns:
-      The task.
+      config: the configuration, checked.
+      training: from `build.training`, maybe at another factor.
 
     Raises:
-      UserError: a mistake in the configuration or the data.
+      UserError: the data set does not fit the configuration, or cannot be read.
     """
-    build.check(config)
     build.check_data(config)
-    return _TASKS[config.method.training](config, factor=factor)
+    return _TASKS[config.method.training](config, training)

@@ -1,4 +1,4 @@
-"""Unpaired training, by a cycle or by contrast, with its data and its measures."""
+"""Unpaired training, with a cycle or with contrast, with its data and evaluation."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from warp_translate.data import pipeline
+from warp_translate.data.augment import EvalCrop
 from warp_translate.data.image_source import ImageSource
 from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation import distribution_metrics
@@ -15,41 +16,31 @@ from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
 from warp_translate.progress import Progress
 from warp_translate.training.branch_collapse import BranchWatch
+from warp_translate.training.unpaired import UnpairedTraining
 from warp_translate.types import PyTree
 
 _DISTANCES = ("kernel_distance", "frechet_distance")
 _DIRECTIONS = {"a_to_b": "A to B", "b_to_a": "B to A"}
 
 
-def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = None) -> Task:
-    """Builds the task of a configuration, which opens its data set.
-
-    Args:
-      config: with ``method.training`` "cycle" or "contrastive".
-      factor: how many times smaller the trunk's image is; the configuration's by default.
-
-    Returns:
-      The task.
-
-    Raises:
-      UserError: a mistake in the configuration or the data.
-    """
-    training = build.generator_training(config, factor=factor)
+def unpaired_task(config: ml_collections.ConfigDict, training: UnpairedTraining) -> Task:
+    """Builds a task, see `tasks.open_task`."""
+    factor = training.method.factor
     extractor, recogniser = eval_setup.extractor(config), recognition.recogniser(config)
     data = build.domains(config)
-    crop = build.eval_crop(config)
+    crop = EvalCrop(config.data.size)
     spread = multihost.spread(config.evaluation.batch_size)
     evaluations = {
         each: DomainsEvaluation(
-            build.generator_training(config, factor=each).translate,
+            training.at_factor(each).translate,
             spread,
             extractor=extractor,
             paired=data.paired_test,
-            mask_weights=training.mask_weights,
+            mask_weights=training.method.mask_weights,
             bound=config.generator.max_displacement * each,
             recogniser=recogniser,
         )
-        for each in eval_setup.factors(config, training.factor)
+        for each in eval_setup.factors(config, factor)
     }
 
     distances = _DISTANCES if extractor else ()
@@ -62,10 +53,10 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
 
     @functools.cache
     def training_features() -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Features of the images of training, which are the same at every evaluation."""
+        """Features of the training images, equal at every evaluation."""
         if extractor is None:
             return None, None
-        embed = evaluations[training.factor].embed
+        embed = evaluations[factor].embed
         return embed(read(data.train_a)), embed(read(data.train_b))
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int, progress: Progress) -> Report:
@@ -76,7 +67,7 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
                 params.get("b_to_a"),
                 progress.through(read(data.test_a)),
                 progress.through(read(data.test_b)),
-                sheet_rows=sheet_rows if each == training.factor else 0,
+                sheet_rows=sheet_rows if each == factor else 0,
                 counts=counts,
                 further_a=further_a,
                 further_b=further_b,
@@ -84,13 +75,13 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
             for each, evaluation in evaluations.items()
         }
         by_factor = {each: _with_one_distance(result) for each, result in results.items()}
-        result = results[training.factor]
+        result = results[factor]
         sheets = {
             f"sheet_{name}": Sheet(
                 rows=sheet.rows,
                 columns=sheet.columns,
                 wheel_magnitude=sheet.wheel_magnitude,
-                title=f"{config.data.name}, {config.data.size} px, factor {training.factor}, "
+                title=f"{config.data.name}, {config.data.size} px, factor {factor}, "
                 f"{_DIRECTIONS[name]}: unseen test images",
                 footer="\n".join(_lines(result, name)),
             )
@@ -102,7 +93,7 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
             for line in (f"{_DIRECTIONS[name]}:", *(f"  {line}" for line in _lines(result, name)))
         )
         return Report(
-            eval_setup.joined(by_factor, training.factor),
+            eval_setup.joined(by_factor, factor),
             table,
             sheets,
         )
@@ -126,26 +117,23 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
             **build.reading(config, start_step),
         ),
         protocol=eval_setup.data_protocol(config)
-        | evaluations[training.factor].protocol(counts, (len(data.train_a), len(data.train_b))),
+        | evaluations[factor].protocol(counts, (len(data.train_a), len(data.train_b))),
         scores=eval_setup.names(
             {
                 each: [*evaluation.names(both=len(training.results) > 1), *distances]
                 for each, evaluation in evaluations.items()
             },
-            training.factor,
+            factor,
         ),
         tested=len(evaluations) * sum(counts),
         evaluate=evaluate,
         skipped=skipped,
-        watch=BranchWatch(training.mask_weights),
+        watch=BranchWatch(training.method.mask_weights),
     )
 
 
 def _with_one_distance(result: DomainsResult) -> dict[str, float]:
-    """The scores, and one figure for each kind of distance to choose a checkpoint by.
-
-    Its mean over the directions: two generators are results of equal rank.
-    """
+    """Adds the mean of each distance over the directions, for the choice of a checkpoint."""
     means = {}
     for kind in _DISTANCES:
         found = [
@@ -159,7 +147,7 @@ def _with_one_distance(result: DomainsResult) -> dict[str, float]:
 
 
 def _lines(result: DomainsResult, direction: str) -> list[str]:
-    """The figures of one direction in sentences."""
+    """The scores of one direction as sentences."""
     prefix = f"{direction}/"
     found = {
         name.removeprefix(prefix): value

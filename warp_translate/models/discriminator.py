@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from warp_translate.ops import box_downsample
 from warp_translate.ops.convolution import patch_convolution
+from warp_translate.settings import DTYPES, setting
 from warp_translate.types import Array, DType
 
 
@@ -92,23 +93,19 @@ class Discriminator(nn.Module):
     they change only where ``update_stats`` is true, and never in the generator's loss.
 
     Attributes:
-      width: channels of the first layer.
-      layers: stride-2 layers of each scale.
-      scales: number of scales.
-      spectral_norm: whether every convolution is divided by its spectral norm.
       by_patches: whether convolutions are computed as ``ops.convolution.patch_convolution``; the
         values are the same.
-      dtype: type of the computation.
-      param_dtype: type of the parameters.
     """
 
-    width: int = 64
-    layers: int = 3
-    scales: int = 2
-    spectral_norm: bool = True
+    width: int = setting(64, "channels of the first layer", minimum=1, maximum=2**14)
+    layers: int = setting(
+        3, "stride-2 layers; 3 see patches of 70 pixels, 2 of 34", minimum=1, maximum=15
+    )
+    scales: int = setting(2, "image sizes that are judged", minimum=1, maximum=15)
+    spectral_norm: bool = setting(True, "divide every convolution by its spectral norm")
     by_patches: bool = False
-    dtype: DType = jnp.float32
-    param_dtype: DType = jnp.float32
+    dtype: DType = setting(jnp.float32, "type of the computation", choices=DTYPES)
+    param_dtype: DType = setting(jnp.float32, "type of the parameters", choices=DTYPES)
 
     @nn.compact
     def __call__(

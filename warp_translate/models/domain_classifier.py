@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from warp_translate.models.layers import ReflectConv
+from warp_translate.settings import DTYPES, check, is_integer, setting
 from warp_translate.types import Array, DType
 
 GROUPS = 4
@@ -19,27 +20,29 @@ class DomainClassifier(nn.Module):
     Groups of channels are normalised (Wu and He 2018) and not every channel by itself, which would
     hide how bright and how colourful an image is.
 
+    The logits are float32 for every ``dtype``.
+
     Attributes:
       domains: number of domains.
-      width: channels of the first layer, doubled by each further one; a multiple of 4.
-      stages: layers of stride 2.
-      dtype: type of the computation; the logits are float32 in any case.
-      param_dtype: type of the parameters.
     """
 
     domains: int
-    width: int = 16
-    stages: int = 4
-    dtype: DType = jnp.float32
-    param_dtype: DType = jnp.float32
+    width: int = setting(
+        16,
+        "channels of the first layer, doubled by each further one",
+        valid=(
+            f"a positive multiple of {GROUPS}, at most {2**14}",
+            lambda value: is_integer(value) and 0 < value <= 2**14 and value % GROUPS == 0,
+        ),
+    )
+    stages: int = setting(4, "layers of stride 2", minimum=1, maximum=15)
+    dtype: DType = setting(jnp.float32, "type of the computation", choices=DTYPES)
+    param_dtype: DType = setting(jnp.float32, "type of the parameters", choices=DTYPES)
 
     def __post_init__(self) -> None:
         if self.domains < 2:
             raise ValueError(f"a classifier needs two domains or more, got {self.domains}")
-        if self.width < GROUPS or self.width % GROUPS:
-            raise ValueError(f"classifier.width {self.width} must be a multiple of {GROUPS}")
-        if self.stages < 1:
-            raise ValueError(f"classifier.stages {self.stages} must be at least 1")
+        check(self, "classifier")
         super().__post_init__()
 
     @nn.compact

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import flax
 import flax.linen as nn
@@ -17,6 +17,7 @@ from warp_translate.models.layers import (
 )
 from warp_translate.ops.convolution import blocked_convolution, upsampled_convolution
 from warp_translate.ops.resize import upsample_inside
+from warp_translate.settings import DTYPES, check, is_integer, setting
 from warp_translate.types import Array, DType, PyTree
 
 Head = Literal["projected", "literal"]
@@ -159,36 +160,36 @@ class Generator(nn.Module):
     The displacement starts at zero, and its bound is given in pixels of the reduced image, so that
     one set of parameters serves several factors.
 
-    Attributes:
-      width: channels of the trunk's first layer.
-      blocks: residual blocks of the trunk.
-      head: "projected" or "literal".
-      head_width: channels of the projected head.
-      head_kernel: side of the kernel at the original size, odd: the projected head's first, and the
-        literal heads.
-      displacement_size: "original" or "reduced".
-      max_displacement: bound of each component of the displacement, in reduced pixels.
-      mask_bias: logit of the mask before training; 0 starts at one half.
-      border: what the trunk's convolutions see beyond the border.
-      remat: what gradients compute anew instead of keeping it, less memory for more time: "none";
-        "blocks", all inside the residual blocks; "all", what `models.translate` computes at the
-        original size as well.
-      dtype: type of the computation; the maps are float32 in any case.
-      param_dtype: type of the parameters.
+    ``head_kernel`` is that of the projected head's first convolution and of the literal heads.
+    With ``remat="blocks"`` gradients recompute what is inside the residual blocks, with "all" also
+    what `models.translate` computes at the original size. The maps are float32 for every ``dtype``.
     """
 
-    width: int = 32
-    blocks: int = 9
-    head: Head = "projected"
-    head_width: int = 8
-    head_kernel: int = 3
-    displacement_size: DisplacementSize = "original"
-    max_displacement: float = 16.0
-    mask_bias: float = 0.0
-    border: Border = "reflect"
-    remat: Remat = "none"
-    dtype: DType = jnp.float32
-    param_dtype: DType = jnp.float32
+    width: int = setting(32, "channels of the trunk's first layer", minimum=1, maximum=2**14)
+    blocks: int = setting(9, "residual blocks of the trunk", minimum=0, maximum=1000)
+    head: Head = setting("projected", "how the maps are computed at full size", choices=Head)
+    head_width: int = setting(8, "channels of the projected head", minimum=1, maximum=2**14)
+    head_kernel: int = setting(
+        3,
+        "side of the head's kernel at full size",
+        valid=(
+            "an odd integer of at least 3",
+            lambda value: is_integer(value) and value >= 3 and value % 2 == 1,
+        ),
+    )
+    displacement_size: DisplacementSize = setting(
+        "original", "size at which the displacement is predicted", choices=DisplacementSize
+    )
+    max_displacement: float = setting(
+        16.0, "bound of each component of the displacement, in reduced pixels", minimum=0
+    )
+    mask_bias: float = setting(0.0, "logit of the mask before training; 0 starts at one half")
+    border: Border = setting("reflect", "padding of the trunk's convolutions", choices=Border)
+    remat: Remat = setting(
+        "none", "activations that gradients recompute: less memory, slower steps", choices=Remat
+    )
+    dtype: DType = setting(jnp.float32, "type of the computation", choices=DTYPES)
+    param_dtype: DType = setting(jnp.float32, "type of the parameters", choices=DTYPES)
 
     @property
     def stride(self) -> int:
@@ -201,18 +202,8 @@ class Generator(nn.Module):
         return self.head_kernel // 2
 
     def setup(self) -> None:
-        """See Linen."""
-        if self.head not in get_args(Head):
-            raise ValueError(f"head must be one of {get_args(Head)}, got {self.head!r}")
-        if self.remat not in get_args(Remat):
-            raise ValueError(f"remat must be one of {get_args(Remat)}, got {self.remat!r}")
-        if self.displacement_size not in get_args(DisplacementSize):
-            raise ValueError(
-                f"displacement_size must be one of {get_args(DisplacementSize)}, got "
-                f"{self.displacement_size!r}"
-            )
-        if self.head_kernel < 3 or self.head_kernel % 2 == 0:
-            raise ValueError(f"head_kernel must be odd and at least 3, got {self.head_kernel}")
+        """Names the parts."""
+        check(self, "generator")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.trunk = Trunk(self.width, self.blocks, self.remat != "none", self.border, **types)
         if self.head == "projected":

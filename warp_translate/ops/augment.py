@@ -9,31 +9,28 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from warp_translate.settings import check, share
 from warp_translate.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Which augmentations are drawn, and how strong they are; 0 leaves one out.
+    """Strengths of the augmentations; 0 switches one off.
 
-    Attributes:
-      colour: strength, 1 for the paper's: brightness shifted within +-0.5 * colour, saturation
-        multiplied within 1 +- colour, contrast within 1 +- 0.5 * colour.
-      translation: share of each side by which images move at most, filled with grey; the paper
-        takes 0.125.
-      cutout: side of the square that is painted grey, as a share of the image's; the paper takes
-        0.5.
+    ``colour`` shifts the brightness within +-0.5 * colour, multiplies the saturation within
+    1 +- colour and the contrast within 1 +- 0.5 * colour.
     """
 
-    colour: float = 0.0
-    translation: float = 0.0
-    cutout: float = 0.0
+    colour: float = share(0.0, "strength of the color jitter; the paper's is 1")
+    translation: float = share(
+        0.0, "largest shift as a share of each side, filled with gray; the paper's is 0.125"
+    )
+    cutout: float = share(
+        0.0, "side of a gray square as a share of the image's; the paper's is 0.5"
+    )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"augmentation {field.name} {value} must be within 0 and 1")
+        check(self, "adversary")
 
     def __bool__(self) -> bool:
         """True if anything is augmented."""

@@ -1,7 +1,7 @@
-"""Gradient accumulation: a batch in microbatches, one after the other, for less memory.
+"""Gradient accumulation over microbatches, to save memory.
 
-Every loss of this package is a mean over examples, and no example influences another, so the mean
-over equal parts is the batch's, up to rounding.
+Every loss is a mean over examples that do not influence each other, so the mean over equal parts
+is that of the batch, up to rounding.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jax import lax
 from warp_translate.types import Array, PyTree
 
 Objective = Callable[[PyTree, PyTree, PyTree], tuple[Array, PyTree]]
-"""Maps parameters, what was made with them and the inputs to a loss and reports."""
+"""Maps parameters, outputs and inputs to a loss and metrics."""
 
 
 def mean_over_microbatches(
@@ -25,10 +25,7 @@ def mean_over_microbatches(
     Args:
       function: maps a part of the inputs to a tree of floats.
       inputs: a tree of ``[B, ...]``; ``count`` divides ``B``.
-      count: number of parts; 1 is the function itself.
-
-    Returns:
-      The mean tree.
+      count: number of parts.
     """
     if count == 1:
         return function(inputs)
@@ -49,23 +46,22 @@ def forward(
     *,
     shown: Callable[[PyTree], PyTree],
 ) -> tuple[PyTree, Callable[[Objective], tuple[PyTree, PyTree]]]:
-    """Runs a generator over a batch and hands back how to take a loss's gradient through it.
+    """Runs a generator over a batch, and returns a function for the gradient of a loss.
 
-    In between, the discriminators learn from what is shown. With one part the generator runs once:
-    the gradient of the loss with respect to all that was made is pulled back through that very
-    run. With several it runs again for each part, so that the activations of one part only are
-    held at a time.
+    In between, discriminators are updated. With one part the generator runs once: the gradient
+    with respect to its outputs is pulled back through that run. With several parts it runs again
+    for each, so that only the activations of one part are in memory.
 
     Args:
-      function: maps parameters and a part of the inputs to what is made, a tree of ``[b, ...]``.
+      function: maps parameters and a part of the inputs to outputs, a tree of ``[b, ...]``.
       params: the parameters.
       inputs: a tree of ``[B, ...]``; ``count`` divides ``B``.
       count: number of parts.
-      shown: picks of what is made what is needed before the gradient is.
+      shown: selects the outputs that are returned.
 
     Returns:
-      What is shown, of the whole batch, and a function that maps an `Objective` to the mean
-      gradient with respect to the parameters and to the mean reports.
+      The selected outputs of the whole batch, and a function that maps an `Objective` to the mean
+      gradient with respect to the parameters and the mean metrics.
     """
 
     def back_through(

@@ -1,4 +1,4 @@
-"""Warns when a branch of the method has died: this method's known failure, and a silent one."""
+"""Warns when a branch of the method has collapsed, its known silent failure."""
 
 from collections.abc import Mapping
 
@@ -7,35 +7,27 @@ from warp_translate.ops import MaskWeights
 _DEAD_WEIGHT = 0.005
 _SMALL_WEIGHT = 0.02
 _SMALL_DISPLACEMENT_PX = 0.05
-# A look sees one batch, in which there may be little to change: a branch that is dead stays so.
+# One batch may need little change; a collapsed branch stays collapsed.
 _LOOKS = 3
 
 
 class BranchWatch:
-    """Turns the statistics of masks and displacements into warnings, each said once.
-
-    A warning is said when three steps looked at in a row call for it, and again only after the
-    statistics were sound in between.
-    """
+    """Warns once after three checks in a row found a collapse, and again after a recovery."""
 
     def __init__(self, mask_weights: MaskWeights = "pretranslated") -> None:
-        """Begins with nothing said.
-
-        Args:
-          mask_weights: which image the mask multiplies, see ``ops.fuse``.
-        """
+        """Takes which image the mask multiplies, see ``ops.fuse``."""
         self._mask_weights = mask_weights
-        self._lasting: dict[tuple[str, str], int] = {}  # Looks in a row, by prefix and kind.
+        self._lasting: dict[tuple[str, str], int] = {}  # Checks in a row, by prefix and kind.
 
     def __call__(self, scalars: Mapping[str, float]) -> list[str]:
-        """Looks at the metrics of a step.
+        """Checks the metrics of a step.
 
         Args:
           scalars: metrics with ``mask/mean``, ``mask/saturated`` and ``displacement/mean_px``,
-            alone or behind the name of a generator, as ``a_to_b/mask/mean``.
+            optionally prefixed by a generator's name, as ``a_to_b/mask/mean``.
 
         Returns:
-          New warnings, one line each; empty where all is well, or was until lately.
+          New warnings, one line each.
         """
         found = {}
         for name, mean in scalars.items():
@@ -57,7 +49,7 @@ class BranchWatch:
 
 _TEXTS = {
     "identity": "the pretranslated image has lost its weight and the displacement is zero, so the "
-    "output is the original",
+    "output equals the original",
     "warped": "the pretranslated image has lost its weight in the output",
     "pretranslated": "the warped original has lost its weight in the output",
 }
@@ -69,7 +61,7 @@ _REMEDIES = {
 
 
 def _diagnose(weight: float, displacement: float) -> str | None:
-    """What is wrong, given the mean weight of the pretranslated image."""
+    """Names the collapse, given the mean weight of the pretranslated image; None without one."""
     if weight < _SMALL_WEIGHT and displacement < _SMALL_DISPLACEMENT_PX:
         return "identity"
     if weight < _DEAD_WEIGHT:

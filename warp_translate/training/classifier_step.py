@@ -1,8 +1,7 @@
 """One step of a domain classifier's training."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,9 @@ import optax
 
 from warp_translate.models import DomainClassifier
 from warp_translate.ops.ood_images import PIECES, draw_outlier
+from warp_translate.settings import weight
 from warp_translate.training.accumulation import mean_over_microbatches
+from warp_translate.training.base import Batch, Training
 from warp_translate.training.discriminator_training import example_keys
 from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import mean_over_devices
@@ -19,52 +20,30 @@ from warp_translate.training.rng import stream_key
 from warp_translate.training.state import ClassifierState
 from warp_translate.types import Array, PyTree, to_float
 
-Batch = Mapping[str, Array]
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierTraining(Training):
+    """Training of a domain classifier.
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierTraining:
-    """The training of a domain classifier as functions of explicit state.
+    It also learns to give equal probabilities to images of no domain (outlier exposure, Hendrycks
+    et al. 2019). Half of them are its own images with pieces exchanged, which have the colors and
+    textures of a domain; half are clouds of colors with the spectrum of photographs.
 
-    Besides the images, the classifier is shown images of no domain, to which it is to give all
-    domains alike (Hendrycks et al. 2019, outlier exposure): half of them its own images in pieces
-    that have changed places, which have the colours and the textures of a domain and are none, and
-    half clouds of colours, which have the spectrum of photographs.
+    A batch holds "images", uint8 ``[B, D, S, S, 3]``: an image of each domain per example.
 
     Attributes:
       classifier: the module.
       optimizer: transforms the gradients.
-      outliers: weight of the loss on images of no domain; 0 shows none.
-      ema_decay: decay of the moving average.
-      microbatches: parts of a device's batch whose gradients are taken one after the other.
     """
 
     classifier: DomainClassifier
     optimizer: optax.GradientTransformation
-    outliers: float = 0.5
-    ema_decay: float = 0.999
-    microbatches: int = 1
+    outliers: float = weight(0.5, "loss on images of no domain")
 
-    def __post_init__(self) -> None:
-        if self.outliers < 0:
-            raise ValueError(f"method.outliers {self.outliers} must be 0 or more")
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """Names of the networks in the state that the training is for."""
-        return ("classifier",)
-
-    @property
-    def axes(self) -> None:
-        """Which part of the state each device has for itself, see `parallel.Replicas`: none."""
-        return None
+    results: ClassVar[tuple[str, ...]] = ("classifier",)
 
     def check_size(self, size: int) -> None:
-        """Checks that training images of so many pixels a side suit the network.
-
-        Raises:
-          ValueError: they do not.
-        """
+        """See `Training.check_size`."""
         smallest = 2**self.classifier.stages
         if size < smallest or size % PIECES:
             raise ValueError(
@@ -73,18 +52,7 @@ class ClassifierTraining:
             )
 
     def init(self, root: Array, size: int) -> ClassifierState:
-        """Draws the initial state.
-
-        Args:
-          root: the run's root key.
-          size: side of the training images in pixels.
-
-        Returns:
-          The state at step 0. Parameters do not depend on the size.
-
-        Raises:
-          ValueError: the size does not suit the network.
-        """
+        """See `Training.init`."""
         self.check_size(size)
         key = stream_key(root, "classifier_init")
         params = self.classifier.init(key, jnp.zeros((1, size, size, 3)))["params"]
@@ -99,17 +67,7 @@ class ClassifierTraining:
     def step(
         self, state: ClassifierState, batch: Batch, root: Array, *, axis_name: str | None = None
     ) -> tuple[ClassifierState, Metrics]:
-        """Updates the classifier.
-
-        Args:
-          state: the state.
-          batch: "images", uint8 ``[B, D, S, S, 3]``: of every example one image of each domain.
-          root: the run's root key.
-          axis_name: the mapped axis of the devices, or None on a single one.
-
-        Returns:
-          The next state and the metrics, float32 scalars averaged over devices.
-        """
+        """Updates the classifier."""
         images = to_float(batch["images"])
         keys = example_keys(root, "outliers", state.step, len(images), axis_name)
 

@@ -1,13 +1,13 @@
 """One step of one-sided training: a generator, a discriminator, and contrast between patches.
 
-The alternative to the second generator (Park et al. 2020, arXiv:2007.15651, CUT): what a patch of
-the original shows must be told from its translation at the same place, so that the translation
-keeps the content. The encoder is the generator's own, on the reduced images.
+Contrast replaces the second generator (Park et al. 2020, arXiv:2007.15651, CUT): a patch of the
+translation must match the original at the same place better than elsewhere, which keeps the
+content. The encoder is that of the generator, on the reduced images.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,152 +15,65 @@ import optax
 from jax import lax
 
 from warp_translate.losses.contrastive import patch_contrast
-from warp_translate.models import Fusion, Generator, Translation, translate
+from warp_translate.models import Translation
 from warp_translate.models.generator import encode
 from warp_translate.models.projection import PatchProjection
-from warp_translate.ops import MaskWeights, Reduction, downsample
+from warp_translate.ops import downsample
+from warp_translate.settings import setting, weight
 from warp_translate.training.accumulation import forward
-from warp_translate.training.discriminator_training import Adversary, example_keys, example_streams
+from warp_translate.training.base import Batch
+from warp_translate.training.discriminator_training import example_keys, example_streams
 from warp_translate.training.image_pool import empty_pool, exchange
-from warp_translate.training.networks import check_size, init_params
-from warp_translate.training.optim import init_network, update_network
 from warp_translate.training.parallel import device_index, mean_over_devices
-from warp_translate.training.regularization import Metrics, branch_reports, weighted_sum
+from warp_translate.training.regularization import Metrics, prefixed
 from warp_translate.training.rng import stream_key
 from warp_translate.training.state import ContrastiveState, DiscriminatorState, ProjectionState
-from warp_translate.training.unpaired import (
-    UnpairedLosses,
-    direction_terms,
-    split_translation,
-)
+from warp_translate.training.unpaired import UnpairedLosses, UnpairedTraining
 from warp_translate.types import Array, PyTree, to_float
-
-Batch = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveLosses(UnpairedLosses):
-    """Which losses one-sided training uses, and how much of each; a weight of zero costs nothing.
+    """Weights of the losses of one-sided training."""
 
-    Attributes:
-      contrast: contrast between the original and its translation.
-      contrast_identity: the same between an image of the target domain and its translation.
-      temperature: of both.
-      patches: places that are compared in each layer of features.
-    """
-
-    contrast: float = 1.0
-    contrast_identity: float = 1.0
-    temperature: float = 0.07
-    patches: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0 or self.patches < 2:
-            raise ValueError(
-                f"losses.temperature {self.temperature} must be positive and losses.patches "
-                f"{self.patches} at least 2"
-            )
+    contrast: float = weight(1.0, "contrast between the patches of an original and its translation")
+    contrast_identity: float = weight(1.0, "the same for images of the target domain")
+    temperature: float = setting(0.07, "temperature of both contrasts", above=0)
+    patches: int = setting(256, "patches compared in each layer of features", minimum=2)
 
     @property
     def translates_target(self) -> bool:
-        """Whether images of the target domain are translated too."""
+        """True if images of the target domain are translated too."""
         return bool(self.contrast_identity) or super().translates_target
 
 
-@dataclasses.dataclass(frozen=True)
-class ContrastiveTraining:
-    """One-sided training as functions of explicit state.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveTraining(UnpairedTraining):
+    """One-sided training: one generator, one discriminator; batches as in cycle training.
 
     Attributes:
-      generator: the generator module.
-      generator_optimizer: transforms its gradients, and those of the projection.
-      adversary: the discriminator and its training.
-      losses: the losses and their weights.
-      factor: how many times smaller the trunk's image is.
-      projection: the module that embeds features.
-      mask_weights: which image the mask multiplies.
-      fusion: how the output is put together.
-      reduction: how the reduced image is made.
-      warp_kernels: whether TPUs may warp by kernels, see ``models.translate``.
-      ema_decay: decay of the generator's moving average.
-      pool_size: earlier translations that each device keeps.
-      microbatches: parts of a device's batch whose gradients are taken one after the other.
+      projection: the module that embeds features; trained with the generator's optimizer.
     """
 
-    generator: Generator
-    generator_optimizer: optax.GradientTransformation
-    adversary: Adversary
     losses: ContrastiveLosses
-    factor: int
     projection: PatchProjection = dataclasses.field(default_factory=PatchProjection)
-    mask_weights: MaskWeights = "pretranslated"
-    fusion: Fusion = "full"
-    reduction: Reduction = "box"
-    warp_kernels: bool = False
-    ema_decay: float = 0.999
-    pool_size: int = 0
-    microbatches: int = 1
 
-    def __post_init__(self) -> None:
-        for name, kinds in (
-            ("mask_weights", MaskWeights),
-            ("fusion", Fusion),
-            ("reduction", Reduction),
-        ):
-            if getattr(self, name) not in get_args(kinds):
-                raise ValueError(
-                    f"method.{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}"
-                )
-        if self.factor < 1:
-            raise ValueError(f"method.factor must be at least 1, got {self.factor}")
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """Names of the networks in the state that the training is for: the generators."""
-        return ("a_to_b",)
-
-    @property
-    def axes(self) -> ContrastiveState:
-        """Which part of the state each device has for itself, see `parallel.Replicas`."""
-        shared: Any = None
-        own: Any = 0
-        return ContrastiveState(
-            step=shared, a_to_b=shared, projection=shared, d_b=shared, pool_b=own
-        )
-
-    def check_size(self, size: int) -> None:
-        """Checks that training images of so many pixels a side suit the networks.
-
-        Raises:
-          ValueError: they do not.
-        """
-        check_size(size, self.generator, self.adversary.discriminator, self.factor)
+    results: ClassVar[tuple[str, ...]] = ("a_to_b",)
+    state_type: ClassVar[type] = ContrastiveState
 
     def init(self, root: Array, size: int) -> ContrastiveState:
-        """Draws the initial state.
-
-        Args:
-          root: the run's root key.
-          size: side of the training images in pixels.
-
-        Returns:
-          The state at step 0, as one device sees it.
-
-        Raises:
-          ValueError: the size does not suit the networks.
-        """
+        """See `Training.init`."""
         self.check_size(size)
-        params = init_params(self.generator, stream_key(root, "a_to_b_init"), size, self.factor)
-        reduced = jnp.zeros((1, size // self.factor, size // self.factor, 3))
-        features = encode(self.generator, params, reduced)
+        generator = self.init_generator(stream_key(root, "a_to_b_init"), size)
+        small = size // self.method.factor
+        features = encode(self.generator, generator.params, jnp.zeros((1, small, small, 3)))
         places = [jnp.zeros((1, 1), jnp.int32) for _ in features]
         projection = self.projection.init(stream_key(root, "projection_init"), features, places)[
             "params"
         ]
         return ContrastiveState(
             step=jnp.zeros((), jnp.int32),
-            a_to_b=init_network(params, self.generator_optimizer),
+            a_to_b=generator,
             projection=ProjectionState(
                 params=projection, opt_state=self.generator_optimizer.init(projection)
             ),
@@ -168,51 +81,17 @@ class ContrastiveTraining:
             pool_b=empty_pool(self.pool_size, size, size),
         )
 
-    def translate(self, params: PyTree, original: Array, *, in_bands: bool = False) -> Translation:
-        """Translates ``[B, H, W, 3]`` floats in [-1, 1] as training does."""
-        return translate(
-            self.generator,
-            params,
-            original,
-            self.factor,
-            mask_weights=self.mask_weights,
-            fusion=self.fusion,
-            reduction=self.reduction,
-            in_bands=in_bands,
-            warp_kernels=self.warp_kernels,
-        )
-
     def step(
         self, state: ContrastiveState, batch: Batch, root: Array, *, axis_name: str | None = None
     ) -> tuple[ContrastiveState, Metrics]:
-        """Updates the discriminator, then generator and projection under the new discriminator.
-
-        Args:
-          state: the state.
-          batch: "source", images of A, and "target", images of B, uint8 ``[B, H, W, 3]`` each; they
-            have nothing to do with each other.
-          root: the run's root key.
-          axis_name: the mapped axis of the devices, or None on a single one.
-
-        Returns:
-          The next state and the metrics, float32 scalars averaged over devices.
-        """
+        """Updates the discriminator, then generator and projection under the new discriminator."""
         a, b = to_float(batch["source"]), to_float(batch["target"])
         keys = example_keys(root, "augmentation", state.step, len(a), axis_name)
         d_b_keys, generator_keys, place_keys = example_streams(keys, 3)
         pool_key = stream_key(root, "image_pool", state.step, device_index(axis_name))
 
-        def translate_both(
-            params: tuple[PyTree, PyTree], part: Mapping[str, Array]
-        ) -> tuple[Translation, Translation | None]:
-            a, b = part["a"], part["b"]
-            if not self.losses.translates_target:
-                return self.translate(params[0], a), None
-            # No example influences another, so the two may share a pass.
-            return split_translation(self.translate(params[0], jnp.concatenate([a, b])), len(a))
-
         output, back = forward(
-            translate_both,
+            lambda params, part: self.translate_both(params[0], part["a"], part["b"]),
             (state.a_to_b.params, state.projection.params),
             {"a": a, "b": b, "keys": generator_keys, "place_keys": place_keys},
             self.microbatches,
@@ -228,8 +107,8 @@ class ContrastiveTraining:
             axis_name=axis_name,
         )
 
-        # The encoder is the generator's own: it learns through the images that it makes and
-        # through the features that it reads from them.
+        # The encoder is part of the generator: it learns through its images and through the
+        # features that it computes of them.
         gradients, reports = back(
             lambda params, made, part: self._generator_loss(made, params, d_b, part, state.step)
         )
@@ -237,23 +116,11 @@ class ContrastiveTraining:
         updates, opt_state = self.generator_optimizer.update(
             projection_gradient, state.projection.opt_state, state.projection.params
         )
-        metrics = {
-            f"a_to_b/{name}": value
-            for name, value in {
-                **reports,
-                "gradient_norm": optax.tree.norm(gradient),
-            }.items()
-        }
-        metrics |= {f"d_b/{name}": value for name, value in d_b_reports.items()}
+        metrics = prefixed("a_to_b", reports | {"gradient_norm": optax.tree.norm(gradient)})
+        metrics |= prefixed("d_b", d_b_reports)
         next_state = ContrastiveState(
             step=state.step + 1,
-            a_to_b=update_network(
-                state.a_to_b,
-                gradient,
-                self.generator_optimizer,
-                step=state.step,
-                ema_decay=self.ema_decay,
-            ),
+            a_to_b=self.update_generator(state.a_to_b, gradient, state.step),
             projection=ProjectionState(
                 params=optax.apply_updates(state.projection.params, updates), opt_state=opt_state
             ),
@@ -270,35 +137,26 @@ class ContrastiveTraining:
         part: Mapping[str, Array],
         step: Array,
     ) -> tuple[Array, Metrics]:
-        losses = self.losses
         (forth, same), a, b = made, part["a"], part["b"]
-        terms = direction_terms(
-            losses,
-            self.adversary,
-            d_b,
-            forth,
-            same,
-            b,
-            factor=self.factor,
-            keys=part["keys"],
-            step=step,
-        )
 
         def contrast(translation: Translation, original: Array) -> Array:
             return self._contrast(*params, translation.output, original, part["place_keys"])
 
-        terms["contrast"] = (losses.contrast, lambda: contrast(forth, a))
+        terms = {"contrast": lambda: contrast(forth, a)}
         if same is not None:
-            terms["contrast_identity"] = (losses.contrast_identity, lambda: contrast(same, b))
-        total, reports = weighted_sum(terms)
-        return total, {**reports, "loss": total, **branch_reports(forth)}
+            terms["contrast_identity"] = lambda: contrast(same, b)
+        return self.direction_loss(d_b, forth, same, b, terms, keys=part["keys"], step=step)
 
     def _contrast(
         self, params: PyTree, projection: PyTree, output: Array, original: Array, keys: Array
     ) -> Array:
         """Contrast averaged over layers, ``[B]``."""
         translated, reference = (
-            encode(self.generator, params, downsample(images, self.factor, self.reduction))
+            encode(
+                self.generator,
+                params,
+                downsample(images, self.method.factor, self.method.reduction),
+            )
             for images in (output, original)
         )
         places = [
@@ -319,5 +177,5 @@ class ContrastiveTraining:
 
 
 def _draw(key: Array, count: int, wanted: int) -> Array:
-    """Different places below ``count``, as many as wanted or as there are."""
+    """Draws ``min(wanted, count)`` different places below ``count``."""
     return jax.random.permutation(key, count)[: min(wanted, count)]

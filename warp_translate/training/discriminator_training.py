@@ -1,9 +1,9 @@
-"""A discriminator in training: its own update, and what it tells a generator."""
+"""Training of a discriminator, and its loss for generators."""
 
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from warp_translate.losses.adversarial import (
 )
 from warp_translate.models import Discriminator, DiscriminatorOutput
 from warp_translate.ops.augment import NO_AUGMENTATION, Augmentation, augment
+from warp_translate.settings import check, setting, weight
 from warp_translate.training.accumulation import mean_over_microbatches
 from warp_translate.training.parallel import device_index, mean_over_devices
 from warp_translate.training.regularization import Metrics
@@ -28,35 +29,28 @@ from warp_translate.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-    """How a discriminator is trained.
+    """A discriminator's training, and its loss for generators.
 
     Attributes:
       discriminator: the module.
       optimizer: transforms its gradients.
-      loss: the kind of adversarial loss.
-      r1: weight of the gradient penalty on real images.
-      r2: weight of the gradient penalty on translated images.
-      penalty_every: steps from one gradient penalty to the next, which is scaled up accordingly.
-      augmentation: what the images pass through before they are judged.
-      microbatches: parts of a device's batch whose gradients are taken one after the other.
+      augmentation: applied to all images before they are judged.
+      microbatches: parts of a device's batch whose gradients are computed in turn.
     """
 
     discriminator: Discriminator
     optimizer: optax.GradientTransformation
-    loss: Adversarial = "least_squares"
-    r1: float = 0.0
-    r2: float = 0.0
-    penalty_every: int = 1
     augmentation: Augmentation = NO_AUGMENTATION
     microbatches: int = 1
+    loss: Adversarial = setting("least_squares", "kind of adversarial loss", choices=Adversarial)
+    r1: float = weight(0.0, "gradient penalty on real images")
+    r2: float = weight(0.0, "gradient penalty on translated images")
+    penalty_every: int = setting(
+        16, "steps between gradient penalties, which are scaled up by it", minimum=1
+    )
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(Adversarial):
-            raise ValueError(
-                f"adversary.loss must be one of {get_args(Adversarial)}, got {self.loss!r}"
-            )
-        if self.penalty_every < 1:
-            raise ValueError(f"adversary.penalty_every {self.penalty_every} must be at least 1")
+        check(self, "adversary")
 
     def init(self, key: Array, images: Array, condition: Array | None = None) -> DiscriminatorState:
         """Draws the initial state.
@@ -87,19 +81,19 @@ class Adversary:
         step: Array,
         axis_name: str | None,
     ) -> tuple[DiscriminatorState, Metrics]:
-        """One step of the discriminator.
+        """Takes one step of the discriminator.
 
         Args:
           state: the discriminator.
           real: ``[B, H, W, 3]`` in [-1, 1].
-          fake: the same for translated images, treated as constants.
+          fake: translated images, the same; no gradient flows into them.
           condition: the originals of both, or None.
           keys: ``[B]`` random keys, one for each example.
-          step: number of steps done, for the lazy penalty.
-          axis_name: the mapped axis of the devices, over which gradients are averaged, or None.
+          step: steps done, for the lazy penalty.
+          axis_name: the mapped axis over which gradients are averaged, or None.
 
         Returns:
-          The next state, and reports of this device.
+          The next state, and the metrics of this device.
         """
         gradient, spectral, reports = mean_over_microbatches(
             lambda part: self._gradient(state, *part, step=step),
@@ -126,7 +120,7 @@ class Adversary:
         *,
         step: Array,
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Gradient, the next statistics of the spectral norms, and reports."""
+        """Returns the gradient, the next statistics of the spectral norms, and metrics."""
         real_keys, fake_keys = example_streams(keys, 2)
         real, real_condition = self._augmented(real_keys, real, condition)
         fake, fake_condition = self._augmented(fake_keys, fake, condition)
@@ -168,16 +162,13 @@ class Adversary:
         *,
         keys: Array,
     ) -> DiscriminatorOutput:
-        """Judges augmented images with the spectral statistics as they are.
+        """Judges augmented images without updating the spectral statistics.
 
         Args:
           state: the discriminator.
           images: ``[B, H, W, 3]`` in [-1, 1].
           condition: their originals, or None.
           keys: ``[B]`` random keys, one for each example.
-
-        Returns:
-          Logits and features.
         """
         images, condition = self._augmented(keys, images, condition)
         variables = {"params": state.params, "spectral": state.spectral}
@@ -187,11 +178,11 @@ class Adversary:
     def generator_loss(
         self, fake: DiscriminatorOutput, real: DiscriminatorOutput | None = None
     ) -> Array:
-        """What a generator minimises, float32 scalar.
+        """The loss of a generator, float32 scalar.
 
         Args:
-          fake: the verdict on translated images.
-          real: the verdict on real ones, which only the relativistic loss looks at.
+          fake: the discriminator's output for translated images.
+          real: that for real images, used by the relativistic loss only.
         """
         return _mean_over_scales(
             generator_loss(self.loss, *logits)
@@ -200,14 +191,14 @@ class Adversary:
 
     @property
     def compares(self) -> bool:
-        """Whether the generator's loss needs the verdict on real images."""
+        """True if the generator's loss uses real images."""
         return self.loss == "relativistic"
 
     def _augmented(
         self, keys: Array, images: Array, condition: Array | None
     ) -> tuple[Array, Array | None]:
         images = augment(keys, images, self.augmentation)
-        if condition is not None:  # By the same keys, or the two would no longer match.
+        if condition is not None:  # With the same keys, so that the two still match.
             condition = augment(keys, condition, self.augmentation)
         return images, condition
 
@@ -221,22 +212,21 @@ class Adversary:
     ) -> Array:
         def penalty(discriminator: Discriminator, variables: PyTree, *inputs: Any) -> Array:
             total = jnp.zeros((), jnp.float32)
-            for weight, images, condition in zip(
+            for scale, images, condition in zip(
                 (self.r1, self.r2), inputs[:2], inputs[2:], strict=True
             ):
-                if not weight:
+                if not scale:
                     continue
 
                 def score(images: Array, condition: Array | None = condition) -> Array:
-                    # From the same statistics the same norms follow as in the loss, since they do
-                    # not depend on the images.
+                    # The norms are those of the loss: they do not depend on the images.
                     judged: Any = discriminator.apply(variables, images, condition)
                     return jnp.stack([each.mean((1, 2, 3)) for each in judged.logits]).sum(0)
 
-                total += weight * gradient_penalty(score, images).mean()
+                total += scale * gradient_penalty(score, images).mean()
             return total * self.penalty_every
 
-        # It is differentiated twice, which XLA's convolutions take eight times as long for on CPUs.
+        # Differentiated twice, XLA's convolutions are eight times slower on CPUs.
         return lax.platform_dependent(
             variables,
             real,
@@ -249,20 +239,16 @@ class Adversary:
 
 
 def example_keys(root: Array, name: str, step: Array, batch: int, axis_name: str | None) -> Array:
-    """A random key for each example of this device's part of the batch.
+    """Returns a random key for each example of this device.
 
-    They follow from the example's place in the global batch, so that it does not matter over how
-    many devices that is spread.
+    It depends on the example's place in the global batch, not on the number of devices.
 
     Args:
       root: the run's root key.
       name: name of the stream.
-      step: number of steps done.
+      step: steps done.
       batch: examples on this device.
       axis_name: the mapped axis of the devices, or None on a single one.
-
-    Returns:
-      ``[batch]`` keys.
     """
     index = device_index(axis_name) * batch + jnp.arange(batch)
     return jax.vmap(lambda i: stream_key(root, name, step, i))(index)
@@ -274,5 +260,5 @@ def example_streams(keys: Array, count: int) -> Array:
 
 
 def _mean_over_scales(losses: Iterable[Array]) -> Array:
-    """Mean over patches, then over scales, so that a fine scale has no more say."""
+    """Mean over patches, then over scales, so that every scale counts the same."""
     return jnp.stack([loss.mean() for loss in losses]).mean()

@@ -1,8 +1,8 @@
-"""A pool of earlier translations to show the discriminator (Shrivastava et al. 2017).
+"""A pool of earlier translations for the discriminator (Shrivastava et al. 2017).
 
-A discriminator that sees the newest translations only forgets the older mistakes, and the two
-networks may run in circles. As in CycleGAN (Zhu et al. 2017), every other translation is exchanged
-for an earlier one.
+A discriminator that sees only the newest translations forgets older mistakes, and the two networks
+may oscillate. As in CycleGAN (Zhu et al. 2017), half of the translations are exchanged for earlier
+ones.
 """
 
 import flax
@@ -17,7 +17,7 @@ class ImagePool:
     """Earlier translations.
 
     Attributes:
-      images: uint8 ``[N, H, W, C]``; only the first ``count`` are images.
+      images: uint8 ``[N, H, W, C]``, of which the first ``count`` are filled.
       count: int32 scalar.
     """
 
@@ -26,15 +26,7 @@ class ImagePool:
 
 
 def empty_pool(size: int, height: int, width: int) -> ImagePool | None:
-    """Returns a pool that has room for ``size`` RGB images of ``height`` x ``width``.
-
-    Without room there is no pool, None: a checkpoint cannot hold arrays of no size.
-
-    Raises:
-      ValueError: a negative size.
-    """
-    if size < 0:
-        raise ValueError(f"the image pool cannot hold {size} images; 0 switches it off")
+    """Returns a pool for ``size`` RGB images; None for 0, as checkpoints hold no empty arrays."""
     if not size:
         return None
     return ImagePool(
@@ -43,20 +35,19 @@ def empty_pool(size: int, height: int, width: int) -> ImagePool | None:
 
 
 def exchange(pool: ImagePool | None, images: Array, key: Array) -> tuple[ImagePool | None, Array]:
-    """Gives images to the pool and takes as many back.
+    """Exchanges images with the pool.
 
-    While there is room every image is kept and comes back itself. In a full pool one of two images
-    is exchanged for one at a random place, which it takes; the others come back themselves and are
-    not kept. Within a batch no place is drawn twice. Images that come from the pool are those of
-    earlier calls, rounded to 8 bits.
+    Until the pool is full, every image is stored and returned. After that, half of the images are
+    exchanged for stored ones at random places, no place twice in a batch; the others are returned
+    and not stored. Stored images are rounded to 8 bits.
 
     Args:
-      pool: the pool; without one the images come back as they are.
+      pool: the pool, or None to return the images.
       images: ``[B, H, W, 3]`` floating point in [-1, 1].
       key: random key.
 
     Returns:
-      The pool afterwards, and ``[B, H, W, 3]`` of the images' type, without gradient.
+      The next pool, and ``[B, H, W, 3]`` of the images' dtype, without gradient.
     """
     images = jax.lax.stop_gradient(images)
     if pool is None:
@@ -65,9 +56,9 @@ def exchange(pool: ImagePool | None, images: Array, key: Array) -> tuple[ImagePo
     place_key, swap_key = jax.random.split(key)
     index = jnp.arange(batch)
     fills = pool.count + index < size
-    # A batch larger than the pool draws as many places as there are; the rest is not exchanged.
+    # Of a batch larger than the pool the rest is not exchanged.
     drawn = jnp.resize(jax.random.permutation(place_key, size), (batch,))
-    # Places that were empty before this call hold nothing to give back.
+    # Places that were empty before this call hold no image to return.
     swaps = (
         ~fills
         & (index < size)

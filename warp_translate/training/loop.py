@@ -11,6 +11,7 @@ import numpy as np
 
 from warp_translate.errors import Preempted, UserError
 from warp_translate.progress import Progress
+from warp_translate.settings import check, setting
 from warp_translate.training.logging import Logger
 from warp_translate.training.throughput import StepClock, peak_memory
 from warp_translate.types import PyTree
@@ -43,27 +44,19 @@ class Evaluation:
 class Schedule:
     """When things happen, in steps done.
 
-    Attributes:
-      total_steps: where the run ends.
-      log_every: steps between fetches of the metrics, which wait for the device.
-      evaluate_every: steps between evaluations; the last step is always evaluated.
-      save_every: steps between checkpoints; the last step is always saved.
-      steps_per_call: steps that the devices do before the host looks again; divides all of these.
+    ``steps_per_call`` divides the others. The last step is always evaluated and saved.
     """
 
-    total_steps: int
-    log_every: int
-    evaluate_every: int
-    save_every: int
-    steps_per_call: int = 1
+    total_steps: int = setting(100_000, "steps of the run", minimum=1)
+    log_every: int = setting(100, "steps between logs of the metrics", minimum=1)
+    evaluate_every: int = setting(5_000, "steps between evaluations", minimum=1)
+    save_every: int = setting(5_000, "steps between checkpoints", minimum=1)
+    steps_per_call: int = setting(
+        1, "steps that the devices take before the host looks again", minimum=1
+    )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(
-                    f"config.training.{field.name} is {getattr(self, field.name)}; it must be at "
-                    "least 1"
-                )
+        check(self, "training")
         for name in ("total_steps", "log_every", "evaluate_every", "save_every"):
             if getattr(self, name) % self.steps_per_call:
                 raise UserError(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from warp_translate.errors import UserError
+from warp_translate.settings import check, setting
 from warp_translate.types import Array, PyTree
 
 AXIS_NAME = "data"
@@ -59,20 +60,21 @@ class Replicas:
       axes: which part of the state each device has for itself: a prefix of the state with 0 there
         and None where the devices share one value.
       devices: all of them, in the order of `all_devices`.
-      mapping: "pmap" or "shard_map".
     """
 
     axes: PyTree
     devices: tuple[jax.Device, ...] = dataclasses.field(
         default_factory=lambda: tuple(all_devices())
     )
-    mapping: MappingKind = "pmap"
+    mapping: MappingKind = setting(
+        "pmap",
+        "how a step is mapped over devices; both give the same bits",
+        choices=MappingKind,
+        name="training.parallel",
+    )
 
     def __post_init__(self) -> None:
-        if self.mapping not in get_args(MappingKind):
-            raise ValueError(
-                f"training.parallel must be one of {get_args(MappingKind)}, got {self.mapping!r}"
-            )
+        check(self, "training")
 
     @property
     def count(self) -> int:

@@ -1,83 +1,86 @@
-"""What every kind of training asks of a translation, whatever it is compared with."""
+"""Loss terms on displacement and mask, the weighted sum of all terms, and branch metrics."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from warp_translate.losses import regularizers
 from warp_translate.models import Translation
 from warp_translate.ops.mask_statistics import mask_saturation
+from warp_translate.settings import InvalidSetting, check, share, weight
 from warp_translate.types import Array
 
 Metrics = dict[str, Array]
-Terms = dict[str, tuple[float | Array, Callable[[], Array]]]
+Terms = dict[str, Callable[[], Array]]
+"""Losses by the name of their weight, each an array of any shape, whose mean counts."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Priors:
-    """Weights of the priors on displacement and mask; one of zero costs nothing.
+class Regularization:
+    """Weights of the regularizers. A loss whose weight is 0 is not computed."""
 
-    Attributes:
-      smoothness_first: first-order smoothness of the displacement, in reduced pixels.
-      smoothness_second: second-order smoothness of the displacement, in reduced pixels.
-      mask_variation: total variation of the mask.
-      mask_band: pull of the mean mask into [mask_low, mask_high].
-      mask_low: lower end of that band.
-      mask_high: upper end of that band.
-    """
+    smoothness_first: float = weight(0.0, "first-order smoothness of the displacement")
+    smoothness_second: float = weight(0.0, "second-order smoothness of the displacement")
+    mask_variation: float = weight(0.0, "total variation of the mask")
+    mask_band: float = weight(0.0, "distance of the mean mask from [mask_low, mask_high]")
+    mask_low: float = share(0.1, "lower end of that band")
+    mask_high: float = share(0.9, "upper end of that band")
 
-    smoothness_first: float = 0.0
-    smoothness_second: float = 0.0
-    mask_variation: float = 0.0
-    mask_band: float = 0.0
-    mask_low: float = 0.1
-    mask_high: float = 0.9
+    def __post_init__(self) -> None:
+        check(self, "losses")
+        if self.mask_low > self.mask_high:
+            raise InvalidSetting(
+                f"config.losses.mask_low {self.mask_low} must be at most config.losses.mask_high "
+                f"{self.mask_high}"
+            )
 
     def terms(self, translation: Translation, factor: int) -> Terms:
-        """The weighted terms, for `weighted_sum`."""
-        displacement = translation.displacement / factor  # In reduced pixels, as the bound is.
+        """The regularizers of a translation; smoothness is in reduced pixels."""
+        displacement = translation.displacement / factor
         return {
-            "smoothness_first": (
-                self.smoothness_first,
-                lambda: regularizers.displacement_smoothness(displacement, order=1),
+            "smoothness_first": lambda: regularizers.displacement_smoothness(displacement, order=1),
+            "smoothness_second": lambda: regularizers.displacement_smoothness(
+                displacement, order=2
             ),
-            "smoothness_second": (
-                self.smoothness_second,
-                lambda: regularizers.displacement_smoothness(displacement, order=2),
-            ),
-            "mask_variation": (
-                self.mask_variation,
-                lambda: regularizers.mask_total_variation(translation.mask),
-            ),
-            "mask_band": (
-                self.mask_band,
-                lambda: regularizers.mask_band(translation.mask, self.mask_low, self.mask_high),
+            "mask_variation": lambda: regularizers.mask_total_variation(translation.mask),
+            "mask_band": lambda: regularizers.mask_band(
+                translation.mask, self.mask_low, self.mask_high
             ),
         }
 
+    def weighted_sum(
+        self, terms: Terms, scales: Mapping[str, Array] | None = None
+    ) -> tuple[Array, Metrics]:
+        """Sums the terms whose weight, the field of the same name, is not 0.
 
-def weighted_sum(terms: Terms) -> tuple[Array, Metrics]:
-    """Adds up the terms that have a weight.
+        Args:
+          terms: losses by name.
+          scales: further factors of the weights of some.
 
-    Args:
-      terms: weight and loss by name; a loss is an array of any shape, of which the mean counts. A
-        weight that is the Python number 0 leaves its loss uncomputed.
+        Returns:
+          The sum, float32 scalar, and the unweighted means by name, the sum as "loss" among them.
+        """
+        total = jnp.zeros((), jnp.float32)
+        means: Metrics = {}
+        for name, loss in terms.items():
+            factor: Any = getattr(self, name)
+            if factor:
+                if scales and name in scales:
+                    factor = factor * scales[name]
+                means[name] = loss().mean()
+                total += factor * means[name]
+        return total, means | {"loss": total}
 
-    Returns:
-      The sum, float32 scalar, and the unweighted means by name.
-    """
-    total = jnp.zeros((), jnp.float32)
-    means: Metrics = {}
-    for name, (weight, loss) in terms.items():
-        if isinstance(weight, Array) or weight:
-            means[name] = loss().mean()
-            total += weight * means[name]
-    return total, means
+
+def prefixed(prefix: str, metrics: Metrics) -> Metrics:
+    """The metrics as ``<prefix>/<name>``."""
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
-def branch_reports(translation: Translation) -> Metrics:
-    """What tells whether a branch is starving: statistics of mask and displacement."""
+def branch_metrics(translation: Translation) -> Metrics:
+    """Statistics of mask and displacement that show a collapsed branch."""
     magnitude = jnp.sqrt(jnp.square(translation.displacement).sum(-1))
     return {
         "mask/mean": translation.mask.mean(),

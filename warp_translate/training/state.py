@@ -1,4 +1,4 @@
-"""The training state: one frozen tree that a checkpoint holds whole."""
+"""The training state: one frozen tree, saved whole by a checkpoint."""
 
 import flax
 
@@ -11,9 +11,9 @@ class NetworkState:
     """A generator or a classifier in training.
 
     Attributes:
-      params: its parameters.
-      opt_state: the state of its optimiser.
-      ema: moving average of its parameters, what is evaluated and exported.
+      params: the parameters.
+      opt_state: the state of the optimizer.
+      ema: moving average of the parameters, for evaluation and export.
     """
 
     params: PyTree
@@ -26,9 +26,9 @@ class DiscriminatorState:
     """A discriminator in training.
 
     Attributes:
-      params: its parameters.
-      spectral: the vectors of its spectral norms, empty without any.
-      opt_state: the state of its optimiser.
+      params: the parameters.
+      spectral: the vectors of the spectral norms, empty without any.
+      opt_state: the state of the optimizer.
     """
 
     params: PyTree
@@ -37,14 +37,16 @@ class DiscriminatorState:
 
 
 @flax.struct.dataclass
-class PairedState:
-    """Everything that paired training changes.
+class ProjectionState:
+    """A patch projection in training: parameters and the state of the optimizer."""
 
-    Attributes:
-      step: number of steps done, int32 scalar.
-      generator: the generator.
-      discriminator: the discriminator.
-    """
+    params: PyTree
+    opt_state: PyTree
+
+
+@flax.struct.dataclass
+class PairedState:
+    """State of paired training; ``step`` counts the steps done, int32 scalar."""
 
     step: Array
     generator: NetworkState
@@ -53,15 +55,15 @@ class PairedState:
 
 @flax.struct.dataclass
 class CycleState:
-    """Everything that cycle training changes.
+    """State of cycle training.
 
     Attributes:
-      step: number of steps done, int32 scalar.
+      step: steps done, int32 scalar.
       a_to_b: the generator from A to B.
       b_to_a: the generator from B to A.
       d_a: the discriminator of domain A.
       d_b: the discriminator of domain B.
-      pool_a: earlier translations to A; each device has its own. None without a pool.
+      pool_a: earlier translations to A, different on every device; None without a pool.
       pool_b: the same of translations to B.
     """
 
@@ -75,29 +77,8 @@ class CycleState:
 
 
 @flax.struct.dataclass
-class ProjectionState:
-    """A patch projection in training.
-
-    Attributes:
-      params: its parameters.
-      opt_state: the state of its optimiser.
-    """
-
-    params: PyTree
-    opt_state: PyTree
-
-
-@flax.struct.dataclass
 class ContrastiveState:
-    """Everything that one-sided contrastive training changes.
-
-    Attributes:
-      step: number of steps done, int32 scalar.
-      a_to_b: the generator from A to B.
-      projection: the embedding of its features.
-      d_b: the discriminator of domain B.
-      pool_b: earlier translations to B; each device has its own. None without a pool.
-    """
+    """State of contrastive training, as that of a `CycleState` without the way back."""
 
     step: Array
     a_to_b: NetworkState
@@ -108,12 +89,7 @@ class ContrastiveState:
 
 @flax.struct.dataclass
 class ClassifierState:
-    """Everything that the training of a domain classifier changes.
-
-    Attributes:
-      step: number of steps done, int32 scalar.
-      classifier: the classifier.
-    """
+    """State of a classifier's training; ``step`` counts the steps done, int32 scalar."""
 
     step: Array
     classifier: NetworkState

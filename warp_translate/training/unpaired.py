@@ -1,51 +1,46 @@
-"""What both kinds of unpaired training share: one direction's losses, without its way back."""
+"""What both kinds of unpaired training share: the losses of one direction."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from warp_translate.losses import reconstruction
 from warp_translate.models import Translation
-from warp_translate.training.discriminator_training import Adversary
-from warp_translate.training.regularization import Priors, Terms
+from warp_translate.settings import setting, weight
+from warp_translate.training.base import GeneratorTraining
+from warp_translate.training.regularization import Metrics, Regularization, Terms, branch_metrics
 from warp_translate.training.state import DiscriminatorState
-from warp_translate.types import Array
+from warp_translate.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class UnpairedLosses(Priors):
-    """Losses of one direction; a weight of zero costs nothing.
+class UnpairedLosses(Regularization):
+    """Weights of the losses of one direction."""
 
-    Attributes:
-      adversarial: adversarial loss of the output.
-      adversarial_pretranslated: the same for the pretranslated image alone, under the same
-        discriminator, which learns from outputs only. Without it the mask closes before the
-        pretranslated image has learnt to be worth anything, and the output stays the original.
-      adversarial_start: steps of the discriminators' head start: until then the two weights are
-        zero, and the generators learn to reproduce.
-      adversarial_ramp: steps over which the two weights then grow to their full value.
-      identity: L1 between an image that is in the target domain already and its translation.
-      identity_pretranslated: the same for the pretranslated image alone.
-    """
-
-    adversarial: float = 1.0
-    adversarial_pretranslated: float = 0.0
-    adversarial_start: int = 0
-    adversarial_ramp: int = 0
-    identity: float = 1.0
-    identity_pretranslated: float = 3.0
-
-    def __post_init__(self) -> None:
-        if self.adversarial_start < 0 or self.adversarial_ramp < 0:
-            raise ValueError(
-                f"losses.adversarial_start {self.adversarial_start} and losses.adversarial_ramp "
-                f"{self.adversarial_ramp} are steps, 0 or more"
-            )
+    adversarial: float = weight(1.0, "adversarial loss of the output")
+    # Its discriminator learns from outputs alone. Without this loss the mask closes before the
+    # pretranslated image is worth anything, and the output stays the original.
+    adversarial_pretranslated: float = weight(
+        0.5, "adversarial loss of the pretranslated image, under the same discriminator"
+    )
+    adversarial_start: int = setting(
+        0,
+        "steps before the adversarial losses count: a head start of the discriminators",
+        minimum=0,
+    )
+    adversarial_ramp: int = setting(
+        0, "steps over which the adversarial weights then grow to their full value", minimum=0
+    )
+    identity: float = weight(
+        1.0, "L1 between an image of the target domain and its own translation"
+    )
+    identity_pretranslated: float = weight(3.0, "the same of the pretranslated image")
 
     @property
     def translates_target(self) -> bool:
-        """Whether images of the target domain are translated too."""
+        """True if images of the target domain are translated too."""
         return bool(self.identity or self.identity_pretranslated)
 
     def growth(self, step: Array) -> Array:
@@ -54,57 +49,78 @@ class UnpairedLosses(Priors):
         return jnp.clip((done + 1.0) / (self.adversarial_ramp + 1.0), 0.0, 1.0)
 
 
-def direction_terms(
-    losses: UnpairedLosses,
-    adversary: Adversary,
-    discriminator: DiscriminatorState,
-    forth: Translation,
-    same: Translation | None,
-    target: Array,
-    *,
-    factor: int,
-    keys: Array,
-    step: Array,
-) -> Terms:
-    """The weighted losses of one direction, for ``priors.weighted_sum``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnpairedTraining(GeneratorTraining):
+    """Unpaired training.
 
-    Args:
-      losses: the weights.
-      adversary: how the discriminator judges.
-      discriminator: that of the target domain.
-      forth: the translation from the source to the target domain.
-      same: the translation of ``target`` by the same generator; None without an identity loss.
-      target: real images of the target domain, ``[B, H, W, 3]`` in [-1, 1].
-      factor: how many times smaller the trunk's image is.
-      keys: ``[B]`` random keys, one for each example.
-      step: number of steps done.
-
-    Returns:
-      The terms.
+    Attributes:
+      losses: the losses and their weights.
+      state_type: the class of the state, whose pools are each device's own.
     """
-    terms = losses.terms(forth, factor)
-    growth = losses.growth(step)
-    real = adversary.judge(discriminator, target, keys=keys) if adversary.compares else None
 
-    def adversarial(images: Array) -> Array:
-        return adversary.generator_loss(adversary.judge(discriminator, images, keys=keys), real)
+    losses: UnpairedLosses
+    pool_size: int = setting(
+        50, "earlier translations that each device keeps of each domain; 0 for no pool", minimum=0
+    )
 
-    if losses.adversarial:
-        terms["adversarial"] = (losses.adversarial * growth, lambda: adversarial(forth.output))
-    if losses.adversarial_pretranslated:
-        terms["adversarial_pretranslated"] = (
-            losses.adversarial_pretranslated * growth,
-            lambda: adversarial(forth.pretranslated),
+    state_type: ClassVar[type]
+
+    @property
+    def axes(self) -> PyTree:
+        """See `Training.axes`."""
+        names = [field.name for field in dataclasses.fields(self.state_type)]
+        return self.state_type(**{name: 0 if name.startswith("pool_") else None for name in names})
+
+    def translate_both(
+        self, params: PyTree, source: Array, target: Array
+    ) -> tuple[Translation, Translation | None]:
+        """Translates images of both domains, those of the target domain only for a loss on them."""
+        if not self.losses.translates_target:
+            return self.translate(params, source), None
+        # No example influences another, so the two may share a pass.
+        both = self.translate(params, jnp.concatenate([source, target]))
+        count = len(source)
+        return jax.tree.map(lambda x: x[:count], both), jax.tree.map(lambda x: x[count:], both)
+
+    def direction_loss(
+        self,
+        discriminator: DiscriminatorState,
+        forth: Translation,
+        same: Translation | None,
+        target: Array,
+        further: Terms,
+        *,
+        keys: Array,
+        step: Array,
+    ) -> tuple[Array, Metrics]:
+        """The generator's loss of one direction.
+
+        Args:
+          discriminator: that of the target domain.
+          forth: the translation from the source to the target domain.
+          same: the translation of ``target`` by the same generator, or None.
+          target: real images of the target domain, ``[B, H, W, 3]`` in [-1, 1].
+          further: further terms.
+          keys: ``[B]`` random keys, one for each example.
+          step: number of steps done.
+
+        Returns:
+          The loss and the metrics.
+        """
+        losses, adversary = self.losses, self.adversary
+        growth = losses.growth(step)
+        real = adversary.judge(discriminator, target, keys=keys) if adversary.compares else None
+
+        def adversarial(images: Array) -> Array:
+            return adversary.generator_loss(adversary.judge(discriminator, images, keys=keys), real)
+
+        terms = losses.terms(forth, self.method.factor)
+        terms["adversarial"] = lambda: adversarial(forth.output)
+        terms["adversarial_pretranslated"] = lambda: adversarial(forth.pretranslated)
+        if same is not None:
+            terms["identity"] = lambda: reconstruction.l1(same.output, target)
+            terms["identity_pretranslated"] = lambda: reconstruction.l1(same.pretranslated, target)
+        total, metrics = losses.weighted_sum(
+            terms | further, {"adversarial": growth, "adversarial_pretranslated": growth}
         )
-    if same is not None:
-        terms["identity"] = (losses.identity, lambda: reconstruction.l1(same.output, target))
-        terms["identity_pretranslated"] = (
-            losses.identity_pretranslated,
-            lambda: reconstruction.l1(same.pretranslated, target),
-        )
-    return terms
-
-
-def split_translation(both: Translation, count: int) -> tuple[Translation, Translation]:
-    """Parts a translation after ``count`` examples."""
-    return jax.tree.map(lambda x: x[:count], both), jax.tree.map(lambda x: x[count:], both)
+        return total, metrics | branch_metrics(forth)

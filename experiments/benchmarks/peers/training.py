@@ -88,7 +88,9 @@ class Step(abc.ABC):
     def _network(self, name: str, state: Any) -> "_Network":
         training, optim = self._training, self.config.optim
         if name in GENERATORS:
-            module = WarpGenerator(training.generator, training.factor, training.mask_weights)
+            module = WarpGenerator(
+                training.generator, training.method.factor, training.method.mask_weights
+            )
             parameters.load(module, state.params)
             rates = optim.lr, optim.b1
         else:
