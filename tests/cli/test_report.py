@@ -80,7 +80,7 @@ def test_folders_of_before_with_commas_in_their_names_are_whole(call, tmp_path, 
     [
         ({}, "--output=FOLDER to write to, or --table"),
         ({"table": True}, "--runs is empty"),
-        ({"table": True, "runs": ["nowhere"]}, "nowhere is no folder"),
+        ({"table": True, "runs": ["nowhere"]}, "nowhere is not a folder"),
     ],
 )
 def test_mistakes_are_named(call, flags, message):
@@ -95,8 +95,8 @@ def test_mistakes_are_one_line_and_status_2(tmp_path):
     done = run("report", f"--runs={tmp_path}/seed0,{tmp_path}/seed1", "--table")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        "error: seed0 and seed1 were evaluated in different ways, so that their scores do not "
-        "compare: count is 103 and 99; evaluate both alike, or report them apart\n"
+        "error: seed0 and seed1 were evaluated differently, so their scores are not comparable: "
+        "count is 103 and 99; evaluate both alike, or report them separately\n"
     )
 
 

@@ -137,8 +137,8 @@ def test_sound_runs_have_no_warning_but_that_few_steps_teach_nothing(paired_run,
         assert "to test on" in run.stderr
         assert run.stderr.count("\ncompiling the training step\n") == 1
         warnings = [line for line in run.stderr.splitlines() if "warning" in line]
-        assert all("worse than the untouched picture" in line for line in warnings)
-    assert paired_run.stderr.count("warning: the output is worse than the untouched picture") == 1
+        assert all("worse than the untouched image" in line for line in warnings)
+    assert paired_run.stderr.count("warning: the output is worse than the untouched image") == 1
 
 
 def test_a_metric_that_the_evaluation_does_not_have_is_named(tmp_path, tiny_config, numbers):

@@ -7,11 +7,11 @@ from warp_translate.errors import UserError
 from warp_translate.evaluation import comparison, runs
 from warp_translate.evaluation.comparison import Statistic
 
-DASH = "\N{EN DASH}"  # What an older configuration or protocol has for a field.
+DASH = "\N{EN DASH}"  # Value of a missing field.
 
 
 def grouped(folder, *made, **fields):
-    """Groups of single runs, by configuration or by (configuration, what `write_run` takes)."""
+    """Groups of single runs from configurations, or (configuration, arguments of `write_run`)."""
     folders = []
     for number, each in enumerate(made):
         given, changes = each if isinstance(each, tuple) else (each, {})
@@ -23,18 +23,18 @@ def with_l1(value):
     return {"scalars": {**scores(0.5), "output/l1": value}}
 
 
-def test_statistics_are_the_mean_and_the_sample_standard_deviation():
+def test_statistic_is_mean_and_sample_standard_deviation():
     assert Statistic.of([1.0, 2.0, 6.0]) == Statistic(3.0, pytest.approx(math.sqrt(7.0)), 3)
     assert Statistic.of([4.0]) == Statistic(4.0, None, 1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_score_that_is_not_finite_spoils_the_mean(bad):
+def test_statistic_of_nonfinite_values_is_nan(bad):
     found = Statistic.of([1.0, bad])
     assert math.isnan(found.mean) and math.isnan(found.spread) and found.count == 2
 
 
-def test_runs_that_differ_by_their_seeds_alone_are_one_group(tmp_path):
+def test_runs_that_differ_only_in_seed_are_one_group(tmp_path):
     groups = grouped(
         tmp_path,
         (config(seed=0), with_l1(0.2)),
@@ -51,7 +51,7 @@ def test_runs_that_differ_by_their_seeds_alone_are_one_group(tmp_path):
     assert "seed" not in groups[0].config
 
 
-def test_fields_that_end_alike_are_named_in_full(tmp_path):
+def test_labels_use_full_names_of_ambiguous_fields(tmp_path):
     made = config(optim__lr=0.1)
     other = config(optim__lr=0.2)
     made["discriminator"], other["discriminator"] = {"lr": 3}, {"lr": 4}
@@ -59,39 +59,39 @@ def test_fields_that_end_alike_are_named_in_full(tmp_path):
     assert groups[0].label == "optim.lr 0.1, discriminator.lr 3"
 
 
-def test_runs_are_named_after_their_folders_where_fields_do_not_tell(tmp_path):
+def test_labels_fall_back_to_folder_names(tmp_path):
     assert grouped(tmp_path, config())[0].label == "run0"
     many = {f"optim__field{number}": 1 for number in range(9)}
     groups = grouped(tmp_path / "many", config(), config(**many))
     assert [group.label for group in groups] == ["run0", "run1"]
 
 
-def test_a_field_that_an_older_configuration_lacks_is_a_difference(tmp_path):
+def test_missing_field_is_a_difference(tmp_path):
     groups = grouped(tmp_path, config(), config(losses__mask_band=0.0))
     assert [group.label for group in groups] == [f"mask_band {DASH}", "mask_band 0.0"]
 
 
-def test_whole_numbers_are_the_same_however_they_are_written(tmp_path):
+def test_integral_floats_equal_integers(tmp_path):
     groups = grouped(
         tmp_path, config(losses__l1_output=100.0), config(seed=1, losses__l1_output=100)
     )
     assert len(groups) == 1
 
 
-def test_the_same_run_twice_is_no_further_sample(tmp_path):
+def test_duplicate_runs_are_an_error(tmp_path):
     with pytest.raises(UserError, match="run0 and run1 have the same configuration and seed 0"):
         grouped(tmp_path, config(), config())
 
 
-def test_a_variant_of_a_sweep_holds_nothing_but_seeds(tmp_path):
+def test_variant_with_different_configurations_is_an_error(tmp_path):
     write_run(tmp_path / "a", config())
     write_run(tmp_path / "b", config(seed=1, optim__lr=0.5))
     write_sweep(tmp_path, {"both": ["a", "b"]})
-    with pytest.raises(UserError, match=r"to be seeds of 'both' and differ in optim\.lr"):
+    with pytest.raises(UserError, match=r"should be seeds of 'both' but differ in optim\.lr"):
         comparison.groups(runs.read([tmp_path]))
 
 
-def test_sweeps_keep_their_labels_order_and_titles(tmp_path):
+def test_sweeps_keep_labels_order_and_titles(tmp_path):
     write_run(tmp_path / "s" / "a", config(method__factor=4))
     write_run(tmp_path / "s" / "b", config())
     write_sweep(tmp_path / "s", {"four": ["a"], "two": ["b"], "none": ["c"]}, title="A title")
@@ -105,7 +105,7 @@ def test_sweeps_keep_their_labels_order_and_titles(tmp_path):
     assert groups[2].statistic("output/l1") is None
 
 
-def test_folders_and_sweeps_that_are_called_alike_are_told_apart(tmp_path):
+def test_equal_names_of_folders_and_sweeps_are_disambiguated(tmp_path):
     for place in ("x", "y"):
         write_run(tmp_path / place / "s" / "a", config())
         write_sweep(tmp_path / place / "s", {"one": ["a"]}, title="T")
@@ -141,7 +141,7 @@ PROTOCOLS = [
     [each[1:] for each in PROTOCOLS],
     ids=[each[0] for each in PROTOCOLS],
 )
-def test_scores_of_different_protocols_are_not_compared(tmp_path, protocol, difference):
+def test_different_protocols_are_an_error(tmp_path, protocol, difference):
     groups = grouped(tmp_path, config(), (config(method__factor=4), {"protocol": protocol}))
     with pytest.raises(UserError) as caught:
         comparison.check_protocols(groups)
@@ -149,13 +149,13 @@ def test_scores_of_different_protocols_are_not_compared(tmp_path, protocol, diff
     assert "run0 and run1" in message and difference in message and "\n" not in message
 
 
-def test_seeds_of_one_group_are_held_to_one_protocol_too(tmp_path):
+def test_different_protocols_within_a_group_are_an_error(tmp_path):
     groups = grouped(tmp_path, config(), (config(seed=1), {"protocol": {"count": 1}}))
     with pytest.raises(UserError, match="run0 and run1"):
         comparison.check_protocols(groups)
 
 
-def test_what_a_protocol_says_of_the_method_is_no_difference(tmp_path):
+def test_protocol_fields_of_the_method_may_differ(tmp_path):
     other = {**PROTOCOL, "mask_weights": "warped"}
     groups = grouped(
         tmp_path,
@@ -167,7 +167,7 @@ def test_what_a_protocol_says_of_the_method_is_no_difference(tmp_path):
 
 
 def marks(tmp_path, metric, *values):
-    """Marks of groups, each of which has some values."""
+    """Marks of groups with the given values."""
     made = [
         (config(seed=seed, method__factor=factor), {"scalars": {metric: value}})
         for factor, found in enumerate(values, start=1)
@@ -176,7 +176,7 @@ def marks(tmp_path, metric, *values):
     return comparison.marks(grouped(tmp_path, *made), metric)
 
 
-def test_the_best_of_a_column_depends_on_which_way_is_better(tmp_path):
+def test_best_mark_depends_on_the_direction(tmp_path):
     assert marks(tmp_path / "l1", "output/l1", [0.3], [0.1], [0.2]) == ["", "best", ""]
     assert marks(tmp_path / "psnr", "output/psnr", [3], [1], [2]) == ["best", "", ""]
     assert marks(tmp_path / "sharp", "output/sharpness", [1.5], [0.9], [0.5]) == ["", "best", ""]
@@ -184,25 +184,25 @@ def test_the_best_of_a_column_depends_on_which_way_is_better(tmp_path):
     assert marks(tmp_path / "unknown", "novelty", [1], [2]) == ["", ""]
 
 
-def test_what_lies_within_the_larger_spread_is_not_distinguishable(tmp_path):
+def test_means_within_the_larger_spread_are_marked_equal(tmp_path):
     best, close, wide, far = [0.10, 0.12], [0.115, 0.125], [0.10, 0.20], [0.30, 0.31]
     assert marks(tmp_path, "output/l1", best, close, wide, far) == ["best", "equal", "equal", ""]
 
 
-def test_where_one_is_best_a_spread_is_one_of_proportions(tmp_path):
+def test_spread_is_relative_where_one_is_best(tmp_path):
     # Spreads of 0.14; 2.0 is 0.69 from 1 by its logarithm, 1.8 is 0.59, and 0.14 / 2 is less.
     assert marks(tmp_path / "a", "output/sharpness", [1.7, 1.9], [1.9, 2.1]) == ["best", ""]
     assert marks(tmp_path / "b", "output/sharpness", [1.7, 1.9], [1.8, 2.0]) == ["best", "equal"]
 
 
-def test_nan_is_never_best_and_one_alone_is_not_the_best(tmp_path):
+def test_nan_single_and_tied_values_are_not_best(tmp_path):
     nan = math.nan
     assert marks(tmp_path / "a", "output/l1", [nan], [0.2], [0.3]) == ["", "best", ""]
     assert marks(tmp_path / "b", "output/l1", [nan], [0.2]) == ["", ""]
     assert marks(tmp_path / "c", "output/l1", [0.2], [0.2]) == ["", ""]
 
 
-def test_columns_are_those_that_say_most_or_those_that_are_wanted(tmp_path):
+def test_columns_default_and_requested(tmp_path):
     groups = grouped(tmp_path, config(), config(method__factor=4))
     assert comparison.columns(groups) == [
         *("output/l1_ratio", "output/psnr_gain", "output/ssim", "output/perceptual"),

@@ -34,9 +34,9 @@ COMPLETE = [
 ]
 
 
-def test_the_share_is_the_mean_over_the_seeds(tmp_path):
+def test_share_is_the_mean_over_seeds(tmp_path):
     (family,) = families(grouped(tmp_path, COMPLETE), ["output/l1", "mask/mean"])
-    (row,) = family.rows  # The mask's mean is neither good nor bad.
+    (row,) = family.rows  # The mask's mean is only descriptive.
     assert (row.factor, row.metric) == (2, "output/l1")
     # (0.12 - 0.20) / (0.14 - 0.20) and (0.13 - 0.20) / (0.16 - 0.20); then to 0.10 and 0.12.
     first, second = 8 / 6, 7 / 4
@@ -49,7 +49,7 @@ def test_the_share_is_the_mean_over_the_seeds(tmp_path):
     assert family.label == "" and family.without == ()
 
 
-def test_pretranslated_only_may_do_without_the_losses_of_what_it_has_not(tmp_path):
+def test_pretranslated_only_may_differ_in_fields_it_ignores(tmp_path):
     made = [
         *(each for each in COMPLETE if each[0] == "full"),
         *l1("pretranslated", 1, [0.14, 0.16], losses__l1_warped=0.0),
@@ -60,14 +60,14 @@ def test_pretranslated_only_may_do_without_the_losses_of_what_it_has_not(tmp_pat
     assert family.rows[0].shares["pretranslated"].statistic is not None
 
 
-def test_the_one_that_differs_least_is_taken(tmp_path):
+def test_most_similar_reference_is_used(tmp_path):
     alike = l1("pretranslated", 2, [0.20, 0.20])
     made = [*l1("pretranslated", 2, [0.5, 0.5], losses__l1_warped=0.0), *COMPLETE[:-2], *alike]
     (family,) = families(grouped(tmp_path, made), ["output/l1"])
     assert family.rows[0].alone.mean == pytest.approx(0.20)
 
 
-def test_what_differs_in_anything_else_is_no_family(tmp_path):
+def test_families_differ_in_no_other_field(tmp_path):
     wider = [(*each[:4], {"generator__width": 48}) for each in COMPLETE[:-2]]
     alone = [(*each[:4], {"generator__width": 64}) for each in COMPLETE[-2:]]
     assert families(grouped(tmp_path / "a", [*wider, *alone]), ["output/l1"]) == []
@@ -76,7 +76,7 @@ def test_what_differs_in_anything_else_is_no_family(tmp_path):
     assert [family.label for family in found] == ["width 24", "width 48"]
 
 
-def test_without_full_resolution_there_is_no_share(tmp_path):
+def test_missing_reference_is_the_reason_for_no_share(tmp_path):
     made = [each for each in COMPLETE if each[:2] != ("pretranslated", 1)]
     (family,) = families(grouped(tmp_path, made), ["output/l1"])
     (row,) = family.rows
@@ -86,18 +86,18 @@ def test_without_full_resolution_there_is_no_share(tmp_path):
     assert row.shares["full"].statistic is not None
 
 
-def test_runs_without_scores_are_no_members(tmp_path):
+def test_runs_without_scores_are_skipped(tmp_path):
     made = [*COMPLETE[:-2], ("pretranslated", 2, 0, None, {})]
     assert families(grouped(tmp_path, made), ["output/l1"]) == []
 
 
-def test_the_cost_is_what_the_evaluation_says_where_factor_1_was_not_run(tmp_path):
+def test_cost_share_falls_back_to_the_evaluation(tmp_path):
     made = [each for each in COMPLETE if each[:2] != ("full", 1)]
     (family,) = families(grouped(tmp_path, made), ["output/l1"])
     assert family.rows[0].cost_share == pytest.approx(cost(2)["share"])
 
 
-def test_costs_of_other_sizes_are_not_divided(tmp_path):
+def test_costs_of_different_sizes_are_not_divided(tmp_path):
     groups = grouped(tmp_path, COMPLETE)
     whole = groups[0].runs[0].folder
     other = {"macs": 1.0, "share": 1.0, "size": [128, 128]}
@@ -107,7 +107,7 @@ def test_costs_of_other_sizes_are_not_divided(tmp_path):
     assert family.rows[0].cost_share == pytest.approx(cost(2)["share"])
 
 
-def test_where_nothing_is_to_recover_the_share_is_undefined():
+def test_share_is_undefined_within_the_spread():
     assert (
         share("output/l1", {0: 0.1}, {0: 0.2}, {0: 0.2}).reason == "undefined: nothing to recover"
     )
@@ -119,29 +119,29 @@ def test_where_nothing_is_to_recover_the_share_is_undefined():
     assert found.statistic.mean == pytest.approx(1.5) and found.reason == ""
 
 
-def test_only_seeds_that_all_three_have_are_compared():
+def test_share_uses_common_seeds():
     this, alone, whole = {0: 0.12, 1: 9, 3: 9}, {0: 0.20, 2: 0.2, 3: 0.2}, {0: 0.10, 1: 0.1}
     found = share("output/l1", this, alone, whole)
     assert found.statistic.count == 1 and found.statistic.mean == pytest.approx(0.8)
 
 
-def test_without_a_common_seed_the_means_are_compared_and_it_is_said():
+def test_share_without_a_common_seed_uses_means():
     found = share("output/l1", {0: 0.1, 1: 0.2}, {2: 0.3, 3: 0.3}, {4: 0.1})
     assert found.statistic.mean == pytest.approx(0.15 / 0.2) and found.statistic.spread is None
-    assert found.reason == "of means: no seed in common"
+    assert found.reason == "of means: no common seed"
     found = share("output/l1", {0: 0.1}, {2: 0.2, 3: 0.4}, {4: 0.2})
     assert found.reason == "undefined: within the spread"
 
 
-def test_what_is_no_number_or_the_wrong_way_round_is_said():
+def test_share_notes_nan_and_worse_full_resolution():
     found = share("output/l1", {0: math.nan}, {0: 0.2}, {0: 0.1})
     assert found.statistic is None and found.reason == "a score is not finite"
     found = share("output/l1", {0: 0.1}, {0: 0.2}, {0: 0.3})
     assert found.statistic.mean == pytest.approx(-1.0)
-    assert found.reason == "full resolution is the worse one"
+    assert found.reason == "full resolution is worse"
     assert share("output/psnr", {0: 1.0}, {0: 2.0}, {0: 3.0}).reason == ""
 
 
-def test_where_one_is_best_the_raw_values_are_taken():
+def test_share_uses_raw_values_where_one_is_best():
     found = share("output/sharpness", {0: 1.1}, {0: 0.6}, {0: 1.0})
     assert found.statistic.mean == pytest.approx(0.5 / 0.4) and found.reason == ""

@@ -22,7 +22,7 @@ def texts(row):
     return [cell.text for cell in row.cells]
 
 
-def test_results_have_a_row_for_each_variant_and_a_column_for_each_score(sweep):
+def test_results_have_a_row_per_variant_and_a_column_per_score(sweep):
     groups = grouped(sweep)
     table = report_tables.results(groups, ["output/l1_ratio", "output/psnr_gain"])
     assert [column.line for column in table.columns] == [
@@ -35,10 +35,10 @@ def test_results_have_a_row_for_each_variant_and_a_column_for_each_score(sweep):
     assert first.cells[0].spread == f"{statistic.spread:.3f}" and first.cells[0].mark == "best"
     assert texts(table.rows[1])[-2:] == ["0.126", "0.255"]
     assert "±: sample standard deviation over 2 seeds." in table.notes
-    assert report_tables.BEST_NOTE in table.notes
+    assert "Bold: the best mean of a column." in table.notes
 
 
-def test_runs_that_are_not_evaluated_are_rows_and_seeds_are_counted(tmp_path):
+def test_results_count_evaluated_seeds(tmp_path):
     write_run(tmp_path / "a", config(seed=0))
     write_run(tmp_path / "b", config(seed=1), evaluated=False)
     write_sweep(tmp_path, {"one": ["a", "b"], "two": ["c"]})
@@ -49,7 +49,7 @@ def test_runs_that_are_not_evaluated_are_rows_and_seeds_are_counted(tmp_path):
     assert any("One seed each" in note for note in table.notes)
 
 
-def test_a_score_that_some_seeds_lack_says_of_how_many_it_is(tmp_path):
+def test_cell_notes_missing_seeds(tmp_path):
     write_run(tmp_path / "a", config(seed=0), scalars={"output/l1": 0.1, "background/psnr": 30.0})
     write_run(tmp_path / "b", config(seed=1), scalars={"output/l1": 0.1})
     table = report_tables.results(
@@ -58,14 +58,14 @@ def test_a_score_that_some_seeds_lack_says_of_how_many_it_is(tmp_path):
     assert [cell.note for cell in table.rows[0].cells[:2]] == ["", "1 of 2"]
 
 
-def test_sweeps_that_are_given_together_stand_under_their_titles(sweep, tmp_path):
+def test_groups_of_several_sources_have_headings(sweep, tmp_path):
     write_run(tmp_path / "single", config(generator__width=8))
     table = report_tables.results(grouped(sweep, tmp_path / "single"), ["output/l1"])
     heads = [row.label for row in table.rows if not row.cells]
     assert heads == ["Fusion and factor: what warping and blending are worth.", "runs on their own"]
 
 
-def test_every_score_is_in_tables_no_wider_than_a_page(sweep):
+def test_every_score_is_split_to_the_width_of_a_page(sweep):
     groups = grouped(sweep)
     first, second = report_tables.every_score(groups)
     assert [len(table.columns) for table in (first, second)] == [6, 6]
@@ -78,7 +78,7 @@ def test_every_score_is_in_tables_no_wider_than_a_page(sweep):
     assert row.cells[0].text == f"{groups[6].statistic('output/psnr').mean:.2f}"
 
 
-def test_recovered_shares_stand_beside_what_they_are_made_of(sweep):
+def test_recovered_table_has_shares_and_their_scores(sweep):
     (family,) = families(grouped(sweep), ["output/l1_ratio", "output/sharpness"])
     table = report_tables.recovered(family)
     assert [row.label for row in table.rows] == [
@@ -91,11 +91,11 @@ def test_recovered_shares_stand_beside_what_they_are_made_of(sweep):
         (this - alone) / (whole - alone), abs=0.1
     )
     assert table.rows[1].cells[3].spread
-    assert any("sharpness → 1 one is best" in note for note in table.notes)
+    assert any("For sharpness → 1, 1 is best" in note for note in table.notes)
     assert any("other values of losses.l1_warped" in note for note in table.notes)
 
 
-def test_a_share_that_is_not_defined_says_so(tmp_path):
+def test_undefined_share_has_a_reason(tmp_path):
     for number, (fusion, factor) in enumerate(
         [("full", 1), ("full", 2), ("pretranslated", 1), ("pretranslated", 2)]
     ):
@@ -107,7 +107,7 @@ def test_a_share_that_is_not_defined_says_so(tmp_path):
     assert (row.cells[5].text, row.cells[5].note) == (DASH, "not run at factor 1")
 
 
-def test_configurations_differ_in_a_table_whose_longer_side_goes_down(sweep, tmp_path):
+def test_configurations_show_differing_fields_along_the_shorter_side(sweep, tmp_path):
     (table,) = report_tables.configurations(grouped(sweep))
     assert [column.title for column in table.columns] == [
         *("method.factor", "method.fusion", "losses.l1_pretranslated", "losses.l1_warped")
@@ -122,7 +122,7 @@ def test_configurations_differ_in_a_table_whose_longer_side_goes_down(sweep, tmp
     assert report_tables.configurations(grouped(tmp_path / "a")) == ()
 
 
-def test_every_run_is_listed_and_what_is_not_complete_is_marked(tmp_path):
+def test_runs_table_marks_incomplete_runs(tmp_path):
     write_run(tmp_path / "a", config(seed=0))
     write_run(tmp_path / "b", config(seed=1), evaluated=False, steps=300)
     write_sweep(tmp_path, {"one": ["a", "b", "c"]})
@@ -132,14 +132,14 @@ def test_every_run_is_listed_and_what_is_not_complete_is_marked(tmp_path):
     assert rows[1].cells[2].text == "stopped at step 300 of 2,500, not evaluated"
 
 
-def test_heads_tell_directions_and_images_apart():
-    assert report_tables.head("a_to_b/output/psnr").line == "PSNR, A to B, dB ↑"
-    assert report_tables.head("b_to_a/pretranslated/l1").line == "L1, pretranslated, B to A, ↓"
-    assert report_tables.head("novelty").line == "novelty"
-    assert report_tables.head("factor_4/novelty").hint == "factor 4"
+def test_column_headers_name_direction_subject_and_factor():
+    assert report_tables.column("a_to_b/output/psnr").line == "PSNR, A to B, dB ↑"
+    assert report_tables.column("b_to_a/pretranslated/l1").line == "L1, pretranslated, B to A, ↓"
+    assert report_tables.column("novelty").line == "novelty"
+    assert report_tables.column("factor_4/novelty").hint == "factor 4"
 
 
-def test_shares_are_those_of_the_output_at_the_factor_of_the_run():
+def test_scores_of_the_output_exclude_branches_and_other_factors():
     names = [
         "a_to_b/output/l1",
         "cycle/l1",
@@ -150,10 +150,10 @@ def test_shares_are_those_of_the_output_at_the_factor_of_the_run():
     assert report_tables.of_the_output(names) == ["a_to_b/output/l1", "cycle/l1"]
 
 
-def test_what_scores_mean_is_said(sweep):
-    (word, meaning), (_, other) = report_tables.meanings(["output/psnr", "novelty"])
+def test_meanings_define_scores():
+    (word, meaning), (_, other) = report_tables.meanings(["output/psnr", "novelty"]).items()
     assert word == "PSNR (output/psnr)" and meaning.endswith("Higher is better.")
-    assert other == "It describes and does not judge."
+    assert other == "Descriptive only: no value is better than another."
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_scores_mean_is_said(sweep):
         *[(math.nan, 2, "NaN"), (math.inf, 2, "∞"), (-math.inf, 2, f"{MINUS}∞")],
     ],
 )
-def test_numbers_have_their_digits_and_a_minus_of_their_own(value, places, text):
+def test_fixed_formats_decimals_and_minus(value, places, text):
     assert report_tables.fixed(value, places) == text
 
 
@@ -171,5 +171,5 @@ def test_numbers_have_their_digits_and_a_minus_of_their_own(value, places, text)
     ("value", "text"),
     [(12345.6, "12,346"), (100.0, "100"), (12.0, "12.0"), (0.5, "0.500"), (0.01234, "0.0123")],
 )
-def test_costs_have_three_digits(value, text):
-    assert report_tables.digits(value) == text
+def test_significant_formats_three_digits(value, text):
+    assert report_tables.significant(value) == text

@@ -24,7 +24,7 @@ def read_one(folder):
     return run
 
 
-def test_a_run_is_read_with_all_that_it_left(tmp_path):
+def test_run_is_read_completely(tmp_path):
     run = read_one(write_run(tmp_path / "one", config(seed=3), sheet=tiny_sheet))
     assert run.name == "one" and run.seed == 3 and run.complete
     assert run.config["method.factor"] == 2 and run.config["data.scale"] == [0.85, 1.15]
@@ -38,7 +38,7 @@ def test_a_run_is_read_with_all_that_it_left(tmp_path):
     assert run.state == "evaluated at step 2,500"
 
 
-def test_of_a_step_that_was_told_twice_the_later_line_counts_name_by_name(tmp_path):
+def test_later_record_of_a_step_wins_by_name(tmp_path):
     folder = write_run(tmp_path / "one")
     lines = [
         {"step": 20, "scalars": {"a": 1.0, "b": 2.0}},
@@ -61,12 +61,12 @@ def test_of_a_step_that_was_told_twice_the_later_line_counts_name_by_name(tmp_pa
         ({"evaluated": False, "steps": 0}, "no step was logged, not evaluated"),
     ],
 )
-def test_what_is_missing_is_said(tmp_path, changes, state):
+def test_state_names_missing_parts(tmp_path, changes, state):
     run = read_one(write_run(tmp_path / "one", **changes))
     assert run.state == state and not run.complete
 
 
-def test_a_sweep_keeps_its_order_and_names_what_failed(tmp_path):
+def test_sweep_keeps_its_order_and_failures(tmp_path):
     write_run(tmp_path / "sweep" / "b0", config(seed=0))
     write_run(tmp_path / "sweep" / "b1", config(seed=1))
     variants = {"second": ["b0", "b1"], "first": ["never"]}
@@ -95,14 +95,14 @@ def refused(folder, *parts):
     return message
 
 
-def test_a_folder_that_holds_neither_is_refused(tmp_path):
+def test_folder_without_a_run_or_sweep_is_an_error(tmp_path):
     refused(tmp_path, str(tmp_path), "neither config.json nor sweep.json", "give the --workdir")
-    refused(tmp_path / "nowhere", "nowhere is no folder")
+    refused(tmp_path / "nowhere", "nowhere is not a folder")
     with pytest.raises(UserError, match="--runs is empty"):
         runs.read([])
 
 
-def test_a_run_counts_once(tmp_path):
+def test_duplicate_run_is_an_error(tmp_path):
     fusion_sweep(tmp_path / "sweep", factors=(2,), seeds=1)
     inside = tmp_path / "sweep" / "full,_factor_2,seed=0"
     for folders in ([inside, tmp_path / "sweep" / "." / inside.name], [tmp_path / "sweep", inside]):
@@ -120,13 +120,13 @@ def test_a_run_counts_once(tmp_path):
         ('{"step": 3, "scalars": {}, "protocol": 5}', "evaluate"),
     ],
 )
-def test_an_evaluation_that_cannot_be_read_is_named_with_the_remedy(tmp_path, content, reason):
+def test_invalid_evaluation_is_an_error(tmp_path, content, reason):
     folder = write_run(tmp_path / "one")
     (folder / "evaluation" / "metrics.json").write_text(content)
     refused(folder, "evaluation/metrics.json", reason)
 
 
-def test_a_flipped_bit_of_a_log_or_an_evaluation_is_named(tmp_path):
+def test_flipped_bits_are_detected_or_harmless(tmp_path):
     folder = write_run(tmp_path / "one")
     (folder / "metrics.jsonl").unlink()
     logger = logging.JsonLinesLogger(folder / "metrics.jsonl")
@@ -149,7 +149,7 @@ def test_a_flipped_bit_of_a_log_or_an_evaluation_is_named(tmp_path):
         assert refusals > 25
 
 
-def test_a_broken_log_is_named_with_its_line(tmp_path):
+def test_invalid_log_record_is_an_error_with_its_line(tmp_path):
     folder = write_run(tmp_path / "one")
     (folder / "metrics.jsonl").write_text('{"step": 1, "scalars": {}}\nnonsense\n')
     refused(folder, "metrics.jsonl, line 2", "remove the line")
@@ -158,22 +158,22 @@ def test_a_broken_log_is_named_with_its_line(tmp_path):
 @pytest.mark.parametrize(
     "variants", [{}, {"a": []}, {"a": ["../elsewhere"]}, {"a": ["x/y"]}], ids=str
 )
-def test_a_sweep_names_folders_inside_of_its_own(tmp_path, variants):
+def test_sweep_runs_must_be_inside_the_sweep(tmp_path, variants):
     write_sweep(tmp_path / "sweep", variants)
-    refused(tmp_path / "sweep", "sweep.json is no sweep's", "warp-translate ablate")
+    refused(tmp_path / "sweep", "sweep.json is not a valid sweep record", "warp-translate ablate")
 
 
-def test_a_sweep_without_its_title_is_refused(tmp_path):
+def test_sweep_without_title_is_an_error(tmp_path):
     (tmp_path / "sweep.json").write_text('{"variants": {"a": {"runs": ["b"]}}}')
     refused(tmp_path, "'title' is missing")
 
 
-def test_a_cost_need_not_be_known(tmp_path):
+def test_cost_may_be_missing(tmp_path):
     folder = write_run(tmp_path / "one")
     write_evaluation(folder, {"a": 1.0}, protocol=PROTOCOL, cost={"macs": "NaN"})
     evaluation = read_one(folder).evaluation
     assert evaluation.macs is None and evaluation.share is None and evaluation.size is None
 
 
-def test_the_history_is_what_training_writes():
+def test_history_file_matches_the_training_log():
     assert runs.HISTORY_FILE == logging.METRICS_FILE

@@ -11,12 +11,12 @@ def named(prefix, **changes):
 
 
 @pytest.mark.parametrize(
-    ("scalars", "said"),
+    ("scalars", "starts"),
     [
         ({"output/l1_ratio": 0.99}, []),
-        ({"output/l1_ratio": 1.234}, ["the output is worse than the untouched picture, with 1.23"]),
+        ({"output/l1_ratio": 1.234}, ["the output is worse than the untouched image, with 1.23"]),
         ({"output/l1_ratio": float("nan")}, []),
-        # What further factors are like does not count, nor a distance where there is a truth.
+        # Other factors do not count, nor do distances where there is a truth.
         ({"output/l1_ratio": 0.9, "factor_4/output/l1_ratio": 2.0} | named(""), []),
         (named("a_to_b/"), ["A to B: the output is worse"]),
         (named("a_to_b/", after=0.515), []),
@@ -31,7 +31,7 @@ def named(prefix, **changes):
         ),
     ],
 )
-def test_what_is_worse_than_the_untouched_picture_is_said(scalars, said):
+def test_output_worse_than_the_original_is_reported(scalars, starts):
     found = worse_than_untouched(scalars)
-    assert len(found) == len(said)
-    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+    assert len(found) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))

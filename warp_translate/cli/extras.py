@@ -6,7 +6,7 @@ _PACKAGES = {
         *("starlette", "uvicorn"),
     ),
     "onnx": ("onnx",),
-    "eval": ("matplotlib",),
+    "eval": ("jinja2", "markupsafe", "matplotlib"),
     "train": (
         *("array_record", "cv2", "flax", "grain", "jax", "jaxlib", "ml_collections", "optax"),
         *("orbax", "packaging", "tensorboardX", "tensorflow_datasets"),

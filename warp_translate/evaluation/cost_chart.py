@@ -1,4 +1,4 @@
-"""Draws what a generator costs against the size of the image, with matplotlib."""
+"""Draws the cost of a generator over the image size."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from warp_translate.evaluation.cost_report import Case, Report
+from warp_translate.evaluation.cost_report import Report
+from warp_translate.evaluation.report_charts import plain
 
 SUFFIXES = (".png", ".pdf", ".svg")
-"""What a chart can be written as."""
+"""Supported file formats."""
 
-# Light to dark with the computation: the smallest factor, which costs most, is the darkest.
+# The smallest factor costs most and is the darkest.
 _COLORS = ("#0b2f4a", "#1f6a8c", "#3f9fa6", "#84c5a4", "#c9b458", "#d98e4a")
 _MARKERS = "osD^vP"
 _GREY = "#6b7278"
@@ -20,7 +21,7 @@ _MOST_TICKS = 8
 
 
 def write_chart(path: Path, report: Report) -> None:
-    """Writes what `draw_chart` draws.
+    """Writes the figure of `draw_chart`.
 
     Args:
       path: the file, with one of `SUFFIXES`.
@@ -33,7 +34,7 @@ def write_chart(path: Path, report: Report) -> None:
 
 
 def draw_chart(report: Report) -> Figure:
-    """Draws multiplications, and the latency where it was measured, one line for each factor.
+    """Plots multiplications and, if measured, latency, with one line per factor.
 
     Args:
       report: at least one case.
@@ -45,43 +46,36 @@ def draw_chart(report: Report) -> Figure:
     axes[0].set_title("multiply-accumulate operations", fontsize=11)
     if timed:
         _draw(axes[1], report, "ms", lambda case: case.latency and case.latency.median)
-        _draw_quartiles(axes[1], report)
         axes[1].set_title("latency of one image, median and quartiles", fontsize=11)
     axes[0].legend(frameon=False, fontsize=9, loc="upper left")
     figure.suptitle(report.subject, fontsize=12, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
-def _factors(report: Report) -> list[int]:
-    return sorted({case.factor for case in report.cases})
-
-
-def _line(report: Report, factor: int) -> list[Case]:
-    return sorted(
-        (case for case in report.cases if case.factor == factor), key=lambda case: case.pixels
-    )
-
-
 def _draw(axes: Axes, report: Report, unit: str, value: Any) -> None:
-    for place, factor in enumerate(_factors(report)):
-        points = [(case.pixels, value(case)) for case in _line(report, factor)]
-        points = [point for point in points if point[1]]
+    cases = sorted(report.cases, key=lambda case: (case.factor, case.pixels))
+    for place, factor in enumerate(dict.fromkeys(case.factor for case in cases)):
+        line = [case for case in cases if case.factor == factor and value(case)]
+        pixels = [case.pixels for case in line]
+        color = _COLORS[place % len(_COLORS)]
         axes.plot(
-            [pixels for pixels, _ in points],
-            [height for _, height in points],
-            color=_COLORS[place % len(_COLORS)],
+            pixels,
+            [value(case) for case in line],
+            color=color,
             marker=_MARKERS[place % len(_MARKERS)],
             markersize=5,
             linewidth=1.8,
             label=f"factor {factor}",
         )
+        if unit == "ms":
+            found = [case.latency for case in line if case.latency]
+            low, high = [each.low for each in found], [each.high for each in found]
+            axes.fill_between(pixels, low, high, color=color, alpha=0.18, linewidth=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    sizes: dict[int, list[str]] = {}
+    sizes: dict[int, dict[str, None]] = {}
     for case in report.cases:
-        names = sizes.setdefault(case.pixels, [])
-        if case.size not in names:
-            names.append(case.size)
+        sizes.setdefault(case.pixels, {})[case.size] = None
     shown = sorted(sizes)
     if len(shown) > _MOST_TICKS:
         step = -(-len(shown) // _MOST_TICKS)
@@ -96,23 +90,4 @@ def _draw(axes: Axes, report: Report, unit: str, value: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("image, height x width (spaced by pixels)", color=_GREY, fontsize=9)
     axes.set_ylabel(unit, color=_GREY, fontsize=9)
-    axes.grid(which="major", color="#dfe3e6", linewidth=0.8)
-    axes.tick_params(which="both", color="#c3c9cd", labelcolor="#30363a")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#c3c9cd")
-
-
-def _draw_quartiles(axes: Axes, report: Report) -> None:
-    for place, factor in enumerate(_factors(report)):
-        timed = [(case.pixels, case.latency) for case in _line(report, factor) if case.latency]
-        axes.fill_between(
-            [pixels for pixels, _ in timed],
-            [found.low for _, found in timed],
-            [found.high for _, found in timed],
-            color=_COLORS[place % len(_COLORS)],
-            alpha=0.18,
-            linewidth=0,
-        )
+    plain(axes)

@@ -1,4 +1,4 @@
-"""What was counted and measured of a generator, as a table and as JSON."""
+"""The cost of a generator as a table and as JSON."""
 
 import dataclasses
 import json
@@ -10,21 +10,12 @@ from typing import Any
 from warp_translate.evaluation.cost import CONVENTION, PARTS, Needs
 from warp_translate.evaluation.macs import Macs
 
-_GIGA = 1e9
-_MIB = 2**20
 _COLUMNS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """How long a translation takes, in milliseconds.
-
-    Attributes:
-      median: half of the times were shorter.
-      low: a quarter of them were.
-      high: three quarters of them were.
-      repeats: how many times there are.
-    """
+    """Median and quartiles of the time of a translation in milliseconds, and number of repeats."""
 
     median: float
     low: float
@@ -33,7 +24,7 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Latency":
-        """Of measured times, at least one."""
+        """The latency of at least one measurement."""
         times = [1000 * each for each in seconds]
         low, high = times[0], times[0]
         if len(times) > 1:
@@ -43,17 +34,17 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One size and factor.
+    """The cost at one size and factor.
 
     Attributes:
-      height: of the image in pixels.
-      width: of the image in pixels.
-      factor: how many times smaller the trunk's image is.
+      height: image height in pixels.
+      width: image width in pixels.
+      factor: reduction of the trunk's image.
       macs: multiplications by part, for one image.
-      open_loops: loops of unknown length, which count as if they ran once.
-      needs: what the compiled program needs; None until it is compiled.
-      latency: None where it was not measured.
-      reason: why it was not; "" where it was not asked for.
+      open_loops: loops of unknown length, counted as if they ran once.
+      needs: requirements of the compiled program; None until it is compiled.
+      latency: None if not measured.
+      reason: why it was not measured; "" if not requested.
     """
 
     height: int
@@ -67,21 +58,21 @@ class Case:
 
     @property
     def size(self) -> str:
-        """Height and width in words."""
+        """Height and width for display."""
         return f"{self.height} x {self.width}"
 
     @property
     def pixels(self) -> int:
-        """Of the image as it is, without its padding."""
+        """Pixels of the image without padding."""
         return self.height * self.width
 
     @property
     def total_macs(self) -> int:
-        """Of all parts."""
+        """Multiplications of all parts."""
         return sum(each.total for each in self.macs.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """All figures, ready for JSON."""
         return {
             "height": self.height,
             "width": self.width,
@@ -98,14 +89,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All sizes and factors of one generator.
+    """The cost of one generator at all sizes and factors.
 
     Attributes:
-      subject: whose generator it is, in a few words.
+      subject: display name of the generator.
       generator: its fields, ready for JSON.
-      parameters: how many numbers it has learned or will learn.
+      parameters: number of trainable parameters.
       about: machine and versions, ready for JSON.
-      timed: what the latency is of; "" where none was asked for.
+      timed: definition of the latency; "" if not requested.
       cases: by size and then by factor.
     """
 
@@ -118,15 +109,15 @@ class Report:
 
     @property
     def conventions(self) -> dict[str, str]:
-        """What each figure is."""
+        """Definitions of the figures."""
         return {
             "MACs": CONVENTION,
-            "parts": "MACs for each pixel of the original, the work on its padding included: "
-            + "; ".join(f"{name}, {what}" for name, what in PARTS.items()),
+            "parts": "MACs per pixel of the original, including the work on its padding: "
+            + "; ".join(f"{name}, {meaning}" for name, meaning in PARTS.items()),
             "accessed": "bytes that the operations of the compiled jax program read and write, as "
             "XLA counts them for this machine",
-            "peak": "arguments, results and temporaries of that program, less what shares its "
-            "place; the runtime and the program itself come on top",
+            "peak": "arguments, results and temporaries of that program, minus shared buffers; "
+            "excludes the runtime and the program itself",
             **({"latency": self.timed} if self.timed else {}),
         }
 
@@ -145,12 +136,11 @@ def table(report: Report) -> str:
         for case in report.cases
         if case.reason
     ]
-    loops = max(case.open_loops for case in report.cases)
-    if loops:
+    if loops := max(case.open_loops for case in report.cases):
         remarks.append(f"{loops} loops of unknown length count as if they ran once")
     conventions = [
-        textwrap.fill(f"{name}: {what}", _COLUMNS, subsequent_indent="  ")
-        for name, what in report.conventions.items()
+        textwrap.fill(f"{name}: {meaning}", _COLUMNS, subsequent_indent="  ")
+        for name, meaning in report.conventions.items()
     ]
     title = f"{report.subject}: {report.parameters:,} parameters"
     return "\n".join([title, "", *lines, *remarks, "", *conventions])
@@ -160,11 +150,11 @@ def _row(case: Case, timed: bool) -> dict[str, str]:
     row = {
         "size": case.size,
         "factor": str(case.factor),
-        "GMAC": _digits(case.total_macs / _GIGA),
+        "GMAC": _digits(case.total_macs / 1e9),
         "MAC/pixel": _digits(case.total_macs / case.pixels),
         **{name: _digits(each.total / case.pixels) for name, each in case.macs.items()},
-        "accessed GB": _digits(case.needs.bytes_accessed / _GIGA) if case.needs else "-",
-        "peak MiB": _digits(case.needs.peak_bytes / _MIB) if case.needs else "-",
+        "accessed GB": _digits(case.needs.bytes_accessed / 1e9) if case.needs else "-",
+        "peak MiB": _digits(case.needs.peak_bytes / 2**20) if case.needs else "-",
     }
     if timed:
         found = case.latency
@@ -174,18 +164,13 @@ def _row(case: Case, timed: bool) -> dict[str, str]:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, and all of those before the point."""
+    """Three significant digits, or all those before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def to_json(report: Report) -> str:
     """The report as JSON."""
-    fields = {
-        "subject": report.subject,
-        "generator": report.generator,
-        "parameters": report.parameters,
-        "conventions": report.conventions,
-        "about": report.about,
-        "cases": [case.to_json() for case in report.cases],
-    }
+    names = ("subject", "generator", "parameters", "conventions", "about")
+    fields = {name: getattr(report, name) for name in names}
+    fields["cases"] = [case.to_json() for case in report.cases]
     return json.dumps(fields, indent=2) + "\n"

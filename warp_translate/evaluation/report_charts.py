@@ -1,10 +1,11 @@
-"""The charts of a report, with matplotlib: scores over steps, and against what they cost."""
+"""Charts of a report: scores over steps and scores against cost."""
 
-import dataclasses
 import functools
 import io
+import itertools
 import math
-import xml.etree.ElementTree as ElementTree
+import re
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,14 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from warp_translate.evaluation import catalogue
-from warp_translate.evaluation.comparison import Group, Statistic
-from warp_translate.evaluation.report_document import Charts, Panel, Style
-from warp_translate.evaluation.report_styles import lines, styles
-from warp_translate.evaluation.report_tables import digits, head, number
+from warp_translate.evaluation.comparison import Group, Statistic, differing
+from warp_translate.evaluation.report_blocks import Charts, Panel, Style
+from warp_translate.evaluation.report_tables import column, number, significant
 from warp_translate.evaluation.runs import TEST
 
-# What a training tells of itself, the first of these that there are. Without pairs there are two
-# generators, of which the first stands for both.
+# Training metrics to show: the first few that exist.
 _TRAINING = {
     "generator/loss": "generator, all losses",
     "generator/l1_output": "L1 of the output while training",
@@ -37,150 +36,116 @@ _TRAINING = {
     "loss": "loss",
 }
 _MOST_TRAINING = 4
-_MOST_POINTS = 50  # Of a training's line; more are averaged, which shows the trend.
+_MOST_POINTS = 50  # Per training curve; longer curves are averaged, which shows the trend.
 
-_SIZE = (3.9, 2.65)  # Inches. On a telephone a chart fills the width, and 9 points can be read.
-_GREY, _INK, _RULE = "#5b646b", "#30363a", "#dfe3e6"
-# Names hold dollars that are no formulas, and a file is the same whenever it is written.
-_SETTINGS: Any = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report"}
-_LOG_FROM = 4.0  # A range of costs as wide as this is drawn on a logarithmic axis.
+_SIZE = (3.9, 2.65)  # Inches; text of 9 points is legible at the width of a phone.
+_GREY, _INK, _RULE, _AXIS = "#5b646b", "#30363a", "#dfe3e6", "#c3c9cd"
+# Names may hold dollar signs; the salt makes files reproducible.
+_SETTINGS: Any = {"text.parse_math": False, "svg.hashsalt": "report"}
+_LOG_FROM = 4.0  # Ratio of the extreme costs from which the cost axis is logarithmic.
+
+_COLORS = (
+    *("#14607a", "#c8622d", "#6b4fa0", "#2f7d4f", "#b03a5b", "#8a6a1f"),
+    *("#3b6fd4", "#56606a"),
+)
+_MARKERS = "osD^vPX"  # One fewer than the colors, so that more pairs are distinct.
+# Factors differ by dash and by shade; the smallest is solid and darkest.
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
+_LIGHTEST = 0.45
+
+Points = list[tuple[float, Statistic]]
 
 
-def curves(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | None:
-    """Scores on the test set over the steps of training.
+def lines(groups: Sequence[Group]) -> list[tuple[str, Style, list[Group]]]:
+    """Joins groups that differ only in their factor: label, style and groups by factor."""
+    found: list[tuple[dict[str, object], list[Group]]] = []
+    for group in groups:
+        if not group.config:
+            continue
+        key = {name: value for name, value in group.config.items() if name != "method.factor"}
+        for other, members in found:
+            if not differing([other, key]):
+                members.append(group)
+                break
+        else:
+            found.append((key, [group]))
+    names = [_common_label([group.label for group in members]) for _, members in found]
+    made = []
+    for place, ((_, members), name) in enumerate(zip(found, names, strict=True)):
+        label = name if name and names.count(name) == 1 else members[0].label
+        style = Style(_COLORS[place % len(_COLORS)], marker=_MARKERS[place % len(_MARKERS)])
+        made.append((label, style, sorted(members, key=lambda group: group.factor or 0)))
+    return made
+
+
+def _common_label(labels: Sequence[str]) -> str:
+    """The common prefix without its "factor": "full, factor 1" and "full, factor 2" give "full"."""
+    if len(labels) == 1:
+        return labels[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
+    return re.sub(r"[\W_]*(factor|x)?[\W_]*$", "", "".join(letters[0] for letters in alike))
+
+
+def styles(groups: Sequence[Group]) -> dict[str, Style]:
+    """Styles by `Group.key`: color and marker of the line, shade and dash of the factor."""
+    factors = sorted({group.factor for group in groups if group.factor is not None})
+    found = {}
+    for _, style, members in lines(groups):
+        for group in members:
+            place = factors.index(group.factor) if group.factor in factors else 0
+            share = _LIGHTEST * place / max(len(factors) - 1, 1)
+            levels = (int(style.color[start : start + 2], 16) for start in (1, 3, 5))
+            color = "#" + "".join(f"{round(x + (255 - x) * share):02x}" for x in levels)
+            found[group.key] = Style(color, _DASHES[place % len(_DASHES)], style.marker)
+    return found
+
+
+def score_curves(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | None:
+    """Scores on the test set over training steps; None without any.
 
     Args:
-      groups: what is compared.
-      metrics: names of scores, without ``test/``.
-
-    Returns:
-      A panel for each score that was told of while training; None where none was.
+      groups: the groups to compare.
+      metrics: scalar names without ``test/``.
     """
     panels = []
     for metric in metrics:
         points = {group.key: _over_steps(group, TEST + metric) for group in groups}
-        if any(points.values()):
-            column = head(metric)
-            ends = "; ".join(
-                f"{group.label} {number(metric, points[group.key][-1][1].mean)}"
-                for group in groups
-                if points[group.key]
-            )
-            panels.append(
-                Panel(
-                    column.line,
-                    f"{column.title} on the test set over the steps of training. Last: {ends}.",
-                    functools.partial(_draw_curves, groups, points),
-                )
-            )
+        ends = "; ".join(
+            f"{group.label} {number(metric, points[group.key][-1][1].mean)}"
+            for group in groups
+            if points[group.key]
+        )
+        if ends:
+            head = column(metric)
+            alt = f"{head.title} on the test set over the steps of training. Last: {ends}."
+            panels.append(Panel(head.line, alt, functools.partial(_draw_curves, groups, points)))
     caption = "On the test set over the steps of training: the mean over the seeds"
-    return _charts("curves", groups, panels, caption)
+    return _curves("curves", groups, panels, caption)
 
 
 def training_curves(groups: Sequence[Group]) -> Charts | None:
-    """A few of the numbers that training tells of itself; None where it told none of them."""
-    there = {name for group in groups for run in group.runs for name in run.history}
+    """A few training metrics over steps; None without any."""
+    logged = {name for group in groups for run in group.runs for name in run.history}
     panels = []
-    for name in [name for name in _TRAINING if name in there][:_MOST_TRAINING]:
-        points = {group.key: _thinned(_over_steps(group, name)) for group in groups}
-        panels.append(
-            Panel(
-                _TRAINING[name],
-                f"{_TRAINING[name]} over the steps of training.",
-                functools.partial(_draw_curves, groups, points),
-            )
-        )
+    for name in [name for name in _TRAINING if name in logged][:_MOST_TRAINING]:
+        points = {group.key: _averaged(_over_steps(group, name)) for group in groups}
+        alt = f"{_TRAINING[name]} over the steps of training."
+        draw = functools.partial(_draw_curves, groups, points)
+        panels.append(Panel(_TRAINING[name], alt, draw))
     caption = (
         f"While training, {_MOST_POINTS} averages of each line at most: the mean over the seeds"
     )
-    return _charts("training", groups, panels, caption)
+    return _curves("training", groups, panels, caption)
 
 
-def cost_charts(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | None:
-    """Scores against multiplications, one line through the factors of what else is alike.
-
-    Returns:
-      A panel for each score; None where no cost is known.
-    """
-    found = lines([group for group in groups if group.macs is not None])
-    panels = []
-    for metric in metrics:
-        if catalogue.describe(metric).better == "none":
-            continue
-        points = [(style, _against_cost(members, metric)) for _, style, members in found]
-        if any(line for _, line in points):
-            column = head(metric)
-            words = "; ".join(
-                f"{group.label} {number(metric, value.mean)} at {digits(macs)} GMAC"
-                for _, line in points
-                for group, macs, value in line
-            )
-            panels.append(
-                Panel(
-                    column.line,
-                    f"{column.title} against multiplications: {words}.",
-                    functools.partial(_draw_cost, points),
-                )
-            )
-    if not panels:
-        return None
-    legend = tuple((label, style) for label, style, _ in found)
-    several = any(len(members) > 1 for _, _, members in found)
-    caption = "Against the multiplications of one translation in GMAC; bars are the spread"
-    caption += "; the numbers at the points are factors." if several else "."
-    return Charts("cost", tuple(panels), legend, caption)
-
-
-def svg(panel: Panel, prefix: str) -> str:
-    """A panel as an element of a page: its text stays text, in the page's own font.
-
-    Args:
-      panel: what to draw.
-      prefix: what its ids start with, so that they are no other picture's.
-    """
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        panel.draw(figure.subplots())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _inline(buffer.getvalue().decode(), prefix, panel.alt)
-
-
-def png(charts: Charts) -> bytes:
-    """All panels and the legend as one picture."""
-    across = min(3, len(charts.panels))
-    down = math.ceil(len(charts.panels) / across)
-    beside = min(across, len(charts.legend))
-    width = _SIZE[0] * across
-    height = (_SIZE[1] + 0.25) * down + 0.24 * math.ceil(len(charts.legend) / beside)
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        panes = list(figure.subplots(down, across, squeeze=False).flat)
-        for axes, panel in zip(panes, charts.panels, strict=False):
-            panel.draw(axes)
-            axes.set_title(panel.title, fontsize=10.5, color=_INK, loc="left")
-        for axes in panes[len(charts.panels) :]:
-            axes.set_visible(False)
-        handles = [
-            Line2D([], [], **_line(style), marker=style.marker, markersize=4, label=label)
-            for label, style in charts.legend
-        ]
-        figure.legend(
-            handles=handles, loc="outside lower left", ncols=beside, frameon=False, fontsize=9
-        )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
-
-
-def _charts(
+def _curves(
     name: str, groups: Sequence[Group], panels: Sequence[Panel], caption: str
 ) -> Charts | None:
     if not panels:
         return None
     found = styles(groups)
     legend = tuple(
-        (group.label, dataclasses.replace(found[group.key], marker=""))
+        (group.label, Style(found[group.key].color, found[group.key].dash, marker=""))
         for group in groups
         if group.key in found
     )
@@ -189,11 +154,69 @@ def _charts(
     return Charts(name, tuple(panels), legend, caption + band)
 
 
-Points = list[tuple[float, Statistic]]
+def cost_charts(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | None:
+    """Scores against multiplications, with a line through the factors of otherwise equal groups.
+
+    Returns:
+      A panel per score; None if no cost is known.
+    """
+    found = lines([group for group in groups if group.macs is not None])
+    panels = []
+    for metric in metrics:
+        if catalogue.describe(metric).better == "none":
+            continue
+        series = [(style, _against_cost(members, metric)) for _, style, members in found]
+        points = [point for _, line in series for point in line]
+        if points:
+            head = column(metric)
+            words = "; ".join(
+                f"{group.label} {number(metric, value.mean)} at {significant(macs)} GMAC"
+                for group, macs, value in points
+            )
+            alt = f"{head.title} against multiplications: {words}."
+            panels.append(Panel(head.line, alt, functools.partial(_draw_cost, series)))
+    if not panels:
+        return None
+    caption = "Against the multiplications of one translation in GMAC; bars are the spread"
+    several = any(len(members) > 1 for _, _, members in found)
+    caption += "; the numbers at the points are factors." if several else "."
+    legend = tuple((label, style) for label, style, _ in found)
+    return Charts("cost", tuple(panels), legend, caption)
+
+
+def render(
+    panels: Sequence[Panel], legend: Sequence[tuple[str, Style]] = (), format: str = "svg"
+) -> bytes:
+    """Draws panels as one image; with a legend, panels get their titles too."""
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    beside = max(1, min(across, len(legend)))
+    titles = 0.25 if legend else 0.0
+    height = (_SIZE[1] + titles) * down + 0.24 * math.ceil(len(legend) / beside)
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_SIZE[0] * across, height), layout="constrained")
+        panes = figure.subplots(down, across, squeeze=False).flat
+        for axes, panel in itertools.zip_longest(panes, panels):
+            axes.set_visible(panel is not None)
+            if panel:
+                panel.draw(axes)
+                axes.set_title(panel.title if legend else "", fontsize=10.5, color=_INK, loc="left")
+        if legend:
+            handles = [
+                Line2D([], [], **_line(style), marker=style.marker, markersize=4, label=label)
+                for label, style in legend
+            ]
+            figure.legend(
+                handles=handles, loc="outside lower left", ncols=beside, frameon=False, fontsize=9
+            )
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if format == "svg" else None
+        figure.savefig(buffer, format=format, dpi=150, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _over_steps(group: Group, name: str) -> Points:
-    """The mean over the seeds at each step, of what is finite."""
+    """Means over the seeds of the finite values at each step."""
     values: dict[int, list[float]] = {}
     for run in group.runs:
         for step, value in run.history.get(name, {}).items():
@@ -202,19 +225,30 @@ def _over_steps(group: Group, name: str) -> Points:
     return [(step, Statistic.of(found)) for step, found in sorted(values.items())]
 
 
-def _thinned(points: Points) -> Points:
-    """Averages of neighbours, so that no more than so many are left."""
+def _averaged(points: Points) -> Points:
+    """Averages of neighbors, `_MOST_POINTS` at most."""
     every = math.ceil(len(points) / _MOST_POINTS)
     if every < 2:
         return points
-    found: Points = []
+    found = []
     for start in range(0, len(points), every):
         part = points[start : start + every]
         spreads = [each.spread for _, each in part if each.spread is not None]
-        mean = float(np.mean([each.mean for _, each in part]))
-        spread = float(np.mean(spreads)) if spreads else None
-        step = float(np.mean([step for step, _ in part]))
-        found.append((step, Statistic(mean, spread, part[0][1].count)))
+        average = Statistic(
+            statistics.fmean(each.mean for _, each in part),
+            statistics.fmean(spreads) if spreads else None,
+            part[0][1].count,
+        )
+        found.append((statistics.fmean(step for step, _ in part), average))
+    return found
+
+
+def _against_cost(members: Sequence[Group], metric: str) -> list[tuple[Group, float, Statistic]]:
+    found = []
+    for group in members:
+        value = group.statistic(metric)
+        if value is not None and math.isfinite(value.mean) and group.macs is not None:
+            found.append((group, group.macs / 1e9, value))
     return found
 
 
@@ -228,31 +262,21 @@ def _draw_curves(groups: Sequence[Group], points: dict[str, Points], axes: Axes)
         steps = [step for step, _ in line]
         means = np.array([each.mean for _, each in line])
         spreads = np.array([each.spread or 0.0 for _, each in line])
-        few = style.marker if len(line) < 3 else ""
-        axes.plot(steps, means, **_line(style), marker=few, markersize=4)
+        marker = style.marker if len(line) < 3 else ""
+        axes.plot(steps, means, **_line(style), marker=marker, markersize=4)
         if spreads.any():
             axes.fill_between(
                 steps, means - spreads, means + spreads, color=style.color, alpha=0.13, linewidth=0
             )
-    axes.set_xlabel("step", color=_GREY, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    _look(axes)
-
-
-def _against_cost(members: Sequence[Group], metric: str) -> list[tuple[Group, float, Statistic]]:
-    found = []
-    for group in members:
-        value = group.statistic(metric)
-        if value is not None and math.isfinite(value.mean) and group.macs is not None:
-            found.append((group, group.macs / 1e9, value))
-    return found
+    _look(axes, "step")
 
 
 def _draw_cost(
-    lines: Sequence[tuple[Style, Sequence[tuple[Group, float, Statistic]]]], axes: Axes
+    series: Sequence[tuple[Style, Sequence[tuple[Group, float, Statistic]]]], axes: Axes
 ) -> None:
-    for style, line in lines:
+    for style, line in series:
         axes.errorbar(
             [macs for _, macs, _ in line],
             [value.mean for _, _, value in line],
@@ -262,70 +286,48 @@ def _draw_cost(
             markersize=5,
             elinewidth=1.0,
         )
-        if len(line) > 1:
-            for group, macs, value in line:
-                axes.annotate(
-                    str(group.factor),
-                    (macs, value.mean),
-                    xytext=(5, 4),
-                    textcoords="offset points",
-                    fontsize=8.5,
-                    color=style.color,
-                )
-    costs = [macs for _, line in lines for _, macs, _ in line]
+        for group, macs, value in line if len(line) > 1 else ():
+            axes.annotate(
+                str(group.factor),
+                (macs, value.mean),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=style.color,
+            )
+    costs = [macs for _, line in series for _, macs, _ in line]
     if max(costs) > _LOG_FROM * min(costs) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda macs, _: f"{macs:,.6g}"))
     axes.margins(x=0.1, y=0.14)
-    axes.set_xlabel("GMAC", color=_GREY, fontsize=9)
-    _look(axes)
+    _look(axes, "GMAC")
 
 
 def _line(style: Style) -> dict[str, Any]:
-    dash = (0, style.dash) if style.dash else "-"
-    return {"color": style.color, "linestyle": dash, "linewidth": 1.7}
+    return {
+        "color": style.color,
+        "linestyle": (0, style.dash) if style.dash else "-",
+        "linewidth": 1.7,
+    }
 
 
-def _look(axes: Axes) -> None:
-    """What all charts have in common, as `cost_chart` has it."""
+def _look(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label, color=_GREY, fontsize=9)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(labelsize=9)
+    plain(axes)
+
+
+def plain(axes: Axes) -> None:
+    """Light grid and axes, without a frame."""
     axes.grid(which="major", color=_RULE, linewidth=0.8)
-    axes.tick_params(which="both", color="#c3c9cd", labelcolor=_INK, labelsize=9)
+    axes.tick_params(which="both", color=_AXIS, labelcolor=_INK)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#c3c9cd")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_AXIS)
 
 
 def _thousands(step: float, _: object) -> str:
     return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
-
-
-def _inline(text: str, prefix: str, alt: str) -> str:
-    """What a page needs of an SVG file: no header, no fonts, ids of its own, a size that adapts."""
-    root = ElementTree.fromstring(text)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for name, value in list(element.attrib.items()):
-            del element.attrib[name]
-            name = name.rpartition("}")[2]
-            if name == "id":
-                value = prefix + value
-            elif name == "href":
-                value = f"#{prefix}{value[1:]}"
-            elif name == "style":
-                kept = [part for part in value.split(";") if "font-family" not in part]
-                value = ";".join(kept).strip()
-            element.set(name, value.replace("url(#", f"url(#{prefix}"))
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.set("role", "img")
-    root.set("aria-label", alt)
-    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)

@@ -1,4 +1,4 @@
-"""Where and how runs were made: facts in short, commands to repeat them, and the environment."""
+"""Provenance of runs: key facts, commands and environment."""
 
 import json
 import shlex
@@ -8,63 +8,53 @@ from typing import Any
 
 from warp_translate.evaluation import comparison
 from warp_translate.evaluation.comparison import Group
-from warp_translate.evaluation.report_document import (
-    Block,
-    Cell,
-    Code,
-    Column,
-    Fold,
-    Paragraph,
-    Row,
-    Table,
-)
+from warp_translate.evaluation.report_blocks import Block, Cell, Code, Column, Row, Section, Table
 from warp_translate.evaluation.runs import START_FILE, Run, Source, Sweep, all_runs, flat
 
 _NOT_AN_ENVIRONMENT = ("command", "started")
-_SHORT = 10  # Letters of a commit.
-_DIFFERENT = "different ones"
+_COMMIT_LETTERS = 10
+_DIFFERENT = "several"
 
 
-def facts(sources: Sequence[Source], groups: Sequence[Group]) -> tuple[tuple[str, str], ...]:
-    """What a reader wants to know first, as far as it is known."""
+def facts(sources: Sequence[Source], groups: Sequence[Group]) -> dict[str, str]:
+    """Key facts, as far as they are known."""
     runs = all_runs(sources)
+    configs = [run.config for run in runs if run.config]
     done = sum(run.evaluation is not None for run in runs)
-    seconds = [source.seconds for source in sources if isinstance(source, Sweep)]
-    taken = [each for each in seconds if each is not None]
+    taken = [each.seconds for each in sources if isinstance(each, Sweep) and each.seconds]
     days = [str(run.start["started"])[:10] for run in runs if run.start.get("started")]
-    commit = _common([run.start for run in runs], "commit")
+    size, commit = _common(configs, "data.size"), _common([run.start for run in runs], "commit")
+    data = [_common(configs, "data.name"), f"{size}\N{NO-BREAK SPACE}px" * size.isdigit()]
     found = {
         "Runs": f"{len(runs)} of {len(groups)} variant{'s' * (len(groups) != 1)}",
         "Evaluated": "all" if done == len(runs) else f"{done} of {len(runs)}",
-        "Data": _data(groups),
-        "Steps": _common([run.config for run in runs if run.config], "training.total_steps"),
+        "Data": ", ".join(filter(None, data)),
+        "Steps": _common(configs, "training.total_steps"),
         "Device": _devices(runs),
         "Took": _duration(sum(taken)) if taken else "",
         "Started": min(days, default=""),
-        "Commit": commit if commit == _DIFFERENT else commit[:_SHORT],
+        "Commit": commit if commit == _DIFFERENT else commit[:_COMMIT_LETTERS],
     }
-    return tuple((name, text) for name, text in found.items() if text)
+    return {name: text for name, text in found.items() if text}
 
 
 def reproduction(sources: Sequence[Source], command: Sequence[str]) -> tuple[Block, ...]:
     """The commands that made the runs and the report."""
+    own = [
+        source.command if isinstance(source, Sweep) else source.start.get("command")
+        for source in sorted(sources, key=lambda source: isinstance(source, Run))
+    ]
+    each = [run.start.get("command") for run in all_runs(sources) if run not in sources]
     blocks: list[Block] = []
-    lines = [_typed(source.command) for source in sources if isinstance(source, Sweep)]
-    lines += [_typed(source.start.get("command")) for source in sources if isinstance(source, Run)]
-    lines = [line for line in lines if line]
-    if command:
-        lines.append(_typed(command))
-    if lines:
-        blocks.append(Code("\n".join(lines), "bash"))
-    runs = [run for run in all_runs(sources) if run not in sources]
-    each = [typed for run in runs if (typed := _typed(run.start.get("command")))]
-    if each:
-        blocks.append(Fold("The command of each run", (Code("\n".join(each), "bash"),)))
+    if lines := _typed([*own, command]):
+        blocks.append(Code(lines, "bash"))
+    if lines := _typed(each):
+        blocks.append(Section("The command of each run", (Code(lines, "bash"),)))
     return tuple(blocks)
 
 
 def environment(sources: Sequence[Source]) -> tuple[Block, ...]:
-    """Machine, versions and protocol; what differs between runs comes as a table."""
+    """Machine, versions and protocol, with a table of differences between runs."""
     runs = all_runs(sources)
     known = [(run, _environment(run)) for run in runs if run.start]
     blocks: list[Block] = []
@@ -76,28 +66,33 @@ def environment(sources: Sequence[Source]) -> tuple[Block, ...]:
             for run, each in known
         )
         columns = tuple(Column(field, numeric=False) for field in fields)
-        words = f"The runs were not made in one environment: {', '.join(fields)} differ."
-        table = Table("run", columns, rows, "What differs between the environments of runs")
-        blocks += [Paragraph(words), table]
-    if len(known) < len(runs):
-        missing = [run.name for run in runs if not run.start]
-        named = "any run" if not known else ", ".join(missing)
-        blocks.append(Paragraph(f"There is no {START_FILE} of {named}: where it ran is not known."))
+        blocks.append(f"The environments of the runs differ in {', '.join(fields)}.")
+        blocks.append(Table("run", columns, rows, "Differences between the environments of runs"))
+    missing = [run.name for run in runs if not run.start]
+    if missing:
+        named = ", ".join(missing) if known else "all runs"
+        blocks.append(f"{START_FILE} is missing for {named}: their environment is unknown.")
     inner: list[Block] = []
     if known:
-        inner.append(Code(_lines({k: v for k, v in found[0].items() if k not in fields})))
+        inner.append(Code(lines({k: v for k, v in found[0].items() if k not in fields})))
     inner += [
-        Code(f"{source.title}\n{_lines(flat(source.machine))}")
+        Code(f"{source.title}\n{lines(flat(source.machine))}")
         for source in sources
         if isinstance(source, Sweep) and source.machine
     ]
     if inner:
-        blocks.append(Fold("Environment", tuple(inner)))
+        blocks.append(Section("Environment", tuple(inner)))
     evaluations = [run.evaluation for run in runs if run.evaluation]
     if evaluations and evaluations[0].protocol:
-        code = Code(_lines(evaluations[0].protocol))
-        blocks.append(Fold("Protocol of the evaluation, the same of all runs", (code,)))
+        code = Code(lines(evaluations[0].protocol))
+        blocks.append(Section("Protocol of the evaluation, the same for all runs", (code,)))
     return tuple(blocks)
+
+
+def lines(fields: Mapping[str, Any]) -> str:
+    """Names and values, aligned."""
+    width = max(map(len, fields), default=0)
+    return "\n".join(f"{name:<{width}}  {comparison.value(fields, name)}" for name in fields)
 
 
 def _environment(run: Run) -> dict[str, Any]:
@@ -108,34 +103,19 @@ def _environment(run: Run) -> dict[str, Any]:
     }
 
 
-def _lines(fields: Mapping[str, Any]) -> str:
-    width = max(map(len, fields), default=0)
-    return "\n".join(f"{name:<{width}}  {comparison.value(fields, name)}" for name in fields)
-
-
-def _typed(command: Any) -> str:
-    """A command as it is typed, whichever folder its program was found in."""
-    if not isinstance(command, list | tuple) or not command:
-        return ""
-    first, *rest = map(str, command)
-    return shlex.join([PurePath(first).name or first, *rest])
+def _typed(commands: Sequence[Any]) -> str:
+    """Commands as shell lines, with programs by name instead of path."""
+    words = [list(map(str, each)) for each in commands if isinstance(each, list | tuple) and each]
+    return "\n".join(shlex.join([PurePath(each[0]).name or each[0], *each[1:]]) for each in words)
 
 
 def _common(fields: Sequence[Mapping[str, Any]], name: str) -> str:
-    """A field of all runs; nothing where none has it."""
+    """The value of a field that is common to all runs; "" if none has it."""
     found = {json.dumps(each.get(name)) for each in fields if each.get(name) is not None}
-    if not found:
-        return ""
-    if len(found) > 1:
-        return _DIFFERENT
+    if len(found) != 1:
+        return _DIFFERENT if found else ""
     only = json.loads(found.pop())
     return f"{only:,}" if isinstance(only, int) else str(only)
-
-
-def _data(groups: Sequence[Group]) -> str:
-    configs = [group.config for group in groups if group.config]
-    name, size = _common(configs, "data.name"), _common(configs, "data.size")
-    return f"{name}, {size}\N{NO-BREAK SPACE}px" if name and size.isdigit() else name
 
 
 def _devices(runs: Sequence[Run]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of a report: results, every score, recovered shares, configurations, runs."""
+"""Tables of a report: results, all scores, recovered shares, configurations and runs."""
 
 import dataclasses
 import math
@@ -7,33 +7,36 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from warp_translate.evaluation import catalogue, comparison
 from warp_translate.evaluation.comparison import Group, Statistic
-from warp_translate.evaluation.report_document import Cell, Column, Row, Style, Table
+from warp_translate.evaluation.report_blocks import Cell, Column, Row, Style, Table
 from warp_translate.evaluation.report_recovered import REFERENCES, Family, Share
 
 _NONE, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1", "none": ""}
-_GIGA = 1e9
-_MOST_COLUMNS = 6  # Of tables that may have one for each variant.
+_WORDS = {
+    **{"higher": "Higher is better.", "lower": "Lower is better.", "one": "1 is best."},
+    "none": "Descriptive only: no value is better than another.",
+}
+_MOST_COLUMNS = 6  # Of tables with a column per variant.
 _DIRECTIONS = {"a_to_b": "A to B", "b_to_a": "B to A"}
-_OTHER_FACTOR = re.compile(r"factor_\d+")  # At which a run was measured besides its own.
-_SUBJECTS = ("pretranslated", "warped", "identity")  # The output goes without saying.
+_OTHER_FACTOR = re.compile(r"factor_\d+")  # Prefix of scores at additional factors.
+_SUBJECTS = ("pretranslated", "warped", "identity")  # Scores without one belong to the output.
 
-BEST_NOTE = "Bold: the best mean of a column."
-EQUAL_NOTE = (
-    "≈: not distinguishable from it, the means are no further apart than the larger of the two "
-    "spreads."
-)
+_NOTES = {
+    "best": "Bold: the best mean of a column.",
+    "equal": "≈: not distinguishable from the best; the means differ by no more than the larger of "
+    "the two spreads.",
+}
 
 
 def results(
     groups: Sequence[Group], metrics: Sequence[str], styles: Mapping[str, Style] | None = None
 ) -> Table:
-    """One row for each group, one column for each score, and the cost.
+    """A row per group, a column per score, and the cost.
 
     Args:
-      groups: what is compared.
-      metrics: names of scores.
-      styles: of the groups in the charts, by their keys.
+      groups: the groups to compare.
+      metrics: scalar names.
+      styles: chart styles by `Group.key`.
     """
     marks = {metric: comparison.marks(groups, metric) for metric in metrics}
     costs = any(group.macs is not None for group in groups)
@@ -42,54 +45,49 @@ def results(
     alike = len(counts) == 1 and len(set(*counts)) == 1
     rows = []
     for place, group in enumerate(groups):
-        cells = [
-            score(metric, group.statistic(metric), marks[metric][place], len(group.evaluated))
+        cells = [] if alike else [Cell(_count(group))]
+        cells += [
+            _score(metric, group.statistic(metric), marks[metric][place], len(group.evaluated))
             for metric in metrics
         ]
         if costs:
-            cells.append(Cell(_NONE if group.macs is None else digits(group.macs / _GIGA)))
+            cells.append(Cell(_NONE if group.macs is None else significant(group.macs / 1e9)))
         if shares:
-            cells.append(Cell(_share(group.cost_share)))
-        style = styles.get(group.key) if styles else None
-        counted = () if alike else (Cell(_count(group)),)
-        rows.append(Row(group.label, (*counted, *cells), style))
+            cells.append(Cell(_fraction(group.cost_share)))
+        rows.append(Row(group.label, tuple(cells), (styles or {}).get(group.key)))
     columns = [] if alike else [Column("seeds")]
-    columns += map(head, metrics)
+    columns += map(column, metrics)
     columns += [Column("cost", "GMAC")] * costs + [Column("cost", "of factor 1")] * shares
     found = [mark for each in marks.values() for mark in each]
-    notes = [BEST_NOTE] * ("best" in found) + [EQUAL_NOTE] * ("equal" in found)
+    notes = [note for mark, note in _NOTES.items() if mark in found]
     if any(len(group.evaluated) > 1 for group in groups):
         seeds = f"{len(groups[0].runs)}" if alike else "the"
         notes.append(f"±: sample standard deviation over {seeds} seeds.")
     else:
-        notes.append("One seed each: how far seeds differ is not known.")
-    return Table(
-        "variant",
-        tuple(columns),
-        under_sources(groups, rows),
-        "Scores on the test set",
-        tuple(notes),
-    )
+        notes.append("One seed each: the spread over seeds is unknown.")
+    caption = "Scores on the test set"
+    return Table("variant", tuple(columns), _under_sources(groups, rows), caption, tuple(notes))
 
 
 def every_score(groups: Sequence[Group]) -> tuple[Table, ...]:
-    """All scores of all groups: a row for each score, and tables no wider than a page."""
+    """A row per score and a column per group, split to fit a page."""
     rows = []
     for metric in comparison.metric_names(groups):
-        marks = comparison.marks(groups, metric)
         cells = tuple(
-            score(metric, group.statistic(metric), mark, len(group.evaluated))
-            for group, mark in zip(groups, marks, strict=True)
+            _score(metric, group.statistic(metric), mark, len(group.evaluated))
+            for group, mark in zip(groups, comparison.marks(groups, metric), strict=True)
         )
-        arrow = _ARROWS[catalogue.describe(metric).better]
-        rows.append(Row(f"{metric} {arrow}".strip(), cells))
-    alike = len({len(group.evaluated) for group in groups}) == 1
-    columns = tuple(Column(group.label, "" if alike else _seeds(group)) for group in groups)
+        rows.append(Row(f"{metric} {_ARROWS[catalogue.describe(metric).better]}".strip(), cells))
+    counts = [len(group.evaluated) for group in groups]
+    columns = tuple(
+        Column(group.label, f"{count} seed{'s' * (count != 1)}" if len(set(counts)) > 1 else "")
+        for group, count in zip(groups, counts, strict=True)
+    )
     return tuple(_parts(Table("score", columns, tuple(rows), "Every score of every variant")))
 
 
 def _parts(table: Table) -> Iterator[Table]:
-    """A table cut between its columns, into as few parts of like width as fit a page."""
+    """Splits a table by columns into the fewest parts of similar width that fit a page."""
     count = len(table.columns)
     parts = -(-count // _MOST_COLUMNS)
     for part in range(parts):
@@ -103,94 +101,81 @@ def _parts(table: Table) -> Iterator[Table]:
 
 
 def recovered(family: Family) -> Table:
-    """What the full method gets back, for each factor and score."""
-    rows = []
-    for factor in dict.fromkeys(row.factor for row in family.rows):
-        members = [row for row in family.rows if row.factor == factor]
-        cost = members[0].cost_share
-        words = f"factor {factor}" + (f", {_share(cost)} of the cost" if cost is not None else "")
-        rows.append(Row(words))
-        for row in members:
-            cells = [_mean(row.metric, row.this), _mean(row.metric, row.alone)]
-            for reference in REFERENCES:
-                cells += [
-                    _mean(row.metric, row.whole[reference]),
-                    _recovered(row.shares[reference]),
-                ]
-            rows.append(Row(_name(row.metric), tuple(cells)))
-    if family.label:
-        rows.insert(0, Row(family.label))
+    """The recovered share per factor and score."""
+    rows = [Row(family.label)] * bool(family.label)
+    factor = None
+    for row in family.rows:
+        if row.factor != factor:
+            factor = row.factor
+            cost = "" if row.cost_share is None else f", {_fraction(row.cost_share)} of the cost"
+            rows.append(Row(f"factor {factor}{cost}"))
+        cells = [_mean(row.metric, row.this), _mean(row.metric, row.alone)]
+        for reference in REFERENCES:
+            cells += [_mean(row.metric, row.whole[reference]), _share(row.shares[reference])]
+        rows.append(Row(column(row.metric).line, tuple(cells)))
     columns = [Column("full method", "this factor"), Column("pretranslated only", "this factor")]
     for words in REFERENCES.values():
         columns += [Column(words, "factor 1"), Column("R", "against it")]
+    metrics = dict.fromkeys(row.metric for row in family.rows)
+    ones = [column(name).line for name in metrics if catalogue.describe(name).better == "one"]
     notes = []
-    ones = [
-        _name(name)
-        for name in dict.fromkeys(row.metric for row in family.rows)
-        if catalogue.describe(name).better == "one"
-    ]
     if ones:
-        notes.append(
-            f"Of {', '.join(ones)} one is best and more is not better; R is that of the raw values."
-        )
+        notes.append(f"For {', '.join(ones)}, 1 is best; R uses the raw values.")
     if family.without:
         notes.append(
             "Pretranslated only was trained with other values of "
-            f"{', '.join(family.without)}, for which it has no use."
+            f"{', '.join(family.without)}, which it does not use."
         )
-    return Table(
-        "score",
-        tuple(columns),
-        tuple(rows),
-        "Recovered share R" + (f", {family.label}" if family.label else ""),
-        tuple(notes),
-    )
+    caption = "Recovered share R" + (f", {family.label}" if family.label else "")
+    return Table("score", tuple(columns), tuple(rows), caption, tuple(notes))
 
 
 def configurations(groups: Sequence[Group]) -> tuple[Table, ...]:
-    """The fields in which the configurations differ; no table where they do in none."""
+    """The configuration fields that differ; no table without any."""
     started = [group for group in groups if group.config]
     configs = [group.config for group in started]
     fields = comparison.differing(configs)
     if not fields:
         return ()
-    changed = {
-        (field, place): Cell(value, mark="changed" if value != values[0] else "")
-        for field in fields
-        for values in [[comparison.value(config, field) for config in configs]]
-        for place, value in enumerate(values)
-    }
+    cells = {}
+    for field in fields:
+        values = [comparison.value(config, field) for config in configs]
+        cells[field] = [Cell(each, mark="changed" * (each != values[0])) for each in values]
     caption = "Fields that differ between the configurations"
-    places = range(len(started))
-    if len(fields) <= len(started):  # The longer side goes down, which pages are made for.
+    if len(fields) <= len(started):  # The longer side runs down the page.
         rows = [
-            Row(group.label, tuple(changed[field, place] for field in fields))
+            Row(group.label, tuple(cells[field][place] for field in fields))
             for place, group in enumerate(started)
         ]
         columns = tuple(Column(field, numeric=False) for field in fields)
-        note = "Bold: another value than in the first row."
-        return (Table("variant", columns, under_sources(started, rows), caption, (note,)),)
-    rows = [Row(field, tuple(changed[field, place] for place in places)) for field in fields]
+        notes = ("Bold: differs from the first row.",)
+        return (Table("variant", columns, _under_sources(started, rows), caption, notes),)
+    rows = [Row(field, tuple(cells[field])) for field in fields]
     columns = tuple(Column(group.label, numeric=False) for group in started)
-    note = f"Bold: another value than that of {started[0].label}."
-    return tuple(_parts(Table("field", columns, tuple(rows), caption, (note,))))
+    notes = (f"Bold: differs from {started[0].label}.",)
+    return tuple(_parts(Table("field", columns, tuple(rows), caption, notes)))
 
 
 def runs(groups: Sequence[Group]) -> Table:
-    """Every run and how far it has come."""
-    rows = []
-    for group in groups:
-        for run in group.runs:
-            seed = _NONE if run.seed is None else str(run.seed)
-            state = Cell(run.state, mark="" if run.complete else "warning")
-            cells = (Cell(group.label), Cell(seed), state)
-            rows.append(Row(run.name, cells))
+    """Every run with its state."""
+    rows = [
+        Row(
+            run.name,
+            (
+                Cell(group.label),
+                Cell(_NONE if run.seed is None else str(run.seed)),
+                Cell(run.state, mark="" if run.complete else "warning"),
+            ),
+        )
+        for group in groups
+        for run in group.runs
+    ]
     columns = (Column("variant", numeric=False), Column("seed"), Column("state", numeric=False))
-    return Table("run", columns, tuple(rows), "Every run and how far it has come")
+    return Table("run", columns, tuple(rows), "Every run and its state")
 
 
 def of_the_output(metrics: Sequence[str]) -> list[str]:
-    """Those scores that are of the output at the run's own factor, and of no branch alone."""
+    """The scores of the output at the run's own factor."""
     return [
         name
         for name in metrics
@@ -198,19 +183,18 @@ def of_the_output(metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def meanings(metrics: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """What the scores are."""
-    ways = {"higher": "Higher is better.", "lower": "Lower is better.", "one": "1 is best."}
-    found = []
+def meanings(metrics: Sequence[str]) -> dict[str, str]:
+    """Definitions of scores."""
+    found = {}
     for metric in metrics:
         described = catalogue.describe(metric)
-        words = (described.meaning, ways.get(described.better, "It describes and does not judge."))
-        found.append((f"{head(metric).title} ({metric})", " ".join(filter(None, words))))
-    return tuple(found)
+        words = f"{described.meaning} {_WORDS[described.better]}".strip()
+        found[f"{column(metric).title} ({metric})"] = words
+    return found
 
 
-def head(metric: str) -> Column:
-    """A score's title, its unit and which way is better, and what it is of besides the output."""
+def column(metric: str) -> Column:
+    """A score's column header: title and subject; direction, unit and better values."""
     described = catalogue.describe(metric)
     parts = metric.split("/")
     places = [_DIRECTIONS[part] for part in parts if part in _DIRECTIONS]
@@ -221,37 +205,26 @@ def head(metric: str) -> Column:
     return Column(title, ", ".join(filter(None, (*places, unit))))
 
 
-def score(metric: str, found: Statistic | None, mark: str, expected: int) -> Cell:
-    """A score as mean and spread; of fewer seeds than there are, it says of how many."""
-    if found is None:
-        return Cell(_NONE)
-    note = f"{found.count} of {expected}" if found.count < expected else ""
-    spread = "" if found.spread is None else number(metric, found.spread)
-    return Cell(number(metric, found.mean), spread, mark, note)
-
-
 def number(metric: str, value: float) -> str:
-    """With the digits that the score is known to."""
+    """Formats a value of a score."""
     return fixed(value, catalogue.describe(metric).digits)
 
 
 def fixed(value: float, places: int) -> str:
-    """With so many decimal places and a minus that is as wide as a plus."""
+    """Formats with a fixed number of decimals and a typographic minus."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{_MINUS}∞"
     text = f"{value:.{places}f}"
-    if float(text) == 0.0:
-        text = text.lstrip("-")
-    return text.replace("-", _MINUS)
+    return text.lstrip("-") if float(text) == 0.0 else text.replace("-", _MINUS)
 
 
-def digits(value: float) -> str:
-    """Three significant digits, and all of those before the point."""
+def significant(value: float) -> str:
+    """Formats with three significant digits, or all those before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
-def under_sources(groups: Sequence[Group], rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows of groups, under headings where they come from several sweeps."""
+def _under_sources(groups: Sequence[Group], rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Adds a heading before the groups of each sweep if there are several sources."""
     if len({group.source for group in groups}) < 2:
         return tuple(rows)
     found: list[Row] = []
@@ -264,22 +237,20 @@ def under_sources(groups: Sequence[Group], rows: Sequence[Row]) -> tuple[Row, ..
     return tuple(found)
 
 
-def _name(metric: str) -> str:
-    """A score in a line."""
-    return head(metric).line
+def _score(metric: str, found: Statistic | None, mark: str, expected: int) -> Cell:
+    if found is None:
+        return Cell(_NONE)
+    note = f"{found.count} of {expected}" if found.count < expected else ""
+    spread = "" if found.spread is None else number(metric, found.spread)
+    return Cell(number(metric, found.mean), spread, mark, note)
 
 
 def _count(group: Group) -> str:
-    done, there = len(group.evaluated), len(group.runs)
-    return str(there) if done == there else f"{done} of {there}"
+    done, total = len(group.evaluated), len(group.runs)
+    return str(total) if done == total else f"{done} of {total}"
 
 
-def _seeds(group: Group) -> str:
-    done = len(group.evaluated)
-    return f"{done} seed{'s' * (done != 1)}"
-
-
-def _share(value: float | None) -> str:
+def _fraction(value: float | None) -> str:
     return _NONE if value is None else fixed(value, 3)
 
 
@@ -287,10 +258,9 @@ def _mean(metric: str, found: Statistic | None) -> Cell:
     return Cell(_NONE if found is None else number(metric, found.mean))
 
 
-def _recovered(share: Share) -> Cell:
+def _share(share: Share) -> Cell:
     if share.statistic is None:
         first, _, why = share.reason.partition(": ")
         return Cell(first, note=why) if why else Cell(_NONE, note=share.reason)
-    found = share.statistic
-    spread = "" if found.spread is None else fixed(found.spread, 2)
-    return Cell(fixed(found.mean, 2), spread, note=share.reason)
+    spread = "" if share.statistic.spread is None else fixed(share.statistic.spread, 2)
+    return Cell(fixed(share.statistic.mean, 2), spread, note=share.reason)

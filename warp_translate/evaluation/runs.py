@@ -1,16 +1,14 @@
-"""Reads what runs and sweeps have left in their folders, finished or not, without jax.
+"""Reads run and sweep folders, finished or not, without jax.
 
-A run folder is the ``--workdir`` of ``warp-translate train``; a sweep folder that of
-``warp-translate ablate``, with run folders as its children. What is missing is left open: a run
-that failed or was not evaluated is a run still. What is there and cannot be read is an error.
+A run folder is the ``--workdir`` of ``warp-translate train``; a sweep folder, that of
+``warp-translate ablate``, holds run folders. Missing parts are allowed, unreadable ones are errors.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +23,22 @@ START_FILE = "run.json"
 SWEEP_FILE = "sweep.json"
 
 TEST = "test/"
-"""What the names of evaluations start with in the history."""
+"""Prefix of evaluation scalars in the history."""
+
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What ``warp-translate evaluate`` found.
+    """The result of ``warp-translate evaluate``.
 
     Attributes:
       step: training steps of the checkpoint.
-      scalars: by name, without ``test/``; they may be NaN.
-      protocol: how they were found, by dotted name.
-      macs: multiplications of one translation; None where they were not counted.
-      share: these relative to factor 1.
-      size: height and width in pixels that they hold for.
+      scalars: by name, without ``test/``; may be NaN.
+      protocol: how they were computed, by dotted name.
+      macs: multiplications of one translation; None if not counted.
+      share: ``macs`` relative to factor 1.
+      size: height and width in pixels that ``macs`` refers to.
     """
 
     step: int
@@ -51,17 +51,17 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training.
+    """A training run.
 
     Attributes:
-      folder: where it is.
-      name: what tells it from the others; with its sweep's folder in front where it has one.
-      config: values by dotted name, in their order; empty where the training never started.
-      history: values by name and then by step, ascending.
-      evaluation: None where it was not evaluated.
-      sheets: pictures of the evaluation, by name.
-      start: how and where it was started, see ``run.json``; empty where that was not written.
-      failure: what its sweep says of how it ended badly; "" where it says nothing.
+      folder: its work directory.
+      name: a unique name, prefixed by its sweep.
+      config: values by dotted name; empty if the training never started.
+      history: values by name, then by ascending step.
+      evaluation: None if not evaluated.
+      sheets: images of the evaluation, sorted by name.
+      start: contents of ``run.json``; empty without it.
+      failure: the failure that its sweep recorded, or "".
     """
 
     folder: Path
@@ -75,23 +75,23 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """What its random numbers came from; None where the training never started."""
+        """The random seed; None if the training never started."""
         return self.config.get("seed")
 
     @property
     def last_step(self) -> int:
-        """The last step that was told of."""
+        """The last logged step."""
         return max((step for values in self.history.values() for step in values), default=0)
 
     @property
     def complete(self) -> bool:
-        """Whether it was trained to its end and evaluated."""
+        """Whether the run was trained to its end and evaluated."""
         trained = self.last_step >= self._total_steps
         return self.evaluation is not None and trained and not self.failure
 
     @property
     def state(self) -> str:
-        """How far it has come, in a few words."""
+        """The progress in a few words."""
         failed = f"failed: {self.failure}; " if self.failure else ""
         if not self.config:
             return f"{failed}never started, there is no {CONFIG_FILE}"
@@ -113,12 +113,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Runs of a sweep that differ by their seeds alone.
-
-    Attributes:
-      label: what the sweep calls them.
-      runs: in the sweep's order, at least one.
-    """
+    """Runs of a sweep that differ only in their seeds."""
 
     label: str
     runs: tuple[Run, ...]
@@ -126,25 +121,23 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """An experiment of several variants.
+    """An experiment with several variants, from ``sweep.json``.
 
     Attributes:
-      folder: where it is.
-      name: what tells its folder from the others.
-      title: in one line.
-      claim: what it is to show.
-      experiment: the file that it was made of.
-      command: what started it.
-      machine: where it ran, ready for JSON.
-      seconds: how long it took; None where that is not known.
-      variants: in the sweep's order.
+      folder: its work directory.
+      name: a unique name.
+      title: one line.
+      claim: the hypothesis, as prose.
+      command: the command line that started it.
+      machine: description of the machine.
+      seconds: duration; None if unknown.
+      variants: in the order of the sweep.
     """
 
     folder: Path
     name: str
     title: str
     claim: str
-    experiment: str
     command: tuple[str, ...]
     machine: Mapping[str, Any]
     seconds: float | None
@@ -158,34 +151,34 @@ def read(folders: Sequence[str | os.PathLike[str]]) -> list[Source]:
     """Reads run and sweep folders.
 
     Args:
-      folders: at least one, each of a run or of a sweep.
+      folders: at least one.
 
     Returns:
-      One source for each folder, in the same order.
+      A source per folder, in the same order.
 
     Raises:
-      UserError: a folder is neither, is named twice, or holds a file that cannot be read.
+      UserError: a folder is neither, is given twice, or holds a file that cannot be read.
     """
     if not folders:
         raise UserError("--runs is empty: name at least one folder of a run or a sweep")
     paths = [storage.to_path(folder) for folder in folders]
-    last = [_name(path) for path in paths]
-    # Folders that are called alike are told apart by all of their paths.
+    last = [path.name or storage.absolute(path).name for path in paths]
+    # Equal folder names are replaced by the whole paths.
     names = [
         str(path) if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True)
     ]
     sources = [_source(path, name) for path, name in zip(paths, names, strict=True)]
-    seen: dict[Path, str] = {}
+    seen: set[Path] = set()
     for run in all_runs(sources):
         place = storage.absolute(run.folder)
         if place in seen:
-            raise UserError(f"--runs names {run.folder} twice: a run counts once")
-        seen[place] = run.name
+            raise UserError(f"--runs names {run.folder} twice: name each run once")
+        seen.add(place)
     return sources
 
 
 def all_runs(sources: Sequence[Source]) -> list[Run]:
-    """The runs of all sources, in their order."""
+    """The runs of all sources, in order."""
     found: list[Run] = []
     for source in sources:
         if isinstance(source, Run):
@@ -196,7 +189,7 @@ def all_runs(sources: Sequence[Source]) -> list[Run]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted names."""
+    """Flattens nested mappings to dotted names."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -211,21 +204,16 @@ def _source(folder: Path, name: str) -> Source:
         return _sweep(folder, name)
     if (folder / CONFIG_FILE).is_file():
         return _run(folder, name)
-    missing = (
-        "is no folder" if not folder.is_dir() else f"has neither {CONFIG_FILE} nor {SWEEP_FILE}"
+    problem = (
+        f"has neither {CONFIG_FILE} nor {SWEEP_FILE}" if folder.is_dir() else "is not a folder"
     )
     raise UserError(
-        f"--runs: {folder} {missing}: give the --workdir of warp-translate train or of "
+        f"--runs: {folder} {problem}: give the --workdir of warp-translate train or of "
         "warp-translate ablate"
     )
 
 
-def _name(folder: Path) -> str:
-    """The name of a folder, also where it was called ``.``."""
-    return folder.name or storage.absolute(folder).name
-
-
-def _sweep(folder: Path, called: str) -> Sweep:
+def _sweep(folder: Path, sweep_name: str) -> Sweep:
     path = folder / SWEEP_FILE
     content = _json(path)
     try:
@@ -234,9 +222,9 @@ def _sweep(folder: Path, called: str) -> Sweep:
         for label, variant in content["variants"].items():
             names = [str(name) for name in variant["runs"]]
             if not names or any(Path(name).name != name for name in names):
-                raise ValueError(f"variant {label!r} must name folders inside of the sweep's")
+                raise ValueError(f"variant {label!r} must name folders inside the sweep's")
             runs = tuple(
-                _run(folder / name, f"{called}/{name}", str(failures.get(name, "")))
+                _run(folder / name, f"{sweep_name}/{name}", str(failures.get(name, "")))
                 for name in names
             )
             variants.append(Variant(str(label), runs))
@@ -245,19 +233,18 @@ def _sweep(folder: Path, called: str) -> Sweep:
         seconds = content.get("seconds")
         return Sweep(
             folder=folder,
-            name=called,
+            name=sweep_name,
             title=str(content["title"]),
             claim=str(content.get("claim", "")),
-            experiment=str(content.get("experiment", "")),
             command=tuple(map(str, content.get("command", ()))),
             machine=dict(content.get("machine") or {}),
             seconds=None if seconds is None else float(seconds),
             variants=tuple(variants),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         raise UserError(
-            f"{path} is no sweep's ({_words(error)}): run warp-translate ablate again, which "
-            "repeats nothing that is there"
+            f"{path} is not a valid sweep record ({_reason(error)}): run warp-translate ablate "
+            "again, which repeats no finished run"
         ) from error
 
 
@@ -289,10 +276,10 @@ def _evaluation(path: Path) -> Evaluation | None:
             share=_number(cost, "share"),
             size=tuple(map(int, cost["size"])) if "size" in cost else None,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         raise UserError(
-            f"{path} is no evaluation of this version ({_words(error)}): run warp-translate "
-            f"evaluate --workdir={path.parent.parent} again"
+            f"{path} is not a valid evaluation ({_reason(error)}): run warp-translate evaluate "
+            f"--workdir={path.parent.parent} again"
         ) from error
 
 
@@ -302,52 +289,57 @@ def _number(fields: Mapping[str, Any], name: str) -> float | None:
 
 
 def _history(path: Path) -> dict[str, dict[int, float]]:
-    """Values by name and step: a resumed run tells steps twice, and the later line wins."""
+    """Values by name and step; of a step that a resumed run logged twice, the later counts."""
     if not path.is_file():
         return {}
     try:
-        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({_words(error)})") from error
+        raise UserError(f"{path} cannot be read ({_reason(error)})") from error
     found: dict[str, dict[int, float]] = {}
-    for number, line in enumerate([*lines, *([rest] if rest else [])], start=1):
-        try:
-            record = sealed.unseal(json.loads(line))
-            for name, value in record["scalars"].items():
-                found.setdefault(name, {})[int(record["step"])] = float(value)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if number > len(lines) and not _starts_with_json(line):
-                break  # The run is being written, or it died while it was.
-            raise UserError(
-                f"{path}, line {number} is no line of a training's log ({_words(error)}): remove "
-                "the line, or give another run"
-            ) from error
+    for name, step, value in _scalars(path, text):
+        found.setdefault(name, {})[step] = value
     return {name: dict(sorted(values.items())) for name, values in found.items()}
 
 
+def _scalars(path: Path, text: str) -> Iterator[tuple[str, int, float]]:
+    *lines, rest = text.split("\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        try:
+            record = sealed.unseal(json.loads(line))
+            for name, value in record["scalars"].items():
+                yield name, int(record["step"]), float(value)
+        except _MALFORMED as error:
+            # An incomplete last line is still being written, or its writer was killed.
+            if number > len(lines) and not _starts_with_json(line):
+                return
+            raise UserError(
+                f"{path}, line {number} is not a valid log record ({_reason(error)}): remove the "
+                "line, or give another run"
+            ) from error
+
+
 def _starts_with_json(line: str) -> bool:
-    """Whether there is more than a whole object in a line, which no write leaves."""
-    with contextlib.suppress(ValueError):
+    try:
         json.JSONDecoder().raw_decode(line)
-        return True
-    return False
+    except ValueError:
+        return False
+    return True
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, no object")
-        content = sealed.unseal(content)
+            raise ValueError(f"it holds a {type(content).__name__} instead of an object")
+        return sealed.unseal(content)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({_words(error)}): give another run, or write it anew"
+            f"{path} cannot be read ({_reason(error)}): give another run, or write it anew"
         ) from error
-    return content
 
 
-def _words(error: Exception) -> str:
-    """An error in one line."""
+def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
     return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.evaluation.fake_runs import COLUMNS, config, tiny_sheet, write_run
 from warp_translate.errors import UserError
-from warp_translate.evaluation import comparison, evaluator, report_pictures, runs
+from warp_translate.evaluation import comparison, evaluator, report_images, runs
 from warp_translate.evaluation.sheet import render_sheet
 
 
@@ -24,13 +24,13 @@ def grouped(folder, sheet=tiny_sheet, **changes):
     return comparison.groups(runs.read(folders))
 
 
-def test_columns_are_those_that_sheets_have():
+def test_column_indices_match_those_of_sheets():
     assert evaluator.COLUMNS == COLUMNS
-    assert evaluator.COLUMNS[report_pictures.ORIGINAL] == "original"
-    assert evaluator.COLUMNS[report_pictures.OUTPUT] == "output"
+    assert evaluator.COLUMNS[report_images.ORIGINAL] == "original"
+    assert evaluator.COLUMNS[report_images.OUTPUT] == "output"
 
 
-def test_the_cells_of_a_sheet_are_found(rng):
+def test_cells_are_found_by_their_grid(rng):
     rows = [list(rng.integers(0, 226, (5, 12, 12, 3), dtype=np.uint8)) for _ in range(3)]
     sheet = render_sheet(
         rows,
@@ -40,7 +40,7 @@ def test_the_cells_of_a_sheet_are_found(rng):
         footer="a footer",
         wheel_magnitude=3.0,
     )
-    found = report_pictures.cells(sheet)
+    found = report_images.cells(sheet)
     assert [len(row) for row in found] == [5, 5, 5]
     for row, cells in zip(rows, found, strict=True):
         for picture, cell in zip(row, cells, strict=True):
@@ -48,67 +48,67 @@ def test_the_cells_of_a_sheet_are_found(rng):
             np.testing.assert_array_equal(cell[:12, left : left + 12], picture)
 
 
-def test_a_picture_without_a_table_has_no_cells(rng):
-    assert report_pictures.cells(rng.integers(0, 200, (40, 30, 3), dtype=np.uint8)) == []
-    assert report_pictures.cells(np.full((40, 30, 3), 255, np.uint8)) == []
+def test_image_without_a_grid_has_no_cells(rng):
+    assert report_images.cells(rng.integers(0, 200, (40, 30, 3), dtype=np.uint8)) == []
+    assert report_images.cells(np.full((40, 30, 3), 255, np.uint8)) == []
 
 
-def test_a_strip_shows_the_same_pictures_by_every_variant(tmp_path):
+def test_strips_show_the_same_examples_for_every_variant(tmp_path):
     groups = grouped(tmp_path)
-    (strips,) = report_pictures.strips(groups)
-    assert [label for label, _ in strips.rows] == ["original", "factor 1", "factor 2", "truth"]
-    shapes = {opened(picture.png).shape for _, picture in strips.rows}
+    (strips,) = report_images.strips(groups)
+    assert [image.title for image in strips.images] == ["original", "factor 1", "factor 2", "truth"]
+    shapes = {opened(image.png).shape for image in strips.images}
     assert len(shapes) == 1
     sheet = opened(groups[1].runs[0].sheets[0].read_bytes())
-    output = report_pictures.cells(sheet)[1][report_pictures.OUTPUT]
-    strip = opened(strips.rows[2][1].png)
+    output = report_images.cells(sheet)[1][report_images.OUTPUT]
+    strip = opened(strips.images[2].png)
     width = (strip.shape[1] + 2) // 3 - 2
-    assert width < output.shape[1], "the white beside the picture was not cut off"
+    assert width < output.shape[1], "the margin was not cropped"
     left = (output.shape[1] - width) // 2
     np.testing.assert_array_equal(
         strip[:, width + 2 : 2 * width + 2], output[:, left : left + width]
     )
-    assert len({picture.name for _, picture in strips.rows}) == 4
+    assert len({image.name for image in strips.images}) == 4
 
 
-def test_sheets_of_other_pictures_are_not_compared(tmp_path):
+def test_sheets_of_other_examples_are_not_compared(tmp_path):
     def other(path, seed):
         tiny_sheet(path, seed, rows=2 + seed)
 
-    assert report_pictures.strips(grouped(tmp_path / "rows", other)) == []
+    assert report_images.strips(grouped(tmp_path / "rows", other)) == []
 
     def own(path, seed):
         shown = np.random.default_rng(seed)
         rows = [list(shown.integers(0, 226, (8, 16, 16, 3), dtype=np.uint8))]
         Image.fromarray(render_sheet(rows, COLUMNS, cell=16)).save(path)
 
-    assert report_pictures.strips(grouped(tmp_path / "own", own)) == []
+    assert report_images.strips(grouped(tmp_path / "own", own)) == []
 
 
-def test_sheets_are_those_of_the_first_evaluated_seed(tmp_path):
+def test_sheets_come_from_the_first_evaluated_seed(tmp_path):
     folders = [
         write_run(tmp_path / f"s{seed}", config(seed=seed), evaluated=seed > 0, sheet=tiny_sheet)
         for seed in range(3)
     ]
-    (picture,) = report_pictures.sheets(comparison.groups(runs.read(folders)))
+    (picture,) = report_images.sheets(comparison.groups(runs.read(folders)))
     assert picture.title == "s0 and 2 more, seed 1" and "seed 1" in picture.alt
     assert picture.png == (folders[1] / "evaluation" / "sheet.png").read_bytes()
 
 
-def test_sheets_of_two_directions_are_told_apart(tmp_path):
+def test_titles_name_the_direction_of_a_sheet(tmp_path):
     folder = write_run(tmp_path / "one")
     for name in ("sheet_a_to_b", "sheet_b_to_a"):
         tiny_sheet(folder / "evaluation" / f"{name}.png", 0)
-    pictures = report_pictures.sheets(comparison.groups(runs.read([folder])))
+    pictures = report_images.sheets(comparison.groups(runs.read([folder])))
     assert [each.title for each in pictures] == ["one, a to b, seed 0", "one, b to a, seed 0"]
 
 
-def test_a_broken_sheet_is_named(tmp_path):
+def test_broken_sheet_is_an_error(tmp_path):
     groups = grouped(tmp_path)
     path = groups[0].runs[0].sheets[0]
     path.write_bytes(b"nothing")
-    for read in (report_pictures.sheets, report_pictures.strips):
-        with pytest.raises(UserError, match=r"sheet\.png cannot be read as a picture"):
+    for read in (report_images.sheets, report_images.strips):
+        with pytest.raises(UserError, match=r"sheet\.png cannot be read as an image"):
             read(groups)
 
 
@@ -124,16 +124,16 @@ def decoded(address):
     return base64.b64decode(content)
 
 
-def test_small_pictures_are_embedded_without_loss(rng):
+def test_small_images_are_embedded_losslessly(rng):
     pixels = rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    ((address, width, height),) = report_pictures.embedded([png(pixels)])
+    ((address, width, height),) = report_images.embedded([png(pixels)])
     assert (width, height) == (50, 30)
     np.testing.assert_array_equal(opened(decoded(address)), pixels)
 
 
-def test_large_ones_are_made_smaller_until_they_fit(rng):
+def test_large_images_shrink_to_the_budget(rng):
     noise = [png(rng.integers(0, 256, (400, 900, 3), dtype=np.uint8)) for _ in range(2)]
-    found = report_pictures.embedded(noise, budget=200_000)
+    found = report_images.embedded(noise, budget=200_000)
     assert sum(len(decoded(address)) for address, _, _ in found) <= 200_000
     assert all(640 <= width < 900 and width > 2 * height for _, width, height in found)
-    assert report_pictures.embedded([]) == []
+    assert report_images.embedded([]) == []
