@@ -1,10 +1,7 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 
@@ -194,31 +191,6 @@ def interpret_module():
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
     return interpret_pallas_call
-
-
-@pytest.mark.parametrize("before", [7, 8, 129])
-def test_window_covers_its_tile_and_lies_in_the_image(monkeypatch, before):
-    monkeypatch.setattr(warp_tiles, "VMEM_BUDGET", 2**20)
-    for height, width, planes in itertools.product([1, 70, 333], [1, 256, 1000], [1, 3]):
-        plan = warp_tiles.make_plan(
-            1, planes, height, width, before, before + 1, lambda plan: 2 * plan.window_bytes
-        )
-        if plan is None:
-            continue
-        assert 2 * plan.window_bytes <= warp_tiles.VMEM_BUDGET
-        _, strips, tiles = plan.grid
-        for strip, tile in itertools.product(range(strips), range(tiles)):
-            row, chunk = map(int, plan.window_start((0, strip, tile)))
-            assert 0 <= row <= pl.cdiv(height, 8) * 8 - plan.window_rows
-            assert 0 <= chunk <= pl.cdiv(width, 128) - plan.window_chunks
-            assert row % 8 == 0
-            top, left = tile * plan.tile_rows, strip * plan.tile_chunks * 128
-            last_row = min(height - 1, top + plan.tile_rows - 1 + before + 1)
-            last_column = min(width - 1, left + plan.tile_chunks * 128 - 1 + before + 1)
-            assert row <= max(0, top - before)
-            assert last_row < row + plan.window_rows
-            assert chunk * 128 <= max(0, left - before)
-            assert last_column < (chunk + plan.window_chunks) * 128
 
 
 def test_vmap_with_an_unmapped_argument(rng):
