@@ -92,6 +92,17 @@ def test_links_lead_to_files_and_headings():
                 assert anchor in slugs, f"{page} links to {target}#{anchor}"
 
 
+def test_patches_are_small():
+    """A loss, a head, a data set and a command take at most three files beside the test."""
+    patches = [block.code for block in BLOCKS if block.language == "diff"]
+    assert len(patches) == 4
+    for patch in patches:
+        parsed = subprocess.run(
+            ["git", "apply", "--numstat"], input=patch, capture_output=True, text=True, check=True
+        )
+        assert 1 <= len(parsed.stdout.splitlines()) <= 3
+
+
 @pytest.mark.full
 def test_python_block_of_the_readme_runs():
     (code,) = (b.code for b in BLOCKS if (b.page, b.language) == ("README.md", "python"))
