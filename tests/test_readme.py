@@ -28,7 +28,7 @@ def test_blocks_declare_language_and_needs():
 
 
 def test_every_command_is_shown():
-    """Their flags are tested in tests/cli/test_wrong_commands.py."""
+    """The tests of the commands check their flags."""
     assert {words[0] for words in commands()} == set(COMMANDS)
 
 
