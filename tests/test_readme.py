@@ -64,6 +64,7 @@ def test_named_fields_exist():
     }
     sections = {field.partition(".")[0] for field in fields}
     for page, text in PAGES.items():
+        text = re.sub("```diff.*?```", "", text, flags=re.S)
         for section, name in re.findall(r"`(?:--)?(?:config\.)?(\w+)\.(\w+)[`=]", text):
             if section in sections and name not in ("py", "md"):
                 assert f"{section}.{name}" in fields, f"{page}: {section}.{name}"
