@@ -56,14 +56,8 @@ def children(
 ) -> list[Child]:
     """Returns the processes to start, in the order of their ids.
 
-    Args:
-      train_flags: flags of ``warp-translate train`` for every process.
-      processes: number of processes.
-      devices: number of simulated CPU devices per process, or "real" for the machine's devices;
-        several processes then share the NVIDIA GPUs evenly.
-      port: port of 127.0.0.1 for the coordinator.
-      heartbeat_timeout: seconds after which a silent process counts as lost.
-      environment: the environment to extend.
+    ``devices`` is a number of simulated CPU devices per process, or "real" for the machine's
+    devices; several processes then share the NVIDIA GPUs evenly.
 
     Raises:
       UserError: ``devices`` is not a number, or the GPUs cannot be shared evenly.
@@ -93,10 +87,6 @@ def supervise(to_start: Sequence[Child], *, grace: float) -> int:
 
     SIGTERM and SIGINT are forwarded to every process, SIGHUP as SIGTERM. After the first failure,
     which the other processes cannot recover from, they are killed after ``grace`` seconds.
-
-    Args:
-      to_start: the processes, in the order of their ids.
-      grace: seconds.
 
     Returns:
       0 if all exited with 0; 42 if some were preempted and none failed; otherwise the status of the

@@ -97,10 +97,7 @@ def make_plan(
 ) -> Plan:
     """Compiles the training step and reads its cost.
 
-    Args:
-      config: the experiment.
-      topology: the devices to compile for.
-      batch_per_chip: examples per chip; by default the configuration's global batch is used.
+    Without ``batch_per_chip`` the configuration's global batch is used.
 
     Raises:
       UserError: the configuration is invalid, the batch does not divide over the chips, or the

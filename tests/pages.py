@@ -14,7 +14,7 @@ def _pages() -> dict[str, str]:
     paths = [
         path
         for folder in ("experiments", "launch", "tests", "warp_translate")
-        for path in sorted((ROOT / folder).rglob("*.md"))
+        for path in sorted((ROOT / folder).rglob("[A-Z]*.md"))
     ]
     names = dict.fromkeys([*first, *(path.relative_to(ROOT).as_posix() for path in paths)])
     return {name: (ROOT / name).read_text(encoding="utf-8") for name in names}

@@ -18,7 +18,7 @@ NEEDS = {"a cluster", "two machines", "docker", "libtpu"}
 def test_readme_is_short_and_cites_the_version():
     assert len(PAGES["README.md"].encode()) <= 9 * 1024
     (version,) = re.findall(r"version = \{(.*?)\}", PAGES["README.md"])
-    assert f'version="{version}"' in SETUP
+    assert f'"{version}"' in SETUP + (ROOT / "warp_translate/__init__.py").read_text()
 
 
 def test_blocks_declare_language_and_needs():
@@ -28,7 +28,7 @@ def test_blocks_declare_language_and_needs():
 
 
 def test_every_command_is_shown():
-    """Their flags are tested in tests/cli/test_wrong_commands.py."""
+    """The tests of the commands check their flags."""
     assert {words[0] for words in commands()} == set(COMMANDS)
 
 
@@ -51,25 +51,23 @@ def test_overridden_fields_and_experiment_files_exist():
 
 
 def test_named_fields_exist():
-    """Fields that the text names as `config.section.name`, `section.name=value` or similar."""
+    """Fields that the text names as `config.section.field`, `section.field=value` or similar."""
+    experiments = [("paired", ""), ("cycle", ""), ("cycle", "kind=contrastive"), ("classifier", "")]
     fields = {
         f"{section}.{name}"
-        for kind in ("paired", "cycle")
-        for section, values in get_base_config(kind).items()
+        for module, arg in experiments
+        for section, values in importlib.import_module(f"experiments.{module}")
+        .get_config(arg)
+        .items()
         if hasattr(values, "keys")
         for name in values
     }
     sections = {field.partition(".")[0] for field in fields}
     for page, text in PAGES.items():
-        for section, name in re.findall(r"`(?:--)?config\.(\w+)\.(\w+)", text):
-            assert f"{section}.{name}" in fields or section == "classifier", f"{page}: {name}"
-        for section, name in re.findall(r"`(\w+)\.(\w+)(?:=\w+)?`", text):
-            if section in sections:
-                assert f"{section}.{name}" in fields or name in ("py", "md"), f"{page}: {name}"
-
-
-def get_base_config(kind):
-    return importlib.import_module("experiments.base").get_config(kind)
+        text = re.sub("```diff.*?```", "", text, flags=re.S)
+        for section, name in re.findall(r"`(?:--)?(?:config\.)?(\w+)\.(\w+)[`=]", text):
+            if section in sections and name not in ("py", "md"):
+                assert f"{section}.{name}" in fields, f"{page}: {section}.{name}"
 
 
 def test_installed_extras_exist():
@@ -90,6 +88,17 @@ def test_links_lead_to_files_and_headings():
                 headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
                 slugs = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
                 assert anchor in slugs, f"{page} links to {target}#{anchor}"
+
+
+def test_patches_are_small():
+    """A loss, a head, a data set and a command take at most three files beside the test."""
+    patches = [block.code for block in BLOCKS if block.language == "diff"]
+    assert len(patches) == 4
+    for patch in patches:
+        parsed = subprocess.run(
+            ["git", "apply", "--numstat"], input=patch, capture_output=True, text=True, check=True
+        )
+        assert 1 <= len(parsed.stdout.splitlines()) <= 3
 
 
 @pytest.mark.full

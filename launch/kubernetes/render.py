@@ -68,11 +68,7 @@ _FLAGS = {field.name: field for field in dataclasses.fields(Manifest) if field.m
 
 
 def render(manifest: Manifest, train_flags: Sequence[str]) -> str:
-    """Returns the JobSet as YAML.
-
-    Args:
-      manifest: the values.
-      train_flags: flags of ``warp-translate train``, without those of the coordinator.
+    """Returns the JobSet as YAML; ``train_flags`` are those of ``warp-translate train``.
 
     Raises:
       UserError: Kubernetes would reject a value, or the work directory is not on the claim.

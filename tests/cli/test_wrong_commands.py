@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import pages
+from tests import test_readme as pages
 from tests.cli import wrong_commands, wrong_configurations, wrong_folders
 from tests.cli.forked_commands import ROOT, ForkedCommands
 from tests.cli.wrong import Places

@@ -12,7 +12,7 @@ from launch import local
 from tests.launch.conftest import ROOT, call
 from warp_translate.errors import UserError
 
-READY_LOOP = "echo ready; while :; do sleep 0.02; done"
+READY_LOOP = "echo ready; while :; do sleep 0.02 & wait $!; done"  # Traps run at once.
 
 # The first of two processes to exit, and the other's wait until the launcher has noticed.
 FIRST = "echo $$ > first; "
@@ -101,24 +101,27 @@ def test_signals_reach_every_process_once(number, name):
     with Launcher(script, script, **unignore) as launcher:
         assert {launcher.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         launcher.send_signal(number)
-        rest, _ = launcher.communicate(timeout=300)
+        rest = launcher.stdout.read()  # Unlike communicate, includes buffered lines.
+        launcher.wait(300)
     assert launcher.returncode == 42
     assert sorted(rest.splitlines()) == ["[0] signaled", "[1] signaled"]
 
 
 def test_terminal_signals():
-    """Ctrl-C signals the terminal's whole group, but each child once; nohup ignores a hangup."""
-    script = f"trap 'echo signaled' INT; trap 'exit 42' TERM; {READY_LOOP}"
+    """Ctrl-C signals the terminal's process group, so children need their own; nohup is kept."""
+    group = "read -r _ _ _ _ group _ < /proc/$$/stat; echo $((group == $$))"
+    script = f"{group}; trap 'echo signaled' INT; trap 'exit 42' TERM; {READY_LOOP}"
     options = {"start_new_session": True, "stderr": subprocess.DEVNULL}
     with Launcher(script, prefix=["nohup"], **options) as launcher:
-        assert launcher.stdout.readline() == "[0] ready\n"
+        assert [launcher.stdout.readline() for _ in range(2)] == ["[0] 1\n", "[0] ready\n"]
         os.killpg(launcher.pid, signal.SIGINT)
         assert launcher.stdout.readline() == "[0] signaled\n"
         launcher.send_signal(signal.SIGHUP)
         time.sleep(0.3)
         assert launcher.poll() is None
         launcher.send_signal(signal.SIGTERM)
-        rest, _ = launcher.communicate(timeout=300)
+        rest = launcher.stdout.read()
+        launcher.wait(300)
     assert (launcher.returncode, rest) == (42, "")
 
 

@@ -136,6 +136,8 @@ ENTRY %main (a.1: f32[16,3], b.1: bf16[8]) -> f32[16,3] {
   %done.1 = (f32[16,3]{1,0}, bf16[8]{0}) all-reduce-done(%start.1)
   %all.2 = f32[16,3]{1,0} all-reduce(%a.1), replica_groups={}, metadata={op_name="step/psum"}
   %all.3 = bf16[32]{0} all-gather(%b.1), dimensions={0}
+  %c.1 = (pred[3,5]{1,0}, f8e4m3fn[6]{0:S(2)}, token[], f32[]) tuple(%b.1)
+  %all.4 = (pred[3,5]{1,0}, f8e4m3fn[6]{0}) collective-permute(%c.1), channel_id=1
   %while.1 = (s32[], f32[4]{0}) while(%t.1), body=%body, c={"known_trip_count":{"n":"5"}}
   %while.2 = (s32[], f32[4]{0}) while(%t.1), body=%body
   %cond.1 = f32[4]{0} conditional(%i.1, %a.1), branch_computations={%x, %y}
@@ -151,6 +153,7 @@ def test_read_program():
     assert read.collectives == (
         compiled.Collective("all-reduce", 2, a + b + a),
         compiled.Collective("all-gather", 1, b),
+        compiled.Collective("collective-permute", 1, 3 * 5 + 6 + 4),
     )
     assert read.loops == (5, None)
     assert read.conditionals == 1
@@ -158,20 +161,6 @@ def test_read_program():
         compiled.Operation("fusion.2", "", 900),
         compiled.Operation("fusion.1", "step/conv", 70),
     )
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ("f32[]", 4),
-        ("pred[3,5]{1,0}", 15),
-        ("(f32[2,2]{1,0:T(8,128)S(1)}, u8[7]{0}, u32[]{:S(2)})", 16 + 7 + 4),
-        ("f8e4m3fn[6]{0}", 6),
-        ("token[]", 0),
-    ],
-)
-def test_array_bytes(shape, expected):
-    assert compiled.array_bytes(shape) == expected
 
 
 def warp_jaxpr(argument, size):

@@ -80,9 +80,16 @@ def test_user_errors(slurm):
     assert re.fullmatch(
         "error: 8 GPUs cannot be shared evenly by 3 tasks per node.*\n", done.stderr
     )
-    done = sbatch(slurm)
-    assert done.returncode == 2
-    assert re.fullmatch("error: no arguments.*\n", done.stderr)
+    array = {"script": "array.sbatch"}
+    for words, options, message in [
+        ([], {}, "no arguments"),
+        ([], {**array, "SLURM_ARRAY_TASK_ID": "0"}, "no task file"),
+        (["missing"], {**array, "SLURM_ARRAY_TASK_ID": "0"}, "no task file"),
+        (["setup.py"], array, "no task file"),
+    ]:
+        done = sbatch(slurm, *words, **options)
+        assert done.returncode == 2
+        assert re.fullmatch(f"error: {message}.*\n", done.stderr)
     assert not slurm.calls("srun")
 
 
@@ -142,14 +149,3 @@ def test_array_tasks_train_with_their_lines(slurm, tmp_path):
     done = run("2")
     assert done.returncode == 2
     assert done.stderr == f"error: {tasks} has no task 2: it has 2 lines\n"
-
-
-def test_array_needs_its_task_file_and_number(slurm, tmp_path):
-    for words, environment in [
-        ([], {"SLURM_ARRAY_TASK_ID": "0"}),
-        ([str(tmp_path / "missing")], {"SLURM_ARRAY_TASK_ID": "0"}),
-        ([str(ROOT / "setup.py")], {}),
-    ]:
-        done = sbatch(slurm, *words, script="array.sbatch", **environment)
-        assert done.returncode == 2
-        assert re.fullmatch("error: no task file.*\n", done.stderr)

@@ -23,14 +23,6 @@ def tpu_vm(fake, *words):
     return call(f"./{SCRIPT}", *words, env=fake.environment)
 
 
-@pytest.fixture
-def worker(fake):
-    """A fake worker; returns a function that defines its installed command."""
-    fake.add("gcloud", WORKER)
-    program = fake.folder.parent / "warp_translate/.venv/bin/warp-translate"
-    return lambda script: fake.add("warp-translate", script, path=program)
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -82,19 +74,11 @@ def test_install_copies_the_committed_state(fake):
     subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
-def test_run_trains_on_the_workers_and_shows_their_output(fake, worker, parse_train):
-    worker("echo trained; exit 42")
-    done = tpu_vm(fake, "run", *PLACE, "--", *TRAIN)
-    assert done.returncode == 42, done.stderr
-    assert done.stdout.splitlines() == ["trained", "exited with status 42"]
-    (words,) = fake.calls("warp-translate")
-    assert words == TRAIN
-    assert parse_train(words).workdir == "/mnt/runs/two words"
-    assert "--worker=all" in fake.calls("gcloud")[0]
-
-
-def test_stop_ends_run(fake, worker):
-    worker("trap 'exit 42' TERM; touch ready; while :; do sleep 0.02; done")
+def test_run_trains_on_the_workers_until_stop(fake, parse_train):
+    fake.add("gcloud", WORKER)
+    program = fake.folder.parent / "warp_translate/.venv/bin/warp-translate"
+    script = "trap 'exit 42' TERM; echo trained; touch ready; while :; do sleep 0.02; done"
+    fake.add("warp-translate", script, path=program)
     running = subprocess.Popen(
         [f"./{SCRIPT}", "run", *PLACE, "--", *TRAIN],
         cwd=ROOT,
@@ -108,10 +92,14 @@ def test_stop_ends_run(fake, worker):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert tpu_vm(fake, "stop", *PLACE).returncode == 0
-        assert running.communicate(timeout=300)[0].splitlines() == ["exited with status 42"]
+        output = running.communicate(timeout=300)[0].splitlines()
     finally:
         running.kill()
-    assert running.returncode == 42
+    assert (running.returncode, output) == (42, ["trained", "exited with status 42"])
+    (words,) = fake.calls("warp-translate")
+    assert words == TRAIN
+    assert parse_train(words).workdir == "/mnt/runs/two words"
+    assert "--worker=all" in fake.calls("gcloud")[0]
 
 
 @pytest.mark.parametrize(
