@@ -105,7 +105,7 @@ def freeze(
         return optimizer
 
     def mask(params: PyTree) -> PyTree:
-        paths = traverse_util.path_aware_map(lambda path, _: "/".join(path), params)
+        paths = traverse_util.path_aware_map(lambda path, _: "/".join(map(str, path)), params)
         names = jax.tree.leaves(paths)
         for prefix in prefixes:
             if not any(_within(name, prefix) for name in names):
