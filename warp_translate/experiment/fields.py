@@ -259,7 +259,12 @@ def near(name: str, known: Collection[str], place: str) -> str:
 
 
 def page(config: ml_collections.ConfigDict) -> str:
-    """Every field of a configuration with value, meaning, valid values and default."""
+    """Every field of a configuration with value, meaning, valid values and default.
+
+    Raises:
+      InvalidSetting: see `check`.
+    """
+    check(config)
     values = flat(config.to_dict())
     return "\n".join(
         f"{name} = {values[name]!r}\n    {each.meaning}; {each.valid} (default {each.default!r})"
