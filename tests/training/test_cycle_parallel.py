@@ -49,7 +49,7 @@ def build(tiny_cycle):
 
 @pytest.fixture(scope="module")
 def eight(build, start):
-    """The initial state with the pools of all devices, on the host, and the steps after it."""
+    """The first state with every device's pool, on the host, and how it goes on."""
     training = build(POOL_SIZE)
     replicas = Replicas(training.axes)
     first = start(training)
@@ -76,7 +76,7 @@ def without_pools(state):
     return {name: getattr(state, name) for name in ("step", "a_to_b", "b_to_a", "d_a", "d_b")}
 
 
-def test_eight_devices_match_one(build, eight, draw_batch):
+def test_eight_devices_take_the_step_of_one_device(build, eight, draw_batch):
     """The augmentation is drawn by an example's place in the global batch. A pool that is being
     filled shows the images themselves, so that the one device may do without."""
     state, go_on = eight
@@ -106,7 +106,7 @@ def test_eight_devices_match_one(build, eight, draw_batch):
         assert abs(later_metrics[name] - many_metrics[name]) > 1e-4
 
 
-def test_replicas_stay_equal(eight, draw_batch):
+def test_no_replica_drifts_over_ten_steps(eight, draw_batch):
     state, go_on = eight
     placed, metrics = go_on(state, map(draw_batch, range(10)))
     assert all(np.isfinite(value) for value in metrics.values())
@@ -120,7 +120,7 @@ def test_replicas_stay_equal(eight, draw_batch):
         np.testing.assert_array_equal(pool.count, [POOL_SIZE] * 8)
 
 
-def test_pools_of_devices_are_independent(build, eight, draw_batch):
+def test_every_device_draws_for_its_own_pool(build, eight, draw_batch):
     """All examples of a batch are the same image, so that nothing but the draws can differ."""
     state, go_on = eight
 
@@ -141,7 +141,7 @@ def test_pools_of_devices_are_independent(build, eight, draw_batch):
             (i, j) for i in range(8) for j in range(i) if np.abs(images[i] - images[j]).max() > 8
         ]
 
-    # The first place of each pool holds the first translation of the first images.
+    # The first place of each pool holds what the first generators made of the first images.
     translate = jax.jit(build(POOL_SIZE).translate)
     for name, generator, domain in (("pool_a", "b_to_a", "target"), ("pool_b", "a_to_b", "source")):
         original = to_float(uniform(0)[domain])
@@ -162,7 +162,7 @@ def test_pools_of_devices_are_independent(build, eight, draw_batch):
     assert any(both.all(1).any() for both in replaced)
 
 
-def test_each_discriminator_sees_its_own_pool(eight, draw_batch):
+def test_each_discriminator_is_shown_the_images_of_its_own_pool(eight, draw_batch):
     state, go_on = eight
     filled = jax.device_get(go_on(state, map(draw_batch, range(POOL_SIZE)))[0])
     batch = draw_batch(POOL_SIZE)
@@ -175,7 +175,9 @@ def test_each_discriminator_sees_its_own_pool(eight, draw_batch):
         assert found[f"{other}/probability_fake"] == metrics[f"{other}/probability_fake"]
 
 
-def test_a_resumed_run_is_bit_equal(eight, draw_batch, tmp_path):
+def test_a_run_that_is_restored_ends_with_the_very_bits_of_an_uncut_one(
+    eight, draw_batch, tmp_path
+):
     state, go_on = eight
     whole, _ = go_on(state, map(draw_batch, range(6)))
 
