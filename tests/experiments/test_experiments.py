@@ -121,6 +121,14 @@ def test_every_field_reaches_what_it_configures(kind):
         assert f".{last}" in sources or f'"{last}")' in sources, f"nothing reads config.{name}"
 
 
+def test_a_field_has_one_meaning_in_all_kinds_of_training():
+    meanings = {}
+    for kind in KINDS:
+        for name, each in fields.settings(kind).items():
+            meanings.setdefault(name, set()).add((each.meaning, each.valid))
+    assert {name for name, found in meanings.items() if len(found) > 1} == set()
+
+
 def test_the_readme_lists_every_field():
     text = (FOLDER / "README.md").read_text()
     listed = text.partition("<!-- fields -->\n")[2].partition("\n<!-- end of fields -->")[0]

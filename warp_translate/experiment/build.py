@@ -21,13 +21,10 @@ from warp_translate.serving.bundle import check_name
 from warp_translate.settings import DTYPES, declared
 from warp_translate.training.base import GeneratorTraining, Training
 from warp_translate.training.classifier_step import ClassifierTraining
-from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
-from warp_translate.training.cycle_step import CycleLosses, CycleTraining
 from warp_translate.training.discriminator_training import Adversary
 from warp_translate.training.loop import Schedule
 from warp_translate.training.method import Method
 from warp_translate.training.optim import Adam, AdversarialAdam, freeze
-from warp_translate.training.paired_step import PairedLosses, PairedTraining
 from warp_translate.training.parallel import Replicas
 from warp_translate.types import Array, PyTree
 
@@ -95,13 +92,6 @@ def _classifier(config: ml_collections.ConfigDict) -> ClassifierTraining:
     )
 
 
-_GENERATORS: dict[str, tuple[type[GeneratorTraining], type]] = {
-    "paired": (PairedTraining, PairedLosses),
-    "cycle": (CycleTraining, CycleLosses),
-    "contrastive": (ContrastiveTraining, ContrastiveLosses),
-}
-
-
 def _generators(config: ml_collections.ConfigDict) -> GeneratorTraining:
     adam = _read(config, AdversarialAdam, "optim")
     adversary = _read(
@@ -113,7 +103,7 @@ def _generators(config: ml_collections.ConfigDict) -> GeneratorTraining:
         augmentation=_read(config, Augmentation, "adversary"),
         microbatches=config.training.accumulate,
     )
-    kind, losses = _GENERATORS[config.method.training]
+    kind, losses = fields.GENERATORS[config.method.training]
     distance = {}
     if config.losses.get("perceptual"):
         distance["perceptual_distance"] = load_perceptual_distance()

@@ -15,6 +15,7 @@ from warp_translate.evaluation.runs import flat
 from warp_translate.models import Discriminator, DomainClassifier, Generator
 from warp_translate.ops.augment import Augmentation
 from warp_translate.settings import InvalidSetting, Setting, declared, is_integer, setting
+from warp_translate.training.base import GeneratorTraining
 from warp_translate.training.classifier_step import ClassifierTraining
 from warp_translate.training.contrastive_step import ContrastiveLosses, ContrastiveTraining
 from warp_translate.training.cycle_step import CycleLosses, CycleTraining
@@ -24,8 +25,14 @@ from warp_translate.training.method import Method
 from warp_translate.training.optim import Adam, AdversarialAdam
 from warp_translate.training.paired_step import PairedLosses, PairedTraining
 from warp_translate.training.parallel import Replicas
+from warp_translate.training.regularization import Regularization
 
-TRAININGS = ("paired", "cycle", "contrastive", "classifier")
+GENERATORS: dict[str, tuple[type[GeneratorTraining], type[Regularization]]] = {
+    "paired": (PairedTraining, PairedLosses),
+    "cycle": (CycleTraining, CycleLosses),
+    "contrastive": (ContrastiveTraining, ContrastiveLosses),
+}
+TRAININGS = (*GENERATORS, "classifier")
 
 _MOST_IMAGES = 2**20
 
@@ -145,19 +152,21 @@ _TRANSLATION = (
     *(("adversary", Adversary), ("adversary", Augmentation), ("optim", AdversarialAdam)),
     *(("finetune", _AdversarialFinetune), ("evaluation", _TranslationEvaluation)),
 )
-_CONSUMERS: dict[str, tuple[tuple[str, type], ...]] = {
-    "paired": (*_COMMON, *_TRANSLATION, ("method", PairedTraining), ("losses", PairedLosses)),
-    "cycle": (*_COMMON, *_TRANSLATION, ("method", CycleTraining), ("losses", CycleLosses)),
-    "contrastive": (
-        *(*_COMMON, *_TRANSLATION, ("method", ContrastiveTraining)),
-        ("losses", ContrastiveLosses),
-    ),
-    "classifier": (
-        *(*_COMMON, ("method", ClassifierTraining), ("classifier", _Classification)),
-        *(("classifier", DomainClassifier), ("optim", Adam), ("finetune", _Finetune)),
-        ("evaluation", _Evaluation),
-    ),
-}
+_CLASSIFIER = (
+    *(("method", ClassifierTraining), ("classifier", _Classification)),
+    *(("classifier", DomainClassifier), ("optim", Adam), ("finetune", _Finetune)),
+    ("evaluation", _Evaluation),
+)
+
+
+def _consumers(kind: str) -> tuple[tuple[str, type], ...]:
+    """The dataclasses that declare the fields of a kind of training, with their sections."""
+    if kind == "classifier":
+        return (*_COMMON, *_CLASSIFIER)
+    training, losses = GENERATORS[kind]
+    return (*_COMMON, *_TRANSLATION, ("method", training), ("losses", losses))
+
+
 _UNPAIRED = {
     "data.name": "openmoji_gender_unpaired",
     # Without pairs the domains are alike, and spectral norm bounds the discriminator too much.
@@ -196,7 +205,7 @@ def settings(kind: Any, place: str = "config.") -> dict[str, Setting]:
     defaults = _DEFAULTS[kind] | {"method.training": kind}
     found = {
         name: dataclasses.replace(each, default=defaults.get(name, each.default))
-        for section, consumer in _CONSUMERS[kind]
+        for section, consumer in _consumers(kind)
         for name, (_, each) in declared(consumer, section).items()
         if name != _ONLY_CYCLE or kind == "cycle"
     }
@@ -259,7 +268,12 @@ def near(name: str, known: Collection[str], place: str) -> str:
 
 
 def page(config: ml_collections.ConfigDict) -> str:
-    """Every field of a configuration with value, meaning, valid values and default."""
+    """Every field of a configuration with value, meaning, valid values and default.
+
+    Raises:
+      InvalidSetting: see `check`.
+    """
+    check(config)
     values = flat(config.to_dict())
     return "\n".join(
         f"{name} = {values[name]!r}\n    {each.meaning}; {each.valid} (default {each.default!r})"
@@ -290,7 +304,7 @@ def table() -> str:
 
 def _file(kind: str, name: str) -> str:
     """The file of the dataclass that declares a field, in the package."""
-    for section, consumer in _CONSUMERS[kind]:
+    for section, consumer in _consumers(kind):
         if name in declared(consumer, section):
             field, _ = declared(consumer, section)[name]
             owner = next(

@@ -28,9 +28,9 @@ from warp_translate.types import Array, to_float
 
 @dataclasses.dataclass(frozen=True)
 class PairedLosses(Regularization):
-    """Weights of the losses of paired training."""
+    """Weights of the losses of paired training; ``adversarial=0`` trains no discriminator."""
 
-    adversarial: float = weight(1.0, "adversarial loss; 0 trains no discriminator")
+    adversarial: float = weight(1.0, "adversarial loss of the output")
     l1_output: float = weight(100.0, "L1 between output and target")
     l1_pretranslated: float = weight(20.0, "L1 between pretranslated image and target")
     # A much larger one makes the warp imitate what only new pixels can show.

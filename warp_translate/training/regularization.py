@@ -65,12 +65,12 @@ class Regularization:
         total = jnp.zeros((), jnp.float32)
         means: Metrics = {}
         for name, loss in terms.items():
-            factor: Any = getattr(self, name)
-            if factor:
+            coefficient: Any = getattr(self, name)
+            if coefficient:
                 if scales and name in scales:
-                    factor = factor * scales[name]
+                    coefficient = coefficient * scales[name]
                 means[name] = loss().mean()
-                total += factor * means[name]
+                total += coefficient * means[name]
         return total, means | {"loss": total}
 
 
