@@ -1,4 +1,4 @@
-"""Runs that were trained for four steps, and a way to call commands in this process."""
+"""Runs of four steps, and a function that calls commands in this process."""
 
 import contextlib
 import dataclasses
@@ -11,12 +11,12 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import cycle, paired
-from warp_translate.cli import export
-from warp_translate.cli import train as train_command
-from warp_translate.experiment import build
+from warp_translate.cli import program
+from warp_translate.experiment import build, export
+from warp_translate.experiment import train as training
 from warp_translate.serving import export as serving_export
 
-# A command in an interpreter that cannot import what only training needs, for ``python -c``.
+# A command without the packages that only training needs, for ``python -c``.
 WITHOUT_JAX = """
 import sys
 for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
@@ -29,7 +29,7 @@ main.main()
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run: its work directory and what it told the user."""
+    """A finished run: its work directory and what it printed."""
 
     workdir: str
     stderr: str
@@ -37,7 +37,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A bundle and what the command said that made it."""
+    """A bundle and what the command printed that wrote it."""
 
     folder: Path
     stdout: str
@@ -45,14 +45,14 @@ class Exported:
 
 
 def finish(config, workdir):
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        train_command.train(config, str(workdir))
-    return Run(str(workdir), said.getvalue())
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        training.train(config, str(workdir))
+    return Run(str(workdir), stderr.getvalue())
 
 
 def finish_uncounted(config, workdir):
-    """Without counting its operations, for which the step would be traced once more."""
+    """Trains without counting operations, which traces the step once more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "step_flops", lambda config, state: None)
         return finish(config, workdir)
@@ -72,7 +72,7 @@ def tiny_config(data_dir):
 
 @pytest.fixture(scope="session")
 def cycle_config(data_dir):
-    """Without an extractor and a penalty, which would take longer than everything else."""
+    """Without an extractor and a penalty, which take longer than everything else."""
     config = cycle.get_config("runlocal")
     config.data.dir = data_dir
     config.generator.width = config.discriminator.width = 4
@@ -96,7 +96,7 @@ def workdir(paired_run):
 
 @pytest.fixture(scope="session")
 def cycle_run(tmp_path_factory, cycle_config):
-    """A cycle run on the parted drawings at 32 px."""
+    """A cycle run on the unpaired drawings at 32 px."""
     return finish_uncounted(cycle_config, tmp_path_factory.mktemp("cycle_run"))
 
 
@@ -113,7 +113,7 @@ def exported(tmp_path_factory, call, workdir):
         patch.setattr(export, "PARITY_IMAGES", 2)
         patch.setattr(serving_export, "PARITY_SIZES", ((64, 64), (65, 47), (128, 96)))
         places = {"output": str(folder), "triton": str(folder / "models")}
-        call("export", workdir=workdir, factors=["4"], **places)
+        call("export", workdir=workdir, factors=[4], **places)
     return Exported(folder / "man-woman", stdout.getvalue(), stderr.getvalue())
 
 
@@ -125,13 +125,14 @@ def train():
 
 @pytest.fixture(scope="session")
 def call():
-    """Calls a command's main with flags, ``call("translate", workdir=...)``."""
+    """Calls a command in this process with values of flags, ``call("translate", workdir=...)``."""
 
-    def run(command: str, **values):
-        module = importlib.import_module(f"warp_translate.cli.{command}")
+    def run(name: str, **values):
+        module = importlib.import_module(f"warp_translate.cli.{name}")
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(["test"])
         with flagsaver.flagsaver(**values):
-            return module.main([command])
+            program.check(module.COMMAND, [name])
+            return module.main([name])
 
     return run

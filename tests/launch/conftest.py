@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def parse_train(monkeypatch):
     """Parses what follows ``warp-translate`` as the real command does, and returns its flags."""
-    assert train.run  # Whose flags these are.
+    assert train.COMMAND  # Whose flags these are.
 
     def parse(words):
         assert words[0] == "train", words

@@ -142,7 +142,7 @@ for _ in {1..100}; do
   scontrol update jobid="$job" starttime=now 2>/dev/null && break
   sleep 0.2
 done
-await "going on from the checkpoint of step $saved "
+await "resuming from the checkpoint of step $saved "
 await 'trained; look at it'
 [[ $(steps | tail -1) == 600 ]]
 echo "went on and finished"

@@ -92,4 +92,4 @@ def test_the_one_that_serves_can_be_reached_and_is_nobody_special():
     (command,) = re.findall(r"^CMD (.*)$", after, re.M)
     assert json.loads(command) == ["serve", "--host=0.0.0.0", "/bundles"]
     (port,) = re.findall(r"^EXPOSE (\d+)$", after, re.M)
-    assert f'DEFINE_integer("port", {port},' in (ROOT / "warp_translate/cli/serve.py").read_text()
+    assert f'"port", {port},' in (ROOT / "warp_translate/cli/serve.py").read_text()

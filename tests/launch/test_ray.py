@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from absl import flags
 from PIL import Image
 
 with warnings.catch_warnings():
@@ -33,7 +32,6 @@ from starlette.testclient import TestClient
 
 from launch.ray import serve_app, translate_job
 from tests.serving.conftest import copy_as, describe, random_generator
-from warp_translate.cli import bundle_flags
 from warp_translate.cli import serve as command
 from warp_translate.errors import UserError
 from warp_translate.serving import batch_translate, engine, export, server
@@ -234,12 +232,7 @@ def test_mistakes_in_the_arguments(arguments, message):
 
 def test_the_defaults_are_those_of_the_command():
     """Of what is an argument here and a flag there."""
-    known = {
-        flag.name: flag.default
-        for module in (bundle_flags, command)
-        for flag in vars(module).values()
-        if isinstance(flag, flags.FlagHolder)
-    }
+    known = {flag.name: flag.default for flag in command.COMMAND.flags}
     ours = {name: field.default for name, field in serve_app.Options.model_fields.items()}
     shared = known.keys() & ours.keys()
     assert shared == {
@@ -343,7 +336,7 @@ def test_the_job_writes_what_translate_writes_and_goes_on(
     before = {name: (output / name).stat().st_mtime_ns for name in names[3:]}
     assert job(folder, pictures, output, "--factor=4") == 0
     told = capsys.readouterr()
-    assert "20 of 23 images were done before" in told.err
+    assert "20 of 23 images are done already" in told.err
     assert "3 of 3 images written" in told.out
     assert {name: (output / name).stat().st_mtime_ns for name in names[3:]} == before
     for name in names:
@@ -351,7 +344,7 @@ def test_the_job_writes_what_translate_writes_and_goes_on(
 
     monkeypatch.setattr(translate_job, "_connect", None)  # Not even a cluster is asked for.
     assert job(folder, pictures, output, "--factor=4") == 0
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.full

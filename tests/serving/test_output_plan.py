@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from warp_translate.cli.output_plan import plan_outputs
 from warp_translate.errors import UserError
+from warp_translate.serving.output_plan import plan_outputs
 
 
 def made(folder, *names):
