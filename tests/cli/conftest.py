@@ -4,8 +4,12 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -14,17 +18,45 @@ from experiments import cycle, paired
 from warp_translate.cli import program
 from warp_translate.experiment import build, export
 from warp_translate.experiment import train as training
+from warp_translate.image_io import write_image
 from warp_translate.serving import export as serving_export
 
+ROOT = Path(__file__).parents[2]
+COMMAND = "from warp_translate.cli import main; main.main()"
 # A command without the packages that only training needs, for ``python -c``.
-WITHOUT_JAX = """
+WITHOUT_JAX = (
+    """
 import sys
 for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
              "grain", "array_record", "cv2", "tensorboardX", "onnx", "safetensors"):
     sys.modules[name] = None
-from warp_translate.cli import main
-main.main()
 """
+    + COMMAND
+)
+
+
+def start(code, *args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
+    """Runs Python code with arguments in a process of its own."""
+    settings = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "", "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=cwd,
+        env=os.environ | settings | environment,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def write_images(root, rng, **counts):
+    """Writes images of noise into folders, ``write_images(root, rng, trainA=3, trainB=3)``."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+            write_image(root / folder / f"{number}.png", pixels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -319,6 +319,25 @@ _UNSUITABLE = (
     *(("evaluation.recogniser", "none", "evaluation.recogniser"),),
     *(("losses.mask_low", "0.95", "losses.mask_low"),),
 )
+_OUT_OF_RANGE = {
+    "0": "data.size data.load_size optim.lr optim.discriminator_lr training.global_batch "
+    "training.accumulate training.steps_per_call training.total_steps training.log_every "
+    "training.evaluate_every training.save_every training.keep_latest evaluation.batch_size "
+    "evaluation.sheet_rows method.factor classifier.width classifier.stages generator.width "
+    "generator.head_width discriminator.width discriminator.layers discriminator.scales "
+    "adversary.penalty_every losses.pyramid_levels losses.temperature",
+    "1": "optim.b1 optim.b2 optim.ema_decay losses.patches generator.head_kernel",
+    "1.5": "data.channel_shuffle adversary.colour adversary.translation adversary.cutout "
+    "losses.mask_low losses.mask_high method.threshold",
+    "4": "generator.head_kernel",
+    "6": "classifier.width",
+    "500": "data.max_rotation",
+    "9999999": "data.size generator.width",
+    "4294967296": "seed",
+    "(2,1)": "data.scale",
+    "(0,)": "evaluation.factors",
+    "man,man": "classifier.domains",
+}
 _FREE_TEXT = {"finetune.freeze", "finetune.freeze_discriminator", "finetune.source", "data.dir"}
 
 
@@ -338,15 +357,15 @@ def configuration(rng: random.Random, places: Places) -> Mistakes:
             if difflib.get_close_matches(word, known, n=1) == [name]:
                 field = f"--config.{word}"
                 yield Mistake((*start, f"{field}={value}"), (f"{field} ",), f"--config.{name}")
-            wrongs: tuple[str, ...] = ()
+            wrongs = [wrong for wrong, names in _OUT_OF_RANGE.items() if name in names.split()]
             if isinstance(value, bool):
-                wrongs = ("perhaps",)
+                wrongs += ["perhaps"]
             elif isinstance(value, int):
-                wrongs = ("-1", "many")
+                wrongs += ["-1", "many"]
             elif isinstance(value, float):
-                wrongs = ("nan", "much")
+                wrongs += ["nan", "much"] + ["-1"] * (name != "generator.mask_bias")
             elif isinstance(value, str) and value and name not in _FREE_TEXT:
-                wrongs = (misspelled(rng, value, [value]),)
+                wrongs += [misspelled(rng, value, [value])]
             for wrong in wrongs:
                 yield Mistake((*start, f"--config.{name}={wrong}"), (f"config.{name}",))
         section = rng.choice(sorted({name.partition(".")[0] for name in known} - {"seed"}))

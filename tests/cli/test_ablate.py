@@ -235,12 +235,6 @@ def test_two_runners_keep_the_failures_of_both(swept, tmp_path):
     assert json.loads((folder / "sweep.json").read_text())["failures"] == {"a": "it", "b": "it"}
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(swept, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="choose another --workdir"):
-        ablation.Record(tmp_path / "file" / "out", swept({"a": {}}), "x.py")
-
-
 @pytest.mark.full
 def test_after_a_kill_the_metrics_are_the_same(tmp_path, data_dir):
     """Two variants of the smallest pairs at the same time; the runner is killed once."""

@@ -3,9 +3,7 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,13 @@ import pytest
 from PIL import Image
 
 from experiments import classifier, paired
+from tests.cli.conftest import COMMAND, start
 from tests.serving.conftest import rewrite
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
 from warp_translate.experiment import build, cost_measurement
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -91,10 +88,12 @@ def test_an_experiment_is_counted_timed_and_plotted(call, config, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"), [("onnx", "ONNX Runtime"), ("jax", "the bundle's program in jax")]
+    ("wanted", "printed"), [("onnx", "ONNX Runtime"), ("jax", "the bundle's program in jax")]
 )
 @pytest.mark.usefixtures("small")
-def test_a_bundle_is_timed_on_its_engine(call, bundle, tmp_path, capsys, monkeypatch, wanted, said):
+def test_a_bundle_is_timed_on_its_engine(
+    call, bundle, tmp_path, capsys, monkeypatch, wanted, printed
+):
     ran = []
     kind = {"onnx": engine.OnnxEngine, "jax": engine.JaxEngine}[wanted]
     run = kind._run
@@ -102,7 +101,7 @@ def test_a_bundle_is_timed_on_its_engine(call, bundle, tmp_path, capsys, monkeyp
     output = tmp_path / "cost.json"
     call("cost", bundle=str(bundle), engine=wanted, sizes=[(24, 32)], repeats=3, output=str(output))
     table = capsys.readouterr().out
-    assert "bundle man-woman, width 8, 1 blocks" in table and f"by {said}" in " ".join(
+    assert "bundle man-woman, width 8, 1 blocks" in table and f"by {printed}" in " ".join(
         table.split()
     )
     # The bundle's factors in turns, with a first round that is not timed.
@@ -195,8 +194,11 @@ def test_results_are_kept_when_the_rest_is_interrupted(call, config, tmp_path, m
         ),
         ({"config": classifier.get_config("runlocal")}, "--config is the experiment of a classif"),
         ({"plot": "OUT/cost.gif"}, r"--plot=\S+cost.gif must end in .png, .pdf, .svg"),
-        ({"plot": "OUT"}, r"--plot=\S+ cannot be written \(Is a directory\)"),
-        ({"output": "OUT/there/cost.json"}, r"--output=\S+ cannot be written \(File exists\)"),
+        ({"plot": "OUT"}, r"\S+ cannot be written \(Is a directory\): choose another --plot"),
+        (
+            {"output": "OUT/there/cost.json"},
+            r"cost.json cannot be written \(File exists\): choose another --output",
+        ),
     ],
 )
 def test_invalid_flags_are_named_before_any_work(
@@ -242,18 +244,8 @@ def test_an_invalid_bundle_is_named_before_any_work(call, bundle, tmp_path, monk
 
 @pytest.mark.full
 def test_without_its_extra_a_chart_is_a_one_line_error(tmp_path):
-    program = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "from warp_translate.cli import main; main.main()"
-    )
     words = ["--config=experiments/paired.py", "--sizes=8x8", f"--plot={tmp_path}/cost.png"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "cost", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = start(f"import sys; sys.modules['matplotlib'] = None; {COMMAND}", "cost", *words)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "this needs the package matplotlib: pip install 'warp-tr" in line

@@ -1,9 +1,6 @@
 """The checks of a machine, on machines that lack something and on this one."""
 
 import importlib.metadata
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.cli.conftest import COMMAND, start
 from warp_translate.cli import doctor
 from warp_translate.errors import UserError
 from warp_translate.experiment import machine_checks
 from warp_translate.experiment.machine_checks import Finding
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -159,14 +155,8 @@ def test_every_finding_is_printed_and_a_wrong_one_is_an_error(monkeypatch, capsy
 
 @pytest.mark.full
 def test_this_machine_passes(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "warp_translate.cli.main", "doctor", f"--workdir={tmp_path}"],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    devices = "--xla_force_host_platform_device_count=2"
+    done = start(COMMAND, "doctor", f"--workdir={tmp_path}", XLA_FLAGS=devices)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "all is well"

@@ -151,10 +151,10 @@ def test_the_same_parameters_are_measured_at_further_factors(workdir, tiny_confi
     task = tasks.open_task(config, factor=4)
     assert task.tested == 2 * 103
     params = restored(workdir, config)
-    said = []
-    headway = Headway(task.tested, said.append, clock=itertools.count(step=20.0).__next__)
+    printed = []
+    headway = Headway(task.tested, printed.append, clock=itertools.count(step=20.0).__next__)
     scalars = task.evaluate(params, 0, headway).scalars
-    assert f"measured {task.tested} of {task.tested} images" in said[-1]
+    assert f"measured {task.tested} of {task.tested} images" in printed[-1]
     main = {name for name in scalars if not name.startswith("factor_")}
     # The run's own factor is the additional one here.
     figures = json.loads((evaluated[0] / "metrics.json").read_text())["scalars"]
@@ -186,11 +186,6 @@ def restored(workdir, config):
     reader = Checkpointer(workdir, score=lambda metrics: None, read_only=True)
     part = reader.restore_part(4, {name: {"ema": ema} for name, ema in target.items()})
     return {name: state["ema"] for name, state in part.items()}
-
-
-def test_a_folder_without_a_run_is_an_error(call, tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
-        call("evaluate", workdir=str(tmp_path))
 
 
 @pytest.mark.full

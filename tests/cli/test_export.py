@@ -2,27 +2,21 @@
 
 import functools
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import WITHOUT_JAX
+from tests.cli.conftest import ROOT, WITHOUT_JAX, start
 from warp_translate.cli import run_flags
 from warp_translate.errors import UserError
 from warp_translate.experiment import build, finetune, restore
 from warp_translate.image_io import read_image
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import export as serving_export
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_becomes_a_bundle(exported, tiny_config):
@@ -94,16 +88,8 @@ def test_a_bundle_needs_no_jax_and_repeats_no_work(exported, tmp_path, rng):
         Image.fromarray(array).save(tmp_path / f"in/{number}.png")
 
     def translate(*more):
-        return subprocess.run(
-            [
-                *[sys.executable, "-c", WITHOUT_JAX, "translate", f"--bundle={exported.folder}"],
-                *[f"--input={tmp_path}/in", f"--output={tmp_path}/out", *more],
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        places = f"--input={tmp_path}/in", f"--output={tmp_path}/out"
+        return start(WITHOUT_JAX, "translate", f"--bundle={exported.folder}", *places, *more)
 
     done = translate("--maps=mask")
     assert done.returncode == 0, done.stderr
@@ -150,23 +136,22 @@ def test_after_kills_every_image_is_translated_once(call, exported, tmp_path, rn
         "output": f"{tmp_path}/out",
     }
     options = places | {"batch": 2, "workers": 1}
-    command = [sys.executable, "-c", KILLED, "translate"]
-    command += [f"--{name}={value}" for name, value in options.items()]
 
     def written():
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.png")}
 
     seen = {}
     for count in (4, 8):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        words = [f"--{name}={value}" for name, value in options.items()]
+        done = start(KILLED, "translate", *words)
         assert done.returncode == -signal.SIGKILL, done.stderr
         before, seen = seen, written()
         assert len(seen) == count and before.items() <= seen.items()
     capsys.readouterr()
     call("translate", **options | {"input": [options["input"]]})
-    said = capsys.readouterr()
-    assert "8 of 15 images are done already" in said.err
-    assert "7 of 7 images written" in said.out
+    printed = capsys.readouterr()
+    assert "8 of 15 images are done already" in printed.err
+    assert "7 of 7 images written" in printed.out
     now = written()
     assert len(now) == 15 and seen.items() <= now.items()
     for path in now:
@@ -176,14 +161,7 @@ def test_after_kills_every_image_is_translated_once(call, exported, tmp_path, rn
 @pytest.mark.full
 def test_times_of_a_device_are_cached(exported, tmp_path):
     def call(*words):
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_JAX, "device", *words],
-            cwd=ROOT,
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = start(WITHOUT_JAX, "device", *words, XDG_CACHE_HOME=str(tmp_path))
         assert "Traceback" not in done.stderr
         return done
 

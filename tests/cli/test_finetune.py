@@ -18,7 +18,7 @@ def config(tiny_config, workdir):
 
 def begun(config):
     """Returns random parameters, the state that replaces them, and what was printed."""
-    said = []
+    printed = []
     finetune.check(config)
     training = build.training(config)
     rng = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def begun(config):
         lambda leaf: rng.uniform(0, 100, leaf.shape).astype(leaf.dtype),
         jax.eval_shape(lambda: build.initial_state(training, config)),
     )
-    return first, finetune.begin(first, training, config, said.append), said
+    return first, finetune.begin(first, training, config, printed.append), printed
 
 
 def equal(a, b):
@@ -39,47 +39,47 @@ def averages(workdir, step="latest"):
 
 
 def test_without_a_source_parameters_are_random(tiny_config):
-    first, state, said = begun(tiny_config)
-    assert state is first and said == []
+    first, state, printed = begun(tiny_config)
+    assert state is first and printed == []
 
 
 def test_a_run_of_the_same_kind_provides_generators_and_discriminators(config, workdir):
     config.finetune.step = "latest"
     config.method.factor = 4  # Parameters depend neither on the factor nor on the size.
     config.data.size = config.data.load_size = 48
-    first, state, said = begun(config)
+    first, state, printed = begun(config)
     (average,) = averages(workdir).values()
     assert equal(state.generator.params, average) and equal(state.generator.ema, average)
     assert not equal(first.generator.params, average)
     assert not equal(first.discriminator.params, state.discriminator.params)
     assert equal(first.generator.opt_state, state.generator.opt_state)
     assert first.step == state.step
-    assert said == [f"beginning with step 4 of {workdir}"]
+    assert printed == [f"beginning with step 4 of {workdir}"]
 
 
 def test_different_discriminators_start_at_random(config):
     config.discriminator.width = 4
-    first, state, said = begun(config)
+    first, state, printed = begun(config)
     assert equal(first.discriminator, state.discriminator)
-    assert "; discriminator begin anew, being built otherwise" in said[0]
+    assert "; discriminator begin anew, being built otherwise" in printed[0]
 
 
 def test_a_different_generator_is_an_error(config, workdir):
     config.generator.width = 4
     with pytest.raises(UserError) as caught:
         begun(config)
-    said = str(caught.value)
-    assert f"config.finetune.source={workdir} does not fit generator: " in said
-    assert "build the network as it is there (width, blocks, head)" in said
+    printed = str(caught.value)
+    assert f"config.finetune.source={workdir} does not fit generator: " in printed
+    assert "build the network as it is there (width, blocks, head)" in printed
 
 
 def test_paired_training_starts_from_one_generator_of_a_cycle(config, cycle_run):
     config.generator.width = 4
     config.finetune.source = f"{cycle_run.workdir}:b_to_a"
-    first, state, said = begun(config)
+    first, state, printed = begun(config)
     assert equal(state.generator.params, averages(cycle_run.workdir, "best")["b_to_a"])
     assert equal(first.discriminator, state.discriminator)
-    assert said == [f"beginning with {cycle_run.workdir}:b_to_a"]
+    assert printed == [f"beginning with {cycle_run.workdir}:b_to_a"]
 
 
 def test_a_cycle_starts_from_a_cycle_or_two_generators(cycle_config, cycle_run):

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 
 import warp_translate
-from tests.cli.test_program import COMMAND, start
+from tests.cli.conftest import COMMAND, start
 from warp_translate.cli import shared_flags
 from warp_translate.cli.commands import COMMANDS, completion, overview
 from warp_translate.training import distributed

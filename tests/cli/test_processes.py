@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.cli.conftest import write_images
 from tests.cli.jobs import (
     Processes,
     assert_same_bits,
@@ -16,7 +17,6 @@ from tests.cli.jobs import (
     train,
 )
 from warp_translate.cli import status
-from warp_translate.image_io import write_image
 
 STEPS = 4
 
@@ -129,11 +129,7 @@ def test_stopped_and_killed_processes_resume_bit_for_bit(tmp_path, data_dir):
 @pytest.mark.full
 def test_fewer_images_than_processes_are_measured(tmp_path, data_dir, rng):
     """One pair on two processes of two devices: one process has nothing to measure."""
-    for split, count in (("trainA", 4), ("trainB", 4), ("testA", 1), ("testB", 1)):
-        (tmp_path / "pairs" / split).mkdir(parents=True)
-        for number in range(count):
-            image = rng.integers(0, 256, (40, 52, 3), np.uint8)
-            write_image(tmp_path / "pairs" / split / f"{number}.png", image)
+    write_images(tmp_path / "pairs", rng, trainA=4, trainB=4, testA=1, testB=1)
     settings = ["data.name=paired_folder", f"data.root={tmp_path / 'pairs'}"]
     workdir = tmp_path / "run"
     job = train("paired", workdir, data_dir, processes=2, devices=2, steps=1, settings=settings)

@@ -5,18 +5,16 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 
+from tests.cli.conftest import COMMAND, ROOT, start
 from warp_translate.cli import program, status
 from warp_translate.cli.extras import missing_package
 from warp_translate.errors import UserError
 from warp_translate.training import distributed
 
-ROOT = Path(__file__).parents[2]
-COMMAND = "from warp_translate.cli import main; main.main()"
 PROGRAM = """
 import sys
 from absl import logging
@@ -28,19 +26,6 @@ def main(argv):
 
 program.run(main)
 """
-
-
-def start(code, *args, **options):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.run(
-        [sys.executable, "-c", code, *args],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONUTF8": "1", "PYTHONUNBUFFERED": ""},
-        text=True,
-        timeout=300,
-        check=False,
-        **options,
-    )
 
 
 def test_without_a_known_command_the_commands_are_listed():

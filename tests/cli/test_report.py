@@ -1,16 +1,11 @@
 """``warp-translate report``, without jax and without matplotlib."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.cli.conftest import WITHOUT_JAX
+from tests.cli.conftest import ROOT, WITHOUT_JAX, start
 from tests.evaluation.fake_runs import config, fusion_sweep, tiny_sheet, write_run
 from warp_translate.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 WITHOUT_MATPLOTLIB = WITHOUT_JAX.replace('"jax",', '"jax", "matplotlib",')
 
 
@@ -21,14 +16,7 @@ def sweep(tmp_path_factory):
 
 
 def run(*words, cwd=ROOT, without=WITHOUT_JAX):
-    return subprocess.run(
-        [sys.executable, "-c", without, *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
-    )
+    return start(without, *words, cwd=cwd)
 
 
 def test_the_command_writes_a_report_without_jax(sweep, tmp_path):
@@ -75,20 +63,6 @@ def test_folders_with_commas_in_their_names_are_found(call, tmp_path, capsys):
     call("report", runs=",".join(map(str, places)).split(","), table=True)
     rows = capsys.readouterr().out.splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:5]] == ["width 8", "width 9", "width 10"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"runs": ["x"]}, "--output=FOLDER for the report, or --table"),
-        ({"table": True}, "report needs --runs, for example: warp-translate report --runs="),
-        ({"table": True, "runs": ["nowhere"]}, "nowhere is no folder"),
-    ],
-)
-def test_invalid_flags_are_named(call, flags, message):
-    with pytest.raises(UserError) as caught:
-        call("report", **flags)
-    assert message in str(caught.value)
 
 
 def test_runs_that_do_not_compare_are_an_error(tmp_path):

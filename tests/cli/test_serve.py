@@ -14,19 +14,17 @@ import time
 import urllib.error
 import urllib.request
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from tests.cli.conftest import WITHOUT_JAX
+from tests.cli.conftest import ROOT, WITHOUT_JAX
+from tests.cli.conftest import start as run
 from tests.serving.conftest import describe, random_generator
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine, export
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +48,12 @@ def start(*words, **environment):
 
 
 def address(process):
-    said = []
+    printed = []
     for line in process.stderr:
-        said.append(line)
+        printed.append(line)
         if found := re.match(r"listening on (http://\S+),", line):
-            return found[1], said
-    raise AssertionError("".join(said))
+            return found[1], printed
+    raise AssertionError("".join(printed))
 
 
 def ask(url, data=None, **headers):
@@ -77,25 +75,25 @@ def png(rng, *shape):
 
 def test_it_serves_without_jax_and_completes_accepted_requests(folder, rng):
     translate = engine.OnnxEngine(bundles.read(folder / "apple-pear")).translate
-    pictures = [png(rng, 20 + n % 3, 40) for n in range(24)]
+    images = [png(rng, 20 + n % 3, 40) for n in range(24)]
     process = start(str(folder), "--port=0", "--most_requests=64")
     try:
-        url, said = address(process)
-        assert f"apple to pear: {folder}/apple-pear\n" in said
+        url, printed = address(process)
+        assert f"apple to pear: {folder}/apple-pear\n" in printed
         # Local by default.
         assert url.startswith("http://127.0.0.1:")
         status, body = ask(f"{url}/health/ready")
         assert (status, json.loads(body)["generators"]) == (200, 1)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            asked = [
+            pending = [
                 pool.submit(ask, f"{url}/v1/translate?target=pear&factor=2", data)
-                for _, data in pictures
+                for _, data in images
             ]
-            while sum(each.done() for each in asked) < 3:
+            while sum(each.done() for each in pending) < 3:
                 time.sleep(0.001)
             process.send_signal(signal.SIGTERM)
             answered = 0
-            for (array, _), each in zip(pictures, asked, strict=True):
+            for (array, _), each in zip(images, pending, strict=True):
                 if isinstance(each.exception(60), urllib.error.URLError | ConnectionError):
                     continue  # It arrived after the signal.
                 status, body = each.result()
@@ -155,7 +153,7 @@ def test_a_log_that_nobody_reads_blocks_nothing(folder):
     ("command", "package"),
     [
         (["train", "--workdir=x"], "ml_collections"),
-        (["export", "--workdir=x", "--output=y"], "jax"),
+        (["export", "--workdir=x", "--output={folder}"], "jax"),
         (["translate", "--workdir=runs/x", "--input={picture}", "--output={folder}"], "jax"),
     ],
 )
@@ -163,13 +161,7 @@ def test_without_jax_its_extra_is_named(command, package, tmp_path, rng):
     picture = tmp_path / "picture.png"
     picture.write_bytes(png(rng, 8, 8)[1])
     filled = [word.format(picture=picture, folder=tmp_path / "out") for word in command]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_JAX, *filled],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(WITHOUT_JAX, *filled)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: this needs the package {package}: pip install 'warp-translate[train]'"
@@ -180,12 +172,12 @@ def test_the_extra_that_serves_brings_no_jax():
     """Direct dependencies; .ci/run looks at the indirect ones."""
     training = {"jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "onnx"}
 
-    def asked(extra):
+    def required(extra):
         found = [Requirement(line) for line in metadata.requires("warp-translate")]
         return {
             each.name for each in found if not each.marker or each.marker.evaluate({"extra": extra})
         }
 
-    assert not asked("serve") & training
+    assert not required("serve") & training
     for extra in ("train", "demo", "eval", "test", "cuda", "tpu"):
-        assert asked(extra) > training - {"onnx"}, extra
+        assert required(extra) > training - {"onnx"}, extra

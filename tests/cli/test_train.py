@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import classifier
+from tests.cli.conftest import write_images
 from tests.damage import damage_picture, flip_bit
 from warp_translate import locks
 from warp_translate.data import sources
@@ -20,7 +21,6 @@ from warp_translate.errors import UserError
 from warp_translate.experiment import best_checkpoint, build, tasks
 from warp_translate.experiment import train as training
 from warp_translate.experiment.task import Report
-from warp_translate.image_io import write_image
 from warp_translate.training import checkpoint
 from warp_translate.training.checkpoint import Checkpointer
 from warp_translate.training.state import DiscriminatorState, NetworkState, PairedState
@@ -167,11 +167,7 @@ def test_too_few_test_images_for_a_distance_are_an_error_before_training(
     tmp_path, tiny_config, cycle_config, train, rng, base
 ):
     config = {"paired": tiny_config, "cycle": cycle_config}[base].copy_and_resolve_references()
-    for part, count in (("trainA", 8), ("trainB", 8), ("testA", 2), ("testB", 2)):
-        (tmp_path / "root" / part).mkdir(parents=True)
-        for i in range(count):
-            image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            write_image(tmp_path / "root" / part / f"{i}.png", image)
+    write_images(tmp_path / "root", rng, trainA=8, trainB=8, testA=2, testB=2)
     config.data.name = {"paired": "paired_folder", "cycle": "unpaired_folder"}[base]
     config.data.root = str(tmp_path / "root")
     config.evaluation.extractor = "efficientnet_lite0"
@@ -195,25 +191,12 @@ def test_a_training_that_diverges_saves_nothing(tmp_path, tiny_config, numbers):
             12,
             "global_batch 12 must be a multiple of the 8 devices: 8 or 16",
         ),
-        ("training.global_batch", 0, "global_batch is 0"),
         ("training.accumulate", 3, "multiple of the 8 devices times .*accumulate 3: 24 would do"),
-        (
-            "training.parallel",
-            "vmap",
-            "training.parallel is 'vmap'; it must be one of pmap, shard_map",
-        ),
         ("training.steps_per_call", 3, "total_steps 4 must be a multiple of .*steps_per_call 3"),
         ("data.size", 28, "training size 28 must be a multiple of 8"),
         ("data.size", 36, "data.load_size 32 must be at least config.data.size 36"),
         ("data.name", "openmoji", "did you mean openmoji_gender"),
-        ("adversary.loss", "wgan", "adversary.loss is 'wgan'; it must be one of"),
-        ("adversary.colour", 2.0, "adversary.colour is 2.0; it must be a number from 0 to 1"),
-        ("method.training", "diffusion", "method.training is 'diff.*must be one of paired, cycle"),
-        ("generator.head", "fancy", "generator.head is 'fancy'; it must be one of"),
-        ("training.log_every", 0, "log_every is 0"),
-        ("optim.schedule", "wavy", "'wavy'"),
-        ("generator.dtype", "float23", "float23"),
-        ("method.fusion", "sum", "'sum'"),
+        ("method.fusion", "sum", "method.fusion is 'sum'; it must be one of"),
         (
             "evaluation.best_metric",
             "test/mask/mean",
@@ -221,7 +204,6 @@ def test_a_training_that_diverges_saves_nothing(tmp_path, tiny_config, numbers):
         ),
         ("evaluation.best_metric", "test/output/l2", "test/output/l2 is not known: .*output/ssim"),
         ("evaluation.best_metric", "test/output/perceptual", "needs config.evaluation.extractor"),
-        ("evaluation.batch_size", 0, "evaluation.batch_size is 0; it must be"),
     ],
 )
 def test_an_invalid_configuration_is_named(tmp_path, tiny_config, field, value, message):
@@ -237,9 +219,6 @@ def test_an_invalid_configuration_is_named(tmp_path, tiny_config, field, value, 
     ("field", "value", "message"),
     [
         ("data.name", "openmoji_gender", "openmoji_gender_unpaired"),
-        ("data.size", 28, "training size 28 must be a multiple of 8"),
-        ("method.pool_size", -1, "method.pool_size is -1; it must be"),
-        ("losses.adversarial_ramp", -5, "adversarial_ramp is -5; it must be"),
         ("evaluation.extractor", "inception", "inception"),
         ("evaluation.best_metric", "test/kernel_distance", "kernel_distance needs .*extractor"),
     ],
@@ -256,11 +235,7 @@ def test_an_invalid_cycle_configuration_is_named(tmp_path, cycle_config, field, 
 def test_a_finished_run_is_not_repeated_and_keeps_its_configuration(
     tmp_path, tiny_config, numbers, rng
 ):
-    for split, count in (("trainA", 3), ("trainB", 3), ("testA", 1), ("testB", 1)):
-        (tmp_path / "pairs" / split).mkdir(parents=True)
-        for number in range(count):
-            image = rng.integers(0, 256, (40, 52, 3), np.uint8)
-            write_image(tmp_path / "pairs" / split / f"{number}.png", image)
+    write_images(tmp_path / "pairs", rng, trainA=3, trainB=3, testA=1, testB=1)
     config = tiny_config.copy_and_resolve_references()
     config.data.update(name="paired_folder", root=str(tmp_path / "pairs"), dir=str(tmp_path / "d"))
     workdir = str(tmp_path / "run")
@@ -272,14 +247,6 @@ def test_a_finished_run_is_not_repeated_and_keeps_its_configuration(
     config.optim.lr = 0.125
     with pytest.raises(UserError, match=r"optim\.lr was 0\.0002 and is now 0\.125"):
         training.train(config, workdir)
-
-
-def test_a_missing_field_is_a_one_line_error(tiny_config):
-    config = tiny_config.copy_and_resolve_references()
-    del config.training.accumulate
-    with pytest.raises(UserError, match=r"config\.training\.accumulate is missing") as caught:
-        build.training(config)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("base", ["tiny_config", "cycle_config"])
@@ -322,11 +289,7 @@ def test_step_flops_do_not_depend_on_accumulation(monkeypatch):
 @pytest.fixture
 def own_pairs(tmp_path, tiny_config, rng):
     """A configuration with pairs of files, and the folder of the prepared set."""
-    for split, count in (("train", 30), ("test", 2)):
-        (tmp_path / "pairs" / split).mkdir(parents=True)
-        for i in range(count):
-            strip = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
-            write_image(tmp_path / "pairs" / split / f"{i:02d}.png", strip)
+    write_images(tmp_path / "pairs", rng, trainA=30, trainB=30, testA=2, testB=2)
     config = tiny_config.copy_and_resolve_references()
     config.data.update(name="paired_folder", root=str(tmp_path / "pairs"), dir=str(tmp_path / "d"))
     builder = sources.prepare("paired_folder", tmp_path / "d", root=tmp_path / "pairs")

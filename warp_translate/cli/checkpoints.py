@@ -37,7 +37,7 @@ _MEGABYTE = 1e6
 
 
 def main(argv: Sequence[str]) -> None:
-    """Removes checkpoints if asked to, and lists them.
+    """Removes checkpoints with ``--keep``, and lists the others.
 
     Raises:
       UserError: a checkpoint is damaged.

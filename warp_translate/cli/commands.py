@@ -1,4 +1,4 @@
-"""The commands, and what each tells about itself on the command line."""
+"""The commands, their flags, and the texts of ``--help`` and of shell completion."""
 
 import dataclasses
 import importlib
@@ -63,9 +63,10 @@ class Command:
     def help(self) -> str:
         """Returns the text for ``--help``."""
         program = f"warp-translate {self.name}"
-        usage = [program, "|".join(map(_usage, self.one_of)), *map(_usage, self.required)]
+        one_of = f"({' | '.join(map(_usage, self.one_of))})" if self.one_of else ""
+        usage = [program, one_of, *map(_usage, self.required), self.words, "[flags]"]
         lines = [
-            f"usage: {' '.join(filter(None, [*usage, self.words, '[flags]']))}",
+            f"usage: {' '.join(filter(None, usage))}",
             "",
             COMMANDS[self.name],
             "",
@@ -125,25 +126,25 @@ def overview() -> str:
 
 _COMPLETION = r"""
 _warp_translate() {
-  local words="%s"
+  local names="%s"
   if (( COMP_CWORD > 1 )); then
     case ${COMP_WORDS[1]} in
 %s
-      *) words= ;;
+      *) names= ;;
     esac
   fi
-  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+  COMPREPLY=($(compgen -W "$names" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -o nospace -F _warp_translate warp-translate
 """
 
 
 def completion(shell: str) -> str:
-    """Returns a script to evaluate in bash or zsh; file names complete what is not a flag."""
+    """Returns a script for bash or zsh; it completes other words as file names."""
     cases = []
     for name in COMMANDS:
         command: Command = importlib.import_module(f"warp_translate.cli.{name}").COMMAND
         words = (_usage(flag).replace("[no]", "").partition("=") for flag in command.flags)
-        cases.append(f"      {name}) words='{' '.join(a + b for a, b, _ in words)} --help' ;;")
+        cases.append(f"      {name}) names='{' '.join(a + b for a, b, _ in words)} --help' ;;")
     script = _COMPLETION.lstrip() % (" ".join(COMMANDS), "\n".join(cases))
     return f"autoload -U +X bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script

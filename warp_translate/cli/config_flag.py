@@ -20,7 +20,7 @@ CONFIG = config_flags.DEFINE_config_file(
 
 
 class _Parser(ConfigFileFlagParser):
-    """Loads the file before fields are overridden, and names what is wrong with either."""
+    """Loads the file, and checks the names of overridden fields."""
 
     def parse(self, path: str) -> ml_collections.ConfigDict:
         from warp_translate.evaluation.runs import flat

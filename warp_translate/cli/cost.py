@@ -65,13 +65,12 @@ def main(argv: Sequence[str]) -> None:
     repeats = _REPEATS.value if _LATENCY.value else 0
     for report in measure(subject, SIZES.value or _SIZES, factors, repeats):
         if output:  # After every size, in case the rest is interrupted.
-            _write(output, cost_report.to_json(report))
+            with storage.writing(output, "--output"):
+                output.write_text(cost_report.to_json(report), encoding="utf-8")
     print(cost_report.table(report))
     if plot and draw:
-        try:
+        with storage.writing(plot, "--plot"):
             draw(plot, report)
-        except OSError as error:
-            raise UserError(f"--plot={plot} cannot be written ({error.strerror})") from error
     for path in filter(None, (output, plot)):
         print(f"written: {path}")
 
@@ -131,17 +130,13 @@ def _file(flag: str, value: str | None) -> Path | None:
     if value is None:
         return None
     path = storage.disk_path(value, f"--{flag}")
-    try:
+    with storage.writing(path, f"--{flag}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
         with path.open("ab"):
             pass
         if is_new:
             path.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--{flag}={value} cannot be written ({error.strerror}): choose another file"
-        ) from error
     return path
 
 
@@ -151,13 +146,6 @@ def _chart_writer(path: Path) -> Callable[[Path, Report], None]:
     if path.suffix not in chart.SUFFIXES:
         raise UserError(f"--plot={path} must end in {', '.join(chart.SUFFIXES)}")
     return chart.write_chart
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output={path} cannot be written ({error.strerror})") from error
 
 
 if __name__ == "__main__":

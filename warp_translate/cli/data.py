@@ -99,7 +99,11 @@ def main(argv: Sequence[str]) -> None:
                 )
         report_prepared(str(_ROOT.value))
         return
-    folder = None if OUTPUT.value is None else _made(storage.disk_path(OUTPUT.value, "--output"))
+    folder = None
+    if OUTPUT.value is not None:
+        folder = storage.disk_path(OUTPUT.value, "--output")
+        with storage.writing(folder, "--output"):
+            folder.mkdir(parents=True, exist_ok=True)
     inventory = Inventory(root, ":memory:" if folder is None else folder / "data.sqlite")
     readers = allowed_cores() if _READERS.value is None else _READERS.value
     try:
@@ -137,16 +141,6 @@ def _shares() -> Shares:
         return (found.group(1) if pattern.groups else found.group()) or ""
 
     return Shares(test, val, group_of)
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be created ({error.strerror or error}): choose another --output"
-        ) from error
-    return folder
 
 
 if __name__ == "__main__":

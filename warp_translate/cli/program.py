@@ -126,7 +126,7 @@ def _parse(argv: list[str], command: Command | None) -> list[str]:
             if word in ("-helpfull", "--helpfull"):
                 print(flags.FLAGS.get_help())
                 sys.exit(0)
-    own = {flag.name for flag in command.flags} if command else _package_flags()
+    own = {flag.name for flag in command.flags} if command else set(flags.FLAGS)
     try:
         rest = flags.FLAGS(argv)
     except UserError as error:
@@ -200,7 +200,7 @@ def _exit_interrupted() -> None:
     It skips Python's shutdown, in which jax crashes while its threads run.
     """
     with contextlib.suppress(Exception):
-        # Not print, which may be what was interrupted.
+        # Not print, which the signal may have interrupted.
         os.write(2, b"\ninterrupted; saved files are kept\n")
         sys.stdout.flush()
     os._exit(status.INTERRUPTED)

@@ -10,4 +10,4 @@ PEER_LOST = 75
 """Lost another process: restart all; the last checkpoint is complete."""
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + 13
-"""The reader of standard output left; 13 is SIGPIPE, which Windows does not define."""
+"""Standard output was closed; 13 is SIGPIPE, which Windows does not define."""

@@ -13,7 +13,7 @@ from warp_translate.cli import status
 
 @contextlib.contextmanager
 def ready() -> Iterator[None]:
-    """Escapes characters that a stream cannot encode; exits quietly when its reader leaves.
+    """Escapes characters that a stream cannot encode; exits quietly when it is closed.
 
     ``warp-translate ... | head`` closes the pipe while the command prints. The command then exits
     with the status that shells give to a process ended by SIGPIPE.

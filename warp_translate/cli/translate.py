@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
 
 def finish(
     plan: Plan,
-    left: Sequence[batch_translate.Job],
+    pending: Sequence[batch_translate.Job],
     translate: Callable[[], Iterable[batch_translate.Finished]],
     progress_format: Format,
     record: OutputRecord | None = None,
@@ -155,7 +155,7 @@ def finish(
 
     Args:
       plan: all jobs.
-      left: those that are not done yet.
+      pending: those that are not done yet.
       translate: runs them; yields the result of each, in any order.
       progress_format: of the progress line.
       record: counts the outputs of other images or settings that were replaced.
@@ -163,15 +163,15 @@ def finish(
     Raises:
       UserError: some failed; the message names each.
     """
-    if len(left) < len(plan.jobs):
-        before = len(plan.jobs) - len(left)
+    if len(pending) < len(plan.jobs):
+        before = len(plan.jobs) - len(pending)
         print(f"{before} of {len(plan.jobs)} images are done already", file=sys.stderr)
     failures: list[str] = []
-    if left:
+    if pending:
         progress = Progress(
-            len(left),
+            len(pending),
             noun="images",
-            stream=sys.stderr if len(left) > 1 else None,
+            stream=sys.stderr if len(pending) > 1 else None,
             format=progress_format,
         )
         for done, finished in enumerate(translate(), start=1):
@@ -181,17 +181,19 @@ def finish(
         progress.close()
     _print_skipped(plan)
     where = plan.folder or plan.jobs[0].target
-    if not left:
+    if not pending:
         print(f"nothing to do in {shown(plan.folder or '')}")
-    elif where is not None and not (failures and len(left) == 1):
+    elif where is not None and not (failures and len(pending) == 1):
         replaced = record.replaced if record else 0
         older = f", {replaced} of them over older outputs" if replaced else ""
-        count = f"{len(left) - len(failures)} of {len(left)} images"
+        count = f"{len(pending) - len(failures)} of {len(pending)} images"
         print(f"{count} written to {shown(where)}{older}")
-    if failures and len(left) == 1:
+    if failures and len(pending) == 1:
         raise UserError(failures[0])
     if failures:
-        raise UserError("\n  ".join([f"{len(failures)} of {len(left)} images failed:", *failures]))
+        raise UserError(
+            "\n  ".join([f"{len(failures)} of {len(pending)} images failed:", *failures])
+        )
 
 
 def _print_skipped(plan: Plan) -> None:

@@ -232,13 +232,8 @@ class Record:
             "failures": self._failures,
             "seconds": self._before + time.monotonic() - self._begin,
         }
-        try:
+        with storage.writing(self._path.parent, "--workdir"):
             storage.write_whole(self._path, json.dumps(sealed.seal(fields), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self._path.parent} cannot be written ({error.strerror}): choose another "
-                "--workdir"
-            ) from error
 
     def _read(self) -> dict[str, Any]:
         try:

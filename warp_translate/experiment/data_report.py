@@ -35,7 +35,7 @@ class FolderReport:
     """
 
     def __init__(self, inventory: Inventory, *, readers: int, smallest: int | None) -> None:
-        """Reads what is new or has changed since the inventory was last used.
+        """Reads the images that are new or have changed since the inventory was last used.
 
         Args:
           inventory: of the folder or list.
@@ -51,7 +51,7 @@ class FolderReport:
             others = _counted(inventory.passed_over().items())
             raise UserError(
                 f"{inventory.source} holds no image, {', '.join(SUFFIXES)}, but "
-                f"{others or 'nothing'}; convert what is there, or name another --root"
+                f"{others or 'nothing'}; convert these files, or give another --root"
             )
         ahead = inventory.ahead()
         headway = Headway(ahead, _log, verb="looked at")
@@ -176,13 +176,9 @@ class FolderReport:
                 for fit in self.fits
             ],
         }
-        try:
+        with storage.writing(folder, "--output"):
             storage.write_whole(folder / "data.json", json.dumps(found, indent=2) + "\n")
             self._write_sheet(folder / "data.png")
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror or error}): choose another --output"
-            ) from error
         print(shown(f"written: {folder}/data.json, data.sqlite and, with examples, data.png"))
 
     def _write_sheet(self, path: Path) -> None:
@@ -216,12 +212,8 @@ class FolderReport:
         """
         fit = self._likeliest(name)
         path = path.expanduser().resolve()
-        try:
+        with storage.writing(path, "--list"):
             counts = write_list(path, self._inventory, fit, shares, self._smallest)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror or error}): choose another --list"
-            ) from error
         listed = ", ".join(f"{count} to {split}" for split, count in sorted(counts.items()))
         print(shown(f"written: {path}, {listed}"))
         print(shown(f"  {_command(path, fit, self._side)}"))

@@ -159,10 +159,8 @@ class RunEvaluator:
             self._log(f"warning: {line}")
 
     def _write_steps(self, measured: MeasuredSteps) -> None:
-        try:
+        with storage.writing(self._folder, "--output"):
             measured.write(self._folder / FILE)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
 
     def _write(self, record: Record, sheets: dict[str, Sheet], *, keep: bool = True) -> None:
         write_results(self._folder, record, sheets, self._size, keep=keep)
@@ -184,7 +182,7 @@ def write_results(
       UserError: the folder cannot be written.
     """
     metrics = Path(EVALUATION_FILE).name
-    try:
+    with storage.writing(folder, "--output"):
         if keep:
             _keep_others(folder, record, [metrics, *(f"{name}.png" for name in sheets)])
         text = json.dumps(sealed.seal(record), indent=2, sort_keys=True)
@@ -199,8 +197,6 @@ def write_results(
                 footer=sheet.footer,
                 wheel_magnitude=sheet.wheel_magnitude,
             )
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     for name in sheets:
         print(f"sheet: {folder / name}.png")
 
@@ -225,9 +221,3 @@ def _step_and_factor(record: Record) -> str:
 
 def _score(run: Run, record: Record) -> str:
     return f"{run.best_by} {record['scalars'][run.best_by.removeprefix(TEST)]:.6g}"
-
-
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{folder} cannot be written ({error.strerror or error}): choose another --output"
-    )

@@ -169,13 +169,11 @@ def classifier_bundle(
 @contextlib.contextmanager
 def _written(folder: Path) -> Iterator[Path]:
     """Yields a local folder to write a bundle to; uploads it if ``folder`` is in a bucket."""
-    try:
-        with storage.written_locally(folder, last=(bundles.CONFIG,)) as local:
-            yield local
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}): choose another --output"
-        ) from error
+    with (
+        storage.writing(folder, "--output"),
+        storage.written_locally(folder, last=(bundles.CONFIG,)) as local,
+    ):
+        yield local
 
 
 def _domains(

@@ -208,7 +208,7 @@ class _Session:
 
     Attributes:
       config: of the run.
-      task: what is trained.
+      task: of the run.
       replicas: its devices.
       checkpointer: of the run.
       say: prints a line.
@@ -313,12 +313,8 @@ def _lock(workdir: str, held: contextlib.ExitStack) -> str | None:
     """Locks a folder on a disk against other trainings; returns a warning if it cannot."""
     if storage.scheme(workdir) is not None:
         return None
-    try:
+    with storage.writing(workdir, "--workdir"):
         return held.enter_context(locks.held(storage.to_path(workdir) / _LOCK_FILE, "trains"))
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder"
-        ) from error
 
 
 def _devices_in_words(count: int) -> str:

@@ -1,15 +1,15 @@
-"""Which file ``translate`` writes for which image, decided before anything is read or written.
+"""Decides which file ``translate`` writes for which image, before anything is read or written.
 
-A translation has the name of its image, with the suffix of its format. Where two images would be
-written to one file, or a map would take the file of another image, these images keep their suffix
-as well: ``a.jpg`` and ``a.png`` become ``a.jpg.png`` and ``a.png.png``. Names that differ in case
-or Unicode form alone are one name here, as they are on many file systems.
+An output has the name of its image, with the suffix of its format. If two images would get the same
+output, or a map the name of another image's output, these images keep their suffix as well:
+``a.jpg`` and ``a.png`` become ``a.jpg.png`` and ``a.png.png``. Names that differ only in case or
+Unicode form are equal, as they are on many file systems.
 """
 
 import collections
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -21,19 +21,19 @@ from warp_translate.serving.batch_translate import Job
 OutputFormat = Literal["png", "jpeg", "webp", "same"]
 
 STANDARD = "-"
-"""What stands for standard input and output."""
+"""Standard input or output."""
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be written.
+    """The files to write.
 
     Attributes:
-      jobs: the images and where their translations go.
-      folder: where all of them go; None for one file or standard output.
-      passed_over: what is in the folders of images and is not translated, for people.
+      jobs: the images and their outputs.
+      folder: of all outputs; None for one file or standard output.
+      passed_over: files and folders beside the images that are not translated, as text.
       folders_passed_over: whether there are folders among them.
     """
 
@@ -55,155 +55,128 @@ def plan_outputs(
 
     Args:
       inputs: images and folders of images, or ``-`` for standard input.
-      output: a folder; for one image a file whose suffix tells a format, or ``-``.
-      form: the format of the outputs; None for that of a file, else PNG. "same" is that of the
-        image's suffix, and PNG where images cannot be written so.
-      maps: names of the maps that are written too.
-      recursive: whether the folders in folders of images are taken too.
+      output: a folder; for one image a file with the suffix of a format, or ``-``.
+      form: format of the outputs; None for that of a file, else PNG. "same" is that of the image's
+        suffix, or PNG if images cannot be written in it.
+      maps: names of the maps to write.
+      recursive: whether to include subfolders.
 
     Returns:
       The plan.
 
     Raises:
-      UserError: there is no image, two of them cannot be told apart by their names, an image would
-        be overwritten, or the output is not what the inputs need.
+      UserError: there is no image, names are not distinct, an image would be overwritten, or the
+        output does not suit the inputs.
     """
     if STANDARD in inputs and len(inputs) > 1:
-        raise UserError("--input=- is one picture from standard input: give no other beside it")
-    if output == STANDARD or (_names_file(output) and not Path(output).is_dir()):
-        return _one_output(inputs, output, form, maps)
+        raise UserError("--input=- is one image from standard input: omit the other inputs")
+    names_file = PurePath(output).suffix.lower() in SUFFIXES and not output.endswith(("/", os.sep))
+    if output == STANDARD or (names_file and not Path(output).is_dir()):
+        return _plan_one(inputs, output, form, maps)
+    folder = Path(output)
     if STANDARD in inputs:
         raise UserError(
-            f"--input=- has no name to give a file in --output={output}: name the file, such as "
-            f"--output={Path(output) / 'one.png'}, or take --output=- for standard output"
+            f"--input=- has no name for a file in --output={output}: name the file, such as "
+            f"--output={folder / 'one.png'}, or use --output=- for standard output"
         )
-    folder = Path(output)
     passed_over: list[str] = []
-    folders_passed_over = False
-    images: dict[tuple[Path, PurePath], None] = {}  # Of what is named twice one.
+    has_folders = False
+    images: dict[tuple[Path, PurePath], None] = {}  # Without duplicates.
     for name in inputs:
         source = Path(name)
         if not source.is_dir():
-            _check_there(source)
+            _check_exists(source)
             images[source, PurePath(source.name)] = None
             continue
         if folder.is_dir() and folder.samefile(source):
             raise _overwrites(output)
-        found = _Found(recursive)
-        found.look_into(source, folder)
-        passed_over += [f"{shown(source / each)}{why}" for each, why in found.passed_over]
-        folders_passed_over |= found.folders_passed_over
-        if not found.images:
-            hint = "; --recursive looks into its folders" if found.folders_passed_over else ""
+        found, others, contains_folders = _find(source, folder, recursive)
+        passed_over += [f"{shown(source / each)}{why}" for each, why in others]
+        has_folders |= contains_folders
+        if not found:
+            hint = "; --recursive includes its folders" if contains_folders else ""
             raise UserError(
                 f"{shown(source)} holds no image: put {', '.join(SUFFIXES)} files in it{hint}"
             )
         own = PurePath(Path(os.path.abspath(source)).name if len(inputs) > 1 else "")
-        for each in sorted(found.images, key=lambda path: path.as_posix()):
+        for each in sorted(found, key=lambda path: path.as_posix()):
             images[source / each, own / each] = None
     sources, names = zip(*images, strict=True)
-    targets = _unique(sources, names, form or "png", maps)
-    jobs = [Job(*pair) for pair in zip(sources, (folder / each for each in targets), strict=True)]
+    targets = _distinct(sources, names, form or "png", maps)
+    jobs = [Job(source, folder / each) for source, each in zip(sources, targets, strict=True)]
     _check_overwriting(jobs, maps, output)
-    return Plan(jobs, folder, passed_over, folders_passed_over)
+    return Plan(jobs, folder, passed_over, has_folders)
 
 
-def _names_file(output: str) -> bool:
-    return PurePath(output).suffix.lower() in SUFFIXES and not output.endswith(("/", os.sep))
-
-
-def _one_output(
+def _plan_one(
     inputs: Sequence[str], output: str, form: OutputFormat | None, maps: Sequence[str]
 ) -> Plan:
-    """The plan for a file or standard output."""
+    """Returns the plan for a file or standard output."""
     flag = f"--output={shown(output)}"
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
-        what = f"{len(inputs)} inputs" if len(inputs) > 1 else "a folder of pictures"
-        raise UserError(f"{flag} is for one picture, and there is {what}: give a folder")
+        given = f"{len(inputs)} inputs" if len(inputs) > 1 else "a folder of images"
+        raise UserError(f"{flag} is for one image, not for {given}: give a folder")
     source = None if inputs[0] == STANDARD else Path(inputs[0])
     if source is not None:
-        _check_there(source)
+        _check_exists(source)
     if output == STANDARD:
         if maps:
             raise UserError(f"--maps={','.join(maps)} needs files: give --output=FILE or a folder")
         return Plan([Job(source, None)], None, [])
-    target = Path(output)
-    suffix = target.suffix.lower()
+    suffix = PurePath(output).suffix.lower()
     if suffix not in FORMAT_OF:
-        raise UserError(
-            f"{flag}: pictures are not written as {suffix}; take one of {', '.join(FORMAT_OF)}"
-        )
+        raise UserError(f"{flag}: cannot write {suffix}; use one of {', '.join(FORMAT_OF)}")
     if form not in (None, FORMAT_OF[suffix]):
-        raise UserError(f"{flag} and --format={form} contradict each other: leave one out")
-    jobs = [Job(source, target)]
+        raise UserError(f"{flag} and --format={form} contradict each other: omit one")
+    jobs = [Job(source, Path(output))]
     _check_overwriting(jobs, maps, output)
     return Plan(jobs, None, [])
 
 
-def _check_there(source: Path) -> None:
+def _check_exists(source: Path) -> None:
     if not source.exists():
         raise UserError(f"{shown(source)}: there is no such file; check the path")
 
 
-class _Found:
-    """What is in a folder of images; every folder is looked into once, however it is reached."""
+def _find(
+    root: Path, output: Path, recursive: bool
+) -> tuple[list[Path], list[tuple[Path, str]], bool]:
+    """Returns the images, other entries with a reason, and whether any of these is a folder.
 
-    def __init__(self, recursive: bool) -> None:
-        self._recursive = recursive
-        self._seen: set[tuple[int, int]] = set()
-        self.images: list[Path] = []
-        self.passed_over: list[tuple[Path, str]] = []
-        self.folders_passed_over = False
-
-    def look_into(self, root: Path, output: Path) -> None:
-        """Looks into a folder; hidden files and the folder of the outputs do not count.
-
-        Args:
-          root: the folder; what is found is told by the path from there.
-          output: where the translations go.
-
-        Raises:
-          UserError: a folder cannot be listed.
-        """
-        if output.is_dir():
-            self._seen.add(_identity(output))
-        self._seen.add(_identity(root))
-        # Links come last: a folder that is there itself keeps the name that it has there.
-        folders, links = [Path()], collections.deque[Path]()
-        while folders:
-            current = folders.pop()
-            for name in _listed(root / current):
-                path = current / name
-                if name.startswith("."):
-                    continue
-                if not os.path.isdir(root / path):
-                    self._file(root, path)
-                elif not self._recursive:
-                    self.folders_passed_over = True
-                    self.passed_over.append((path, "/"))
-                elif os.path.islink(root / path):
-                    links.append(path)
+    Visits each folder once, however many links lead to it, and neither hidden entries nor the
+    folder of the outputs.
+    """
+    seen = {_identity(output)} if output.is_dir() else set()
+    images: list[Path] = []
+    others: list[tuple[Path, str]] = []
+    has_folders = False
+    # Links last: a folder that is below the root gets its own name, not that of a link.
+    folders, links = [Path()], collections.deque[Path]()
+    while folders or links:
+        current = folders.pop() if folders else links.popleft()
+        identity = _identity(root / current)
+        if identity in seen:
+            if (root / current).is_symlink():
+                others.append((current, " (a link to a folder that is included already)"))
+            continue
+        seen.add(identity)
+        for name in _listed(root / current):
+            path, full = current / name, root / current / name
+            if name.startswith("."):
+                continue
+            if full.is_dir():
+                if recursive:
+                    (links if full.is_symlink() else folders).append(path)
                 else:
-                    self._enter(root, path, folders)
-            while links and not folders:
-                self._enter(root, links.popleft(), folders)
-
-    def _enter(self, root: Path, path: Path, folders: list[Path]) -> None:
-        identity = _identity(root / path)
-        if identity in self._seen:
-            if os.path.islink(root / path):
-                self.passed_over.append((path, " (a link to a folder that is taken already)"))
-            return
-        self._seen.add(identity)
-        folders.append(path)
-
-    def _file(self, root: Path, path: Path) -> None:
-        if not os.path.exists(root / path):
-            self.passed_over.append((path, " (a broken link)"))
-        elif path.suffix.lower() in SUFFIXES and os.path.isfile(root / path):
-            self.images.append(path)
-        else:
-            self.passed_over.append((path, ""))
+                    has_folders = True
+                    others.append((path, "/"))
+            elif not full.exists():
+                others.append((path, " (a broken link)"))
+            elif path.suffix.lower() in SUFFIXES and full.is_file():
+                images.append(path)
+            else:
+                others.append((path, ""))
+    return images, others, has_folders
 
 
 def _listed(folder: Path) -> list[str]:
@@ -211,7 +184,7 @@ def _listed(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError as error:
         raise UserError(
-            f"{shown(folder)} cannot be listed ({error.strerror}); check who may read it"
+            f"{shown(folder)} cannot be listed ({error.strerror}); check its permissions"
         ) from error
 
 
@@ -220,21 +193,21 @@ def _identity(path: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def _unique(
+def _distinct(
     sources: Sequence[Path], names: Sequence[PurePath], form: OutputFormat, maps: Sequence[str]
 ) -> list[PurePath]:
-    """Names for the translations, none of which is that of another file that is written.
+    """Returns names of outputs that are distinct from each other and from maps.
 
     Args:
       sources: the images, for messages.
-      names: their paths from the folder that they are found in.
-      form: the format of the translations.
-      maps: names of the maps that are written too.
+      names: their paths relative to the folder of the outputs.
+      form: format of the outputs.
+      maps: names of the maps to write.
 
     Raises:
       UserError: there are none, because images have the same name.
     """
-    long: set[int] = set()  # Those that keep the image's suffix.
+    long: set[int] = set()  # Images that keep their suffix.
     while True:
         targets = [_target(name, form, place in long) for place, name in enumerate(names)]
         owners = collections.defaultdict[str, set[int]](set)
@@ -247,24 +220,22 @@ def _unique(
         if clashing <= long:
             break
         long |= clashing
-    if clashes:
-        first, *others = sorted(clashes[0])
-        if not others:
-            raise UserError(
-                f"{shown(sources[first])} would be written to {shown(targets[first])}, which is a "
-                "folder of other outputs: rename it"
-            )
-        one, two = targets[first], targets[others[0]]
-        where = (
-            f"{shown(one)}"
-            if one == two
-            else f"{shown(one)} and {shown(two)}, which many file systems take for one name"
-        )
+    if not clashes:
+        return targets
+    first, *others = sorted(clashes[0])
+    if not others:
         raise UserError(
-            f"{shown(sources[first])} and {shown(sources[others[0]])} would be written to {where}: "
-            "rename one, or translate them into two folders"
+            f"{shown(sources[first])} would be written to {shown(targets[first])}, which is a "
+            "folder of other outputs: rename it"
         )
-    return targets
+    one, two = targets[first], targets[others[0]]
+    where = shown(one)
+    if one != two:
+        where += f" and {shown(two)}, which are equal on many file systems"
+    raise UserError(
+        f"{shown(sources[first])} and {shown(sources[others[0]])} would be written to {where}: "
+        "rename one, or translate them into two folders"
+    )
 
 
 def _target(name: PurePath, form: OutputFormat, long: bool) -> PurePath:
@@ -276,13 +247,12 @@ def _target(name: PurePath, form: OutputFormat, long: bool) -> PurePath:
 
 
 def _key(path: PurePath) -> str:
-    """Equal for paths that a file system may take for one."""
+    """Returns a key that is equal for names that a file system may not distinguish."""
     folded = unicodedata.normalize("NFD", path.as_posix()).casefold()
     return unicodedata.normalize("NFC", folded)
 
 
-def _check_overwriting(jobs: Iterable[Job], maps: Sequence[str], output: str) -> None:
-    jobs = list(jobs)
+def _check_overwriting(jobs: Sequence[Job], maps: Sequence[str], output: str) -> None:
     inputs = {_identity(job.source) for job in jobs if job.source is not None}
     for job in jobs:
         for file in job.files(maps):
