@@ -37,7 +37,7 @@ def commands():
 
 
 def test_every_command_is_shown():
-    """That their flags exist is tested in tests/cli/test_wrong_commands.py."""
+    """That their flags exist is tested in tests/cli/test_mistakes.py."""
     assert {words[0] for words in commands()} == set(COMMANDS)
 
 

@@ -587,14 +587,14 @@ def _not_bundles(places: Places) -> Iterator[tuple[str, tuple[str, ...]]]:
         changed = json.dumps(content | {"architecture": architecture})
         texts[f"architecture {key}"] = (changed, f"architecture.{key}")
     for name, (text, culprit) in texts.items():
-        folder = places.copy(places.bundle, name)
+        folder = places.copy(places.bundle, f"bundle {name}")
         (folder / "config.json").write_text(text)
         yield str(folder), (culprit,)
     for file in content["files"]:
-        folder = places.copy(places.bundle, f"gone_{file}")
+        folder = places.copy(places.bundle, f"bundle without {file}")
         (folder / file).unlink()
         yield str(folder), (file,)
-        folder = places.copy(places.bundle, f"cut_{file}")
+        folder = places.copy(places.bundle, f"bundle with half {file}")
         cut([folder / file])
         yield str(folder), (file,)
     yield places.bundle, ("model.onnx",)  # Its checksum is right, its content is not ONNX.

@@ -143,6 +143,6 @@ for _ in {1..100}; do
   sleep 0.2
 done
 await "resuming from the checkpoint of step $saved "
-await 'trained; look at it'
+await 'trained; evaluate with'
 [[ $(steps | tail -1) == 600 ]]
 echo "went on and finished"

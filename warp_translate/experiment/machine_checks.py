@@ -174,42 +174,40 @@ def _nvidia_gpus() -> str:
     return ", ".join(found)
 
 
-class _Photographs:
+class _Decoded(list[Any]):
     """Pairs of JPEG files in memory, decoded on access like those of a prepared data set."""
 
-    def __init__(self, side: int, count: int = 16) -> None:
+    def __getitem__(self, index: Any) -> dict[str, Any]:
         import cv2
 
-        self._cv2 = cv2
-        rng = np.random.default_rng(0)
-        self._files = []
-        for _ in range(2 * count):
-            coarse = rng.integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
-            image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-            self._files.append(cv2.imencode(".jpg", image)[1])
-
-    def __len__(self) -> int:
-        return len(self._files) // 2
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        files = self._files[2 * index : 2 * index + 2]
-        source, target = (self._cv2.imdecode(file, self._cv2.IMREAD_COLOR) for file in files)
-        assert source is not None and target is not None
-        return {"source": source, "target": target}
+        pair = super().__getitem__(index).items()
+        return {name: cv2.imdecode(file, cv2.IMREAD_COLOR) for name, file in pair}
 
 
-def _batches(side: int, load_side: int, batch: int, photograph: int) -> Iterator[Any]:
+def _photographs(side: int, count: int = 16) -> _Decoded:
+    import cv2
+
+    def encoded(coarse: np.ndarray) -> Any:
+        image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+        return cv2.imencode(".jpg", image)[1]
+
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (count, 2, side // 16, side // 16, 3), dtype=np.uint8)
+    return _Decoded({"source": encoded(a), "target": encoded(b)} for a, b in noise)
+
+
+def _batches(side: int, load_side: int, batch: int) -> Iterator[Any]:
     from warp_translate.data.augment import JointAugment
     from warp_translate.data.pipeline import train_batches
 
-    source: Any = _Photographs(photograph)
+    source: Any = _photographs(load_side)
     augment = JointAugment(size=side, load_size=load_side)
     return train_batches(source, augment, global_batch=batch, seed=0, start_step=0)
 
 
 def reading() -> Finding:
     """Measures how many pairs per second are decoded and augmented."""
-    batches = _batches(256, _PHOTOGRAPH, 8, _PHOTOGRAPH)
+    batches = _batches(256, _PHOTOGRAPH, 8)
     next(batches)  # Starts the threads.
     begin, count = time.monotonic(), 0
     while (seconds := time.monotonic() - begin) < _SECONDS_OF_READING:
@@ -251,7 +249,7 @@ def training() -> Finding:
     replicas = Replicas(None)
     state = replicas.initial(_initial_state())
     step = replicas.map(_training().step)
-    batches = _batches(_SIDE, _LOAD_SIDE, 2 * replicas.count, _LOAD_SIDE)
+    batches = _batches(_SIDE, _LOAD_SIDE, 2 * replicas.count)
     seconds = []
     for _ in range(2):
         placed = replicas.place_batches([next(batches)])
@@ -317,7 +315,7 @@ def export() -> Finding:
             provenance={},
             files={},
         )
-        image = _Photographs(_SIDE, 1)[0]["source"]
-        found = write_bundle(bundle, generator, _initial_state().generator.ema, [image])
+        images = [_photographs(_SIDE, 1)[0]["source"]]
+        found = write_bundle(bundle, generator, _initial_state().generator.ema, images)
     worst = max(parity.largest for parity in found.values())
     return Finding("ok", f"{', '.join(found)}: at most {worst} of 255 from the network")
