@@ -312,7 +312,7 @@ _UNSUITABLE = (
     *(("method.factor", "3", "data.size"), ("discriminator.layers", "9", "data.size")),
     *(("data.load_size", "8", "data.load_size"), ("finetune.source", "none", "finetune.source")),
     *(("data.name", "openmoji_gendr", "data.name"), ("optim.warmup_steps", "4", "optim.warmup_")),
-    *(("data.name", "paired_folder", "data."), ("data.root", "none", "data.root")),
+    *(("data.name", "paired_folder", "data."),),
     *(("training.steps_per_call", "3", "training.steps_per_call"), ("data.scale", "big", "data.s")),
     *(("evaluation.best_metric", "test/output/l2", "evaluation.best_metric"),),
     *(("evaluation.extractor", "none.onnx", "evaluation.extractor"),),
@@ -338,7 +338,10 @@ _OUT_OF_RANGE = {
     "(0,)": "evaluation.factors",
     "man,man": "classifier.domains",
 }
-_FREE_TEXT = {"finetune.freeze", "finetune.freeze_discriminator", "finetune.source", "data.dir"}
+_FREE_TEXT = {
+    *("finetune.freeze", "finetune.freeze_discriminator", "finetune.source", "data.dir"),
+    "classifier.domains",
+}
 
 
 def configuration(rng: random.Random, places: Places) -> Mistakes:

@@ -174,33 +174,35 @@ def _nvidia_gpus() -> str:
     return ", ".join(found)
 
 
-class _Decoded(list[Any]):
+class _Photographs:
     """Pairs of JPEG files in memory, decoded on access like those of a prepared data set."""
 
-    def __getitem__(self, index: Any) -> dict[str, Any]:
+    def __init__(self, side: int, count: int = 16) -> None:
         import cv2
 
-        pair = super().__getitem__(index).items()
-        return {name: cv2.imdecode(file, cv2.IMREAD_COLOR) for name, file in pair}
+        def encoded(coarse: np.ndarray) -> Any:
+            image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+            return cv2.imencode(".jpg", image)[1]
 
+        rng = np.random.default_rng(0)
+        noise = rng.integers(0, 256, (count, 2, side // 16, side // 16, 3), dtype=np.uint8)
+        self._files = [{"source": encoded(a), "target": encoded(b)} for a, b in noise]
 
-def _photographs(side: int, count: int = 16) -> _Decoded:
-    import cv2
+    def __len__(self) -> int:
+        return len(self._files)
 
-    def encoded(coarse: np.ndarray) -> Any:
-        image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-        return cv2.imencode(".jpg", image)[1]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import cv2
 
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (count, 2, side // 16, side // 16, 3), dtype=np.uint8)
-    return _Decoded({"source": encoded(a), "target": encoded(b)} for a, b in noise)
+        files = self._files[index].items()
+        return {name: cv2.imdecode(file, cv2.IMREAD_COLOR) for name, file in files}
 
 
 def _batches(side: int, load_side: int, batch: int) -> Iterator[Any]:
     from warp_translate.data.augment import JointAugment
     from warp_translate.data.pipeline import train_batches
 
-    source: Any = _photographs(load_side)
+    source: Any = _Photographs(load_side)
     augment = JointAugment(size=side, load_size=load_side)
     return train_batches(source, augment, global_batch=batch, seed=0, start_step=0)
 
@@ -315,7 +317,7 @@ def export() -> Finding:
             provenance={},
             files={},
         )
-        images = [_photographs(_SIDE, 1)[0]["source"]]
+        images = [_Photographs(_SIDE, 1)[0]["source"]]
         found = write_bundle(bundle, generator, _initial_state().generator.ema, images)
     worst = max(parity.largest for parity in found.values())
     return Finding("ok", f"{', '.join(found)}: at most {worst} of 255 from the network")
