@@ -1,8 +1,11 @@
 """Installation of warp_translate."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+_INIT = Path(__file__).parent / "warp_translate/__init__.py"
 
 # jax 0.11 needs Python 3.12; on 3.11 the range gives 0.10.2. Both are supported.
 _JAX = "jax{extra}>=0.10.2,<0.12"
@@ -77,7 +80,7 @@ _RAY = [
 
 setup(
     name="warp-translate",
-    version="0.1.0",
+    version=re.findall('__version__ = "(.*)"', _INIT.read_text(encoding="utf-8"))[0],
     description="Image-to-image translation that is cheap at any resolution, in JAX and Flax",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -110,7 +110,7 @@ FAULTS = (
           '"image_pool", state.step, device_index(axis_name))', '"image_pool", state.step)',
           ("training/test_cycle_step.py", "training/test_cycle_parallel.py")),
     # Checkpoints, data and evaluation.
-    Fault("pool-not-restored", "warp_translate/cli/train.py",
+    Fault("pool-not-restored", "warp_translate/experiment/train.py",
           "state = replicas.from_global(restored)\n", "state = replicas.from_global(restored)\n"
           '        if hasattr(first, "pool_a"):\n'
           "            state = state.replace(pool_a=replicas.initial(first).pool_a)\n",
@@ -118,8 +118,9 @@ FAULTS = (
     Fault("worst-step-kept", "warp_translate/training/checkpoint.py",
           "return -math.inf if found is None else found",
           "return -math.inf if found is None else -found", ("training/test_checkpoint.py",)),
-    Fault("data-from-the-start", "warp_translate/cli/train.py", "batches=task.batches(start_step)",
-          "batches=task.batches(0)", ("cli/test_restarts.py", "cli/test_processes.py")),
+    Fault("data-from-the-start", "warp_translate/experiment/train.py",
+          "batches=task.batches(start_step)", "batches=task.batches(0)",
+          ("cli/test_restarts.py", "cli/test_processes.py")),
     Fault("changes-not-checked", "warp_translate/experiment/run_config.py",
           "        _check(changes, workdir, step, accept)\n", "",
           ("experiment/test_run_config.py",)),

@@ -90,8 +90,8 @@ def make(work: Path) -> None:
     from absl.testing import flagsaver
     from PIL import Image
 
-    from warp_translate.cli import export, train
-    from warp_translate.experiment import build
+    from warp_translate.cli import export as export_command
+    from warp_translate.experiment import build, export, train
     from warp_translate.serving import bundle, latency_model
     from warp_translate.serving import export as serving_export
     from warp_translate.serving.engine import OnnxEngine
@@ -108,9 +108,9 @@ def make(work: Path) -> None:
     export.PARITY_IMAGES = 2
     serving_export.PARITY_SIZES = ((64, 64), (65, 47), (33, 70))
     flags.FLAGS(["flips"])
-    flagged = {"workdir": str(work / "run"), "output": str(work / "bundles"), "factors": ["2"]}
+    flagged = {"workdir": str(work / "run"), "output": str(work / "bundles"), "factors": [2]}
     with flagsaver.flagsaver(source="a", target="b", bundle_name="bundle", **flagged):
-        export.main(["export"])
+        export_command.main(["export"])
     (work / "bundles" / "bundle").rename(work / "bundle")
     model = latency_model.calibrate(
         OnnxEngine(bundle.read(work / "bundle")), sizes=((16, 16), (32, 48))
@@ -124,8 +124,7 @@ def resumed(run: Path) -> list[Any]:
     """The whole state with which a training goes on; here it is at its end."""
     import jax
 
-    from warp_translate.cli import train
-    from warp_translate.experiment import build
+    from warp_translate.experiment import build, train
 
     build.step_flops = lambda config, state: None
     train.loop.run = lambda state, *_, **__: state  # From an older step it would go on with steps.

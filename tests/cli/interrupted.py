@@ -1,15 +1,16 @@
-"""``warp-translate train`` that sends itself a signal at a chosen step, on however slow a machine.
+"""``warp-translate train`` that sends itself a signal at a given step.
 
-With ``INTERRUPT=KILL:10:0.2`` in the environment it sends SIGKILL 0.2 s after the save of step 10
-has begun, with ``TERM:10:0`` SIGTERM at once. A process that is to be killed waits for the signal
-before its fourth later save, so that it never finishes.
+``INTERRUPT=KILL:10:0.2`` in the environment sends SIGKILL 0.2 s after the save of step 10 begins,
+``TERM:10:0`` sends SIGTERM at once. Before a KILL the process waits at its fourth later save, so
+that it never finishes, on any machine.
 """
 
 import os
 import signal
 import threading
 
-from warp_translate.cli import train
+from warp_translate.cli import program, train
+from warp_translate.experiment import build
 from warp_translate.training.checkpoint import Checkpointer
 
 
@@ -34,6 +35,5 @@ if __name__ == "__main__":
     if "INTERRUPT" in os.environ:
         name, step, seconds = os.environ["INTERRUPT"].split(":")
         _arm(name, int(step), float(seconds))
-    # Counting a step's operations traces it once more, and nobody looks at the rate here.
-    train.build.step_flops = lambda *_: None
-    train.run()
+    build.step_flops = lambda *_: None  # It traces the step once more.
+    program.run(train.main, train.COMMAND)

@@ -1,4 +1,4 @@
-"""Commands of one or several processes with pretended devices, and the state that they leave."""
+"""Commands of one or several processes with virtual devices, and the state that they write."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from warp_translate.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10
-PATIENCE = 400  # Seconds until a process counts as hanging, on however slow a machine.
+PATIENCE = 400  # Seconds until a process counts as hanging.
 SETTINGS = {
     "paired": ["generator.width=4", "discriminator.width=4"],
-    # One example per device fills its image pool soon; augmentation draws random numbers.
+    # One example per device fills the image pool fast; augmentation draws random numbers.
     "cycle": [
         *["generator.width=4", "discriminator.width=4", "method.pool_size=2"],
         *["adversary.colour=0.5", "adversary.cutout=0.5", "evaluation.extractor="],
@@ -89,7 +89,7 @@ class Processes:
             for process in self.processes:
                 process.kill()
 
-    def said(self):
+    def printed(self):
         return "\n".join(log.read_text() for log in self.logs)
 
 
@@ -111,7 +111,7 @@ def complete_steps(workdir):
 
 
 def losses(workdir):
-    """Every number of training by step and name; of a step that was logged twice, the later."""
+    """Returns every training metric by step and name; the later of two for the same step."""
     found = {}
     for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -126,7 +126,7 @@ def final_state(workdir, step):
     training = build.training(config)
     shapes = jax.eval_shape(lambda: build.initial_state(training, config))
     reader = Checkpointer(workdir, score=lambda metrics: None, read_only=True)
-    # For the devices of this process: beyond those that the run had, empty parts.
+    # For the devices of this process; those that the run did not have get empty parts.
     target = build.replicas(training, config).abstract(shapes)
     saved = reader.restore(step, target)
     reader.close()

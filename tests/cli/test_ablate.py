@@ -1,3 +1,5 @@
+"""``warp-translate ablate``: jobs with fake commands, and one sweep with real ones."""
+
 import io
 import json
 import os
@@ -13,14 +15,14 @@ import pytest
 from experiments.ablations import bases
 from tests.evaluation.fake_runs import fusion_sweep, tiny_sheet
 from warp_translate import storage
-from warp_translate.cli import ablate, status
 from warp_translate.errors import UserError
+from warp_translate.experiment import ablation
 from warp_translate.experiment.runner import LOG_FILE, Outcome
 from warp_translate.experiment.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 
-# Stands for Python with the two commands: trains by writing a line, measures by writing a file.
+# Replaces Python: train writes a line, evaluate writes a file.
 FAKE = """#!/bin/bash
 for word in "$@"; do
   case "$word" in --workdir=*) folder=${word#--workdir=};; esac
@@ -61,26 +63,26 @@ def swept(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs a sweep with the fake commands, and returns what was said."""
+    """Runs a sweep with fake commands; returns the failures, the signal and what was printed."""
     fake = tmp_path / "python"
     fake.write_text(FAKE)
     fake.chmod(0o755)
-    monkeypatch.setattr(ablate.sys, "executable", str(fake))
+    monkeypatch.setattr(ablation.sys, "executable", str(fake))
 
     def run(sweep, folder, only=(), at_once=1):
-        chosen = ablate.choose(sweep, only, {})
+        chosen = ablation.choose(sweep, only, {})
         jobs = [
-            ablate.job(folder / each.name, each.flags("x.py", str(folder)), 7) for each in chosen
+            ablation.job(folder / each.name, each.flags("x.py", str(folder)), 7) for each in chosen
         ]
-        said = io.StringIO()
-        record = ablate.Record(folder, sweep, "x.py")
-        failed = ablate.run_all(jobs, record, at_once=at_once, stream=said)
-        return failed, said.getvalue()
+        stream = io.StringIO()
+        record = ablation.Record(folder, sweep, "x.py")
+        failed, stopped = ablation.run_all(jobs, record, at_once=at_once, stream=stream)
+        return failed, stopped, stream.getvalue()
 
     return run
 
 
-def test_every_run_is_trained_and_then_measured_at_its_last_step(swept, run, tmp_path):
+def test_every_run_is_trained_and_evaluated_at_its_last_step(swept, run, tmp_path):
     folder = tmp_path / "out"
     run(swept({"a": {"optim.lr": 0.5}, "b c": {}}, seeds=2), folder)
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
@@ -94,31 +96,31 @@ def test_every_run_is_trained_and_then_measured_at_its_last_step(swept, run, tmp
     assert evaluate == (f"-m warp_translate.cli.evaluate --workdir={folder}/a_seed=1 --step=latest")
 
 
-def test_what_is_complete_is_not_repeated_and_what_is_not_goes_on(swept, run, tmp_path):
+def test_complete_runs_are_skipped_and_others_resume(swept, run, tmp_path):
     folder, sweep = tmp_path / "out", swept({"a": {}, "b": {"seed": 3}})
     run(sweep, folder)
     (folder / "b" / "evaluation" / "metrics.json").write_text('{"step": 5}')
-    failed, said = run(sweep, folder)
-    assert "b: resumed" in said and not failed
+    failed, _, printed = run(sweep, folder)
+    assert "b: resumed" in printed and not failed
     assert len((folder / "a" / "called").read_text().splitlines()) == 2
     assert len((folder / "b" / "called").read_text().splitlines()) == 4
 
 
-def test_a_failure_is_told_and_recorded_and_the_others_are_run(swept, run, tmp_path):
+def test_a_failure_is_recorded_and_the_other_runs_continue(swept, run, tmp_path):
     folder, sweep = tmp_path / "out", swept({"bad": {}, "good": {"seed": 3}})
     assert run(sweep, folder)[0] == ["bad"]
     assert (folder / "good" / "evaluation" / "metrics.json").exists()
     assert "it diverged" in (folder / "bad" / LOG_FILE).read_text()
     record = json.loads((folder / "sweep.json").read_text())
     assert record["failures"] == {"bad": "status 2: error: it diverged"}
-    # A second try that goes well is no failure any more.
+    # A start without the run keeps its failure.
     (folder / "bad").rename(folder / "b@d")
     other = swept({"better": {}, "good": {"seed": 3}})
     run(other, folder, only=["good"])
     assert json.loads((folder / "sweep.json").read_text())["failures"] == record["failures"]
 
 
-def test_runs_at_once_leave_each_other_memory_of_a_gpu(swept, run, tmp_path, monkeypatch):
+def test_runs_at_the_same_time_share_the_memory_of_a_gpu(swept, run, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
     sweep = swept({"one": {}, "two": {"seed": 1}})
@@ -133,7 +135,7 @@ def test_runs_at_once_leave_each_other_memory_of_a_gpu(swept, run, tmp_path, mon
     assert found("as the user has it", 2) == {"true\n"}
 
 
-def test_the_runs_share_what_they_compile_while_they_run(swept, run, tmp_path, monkeypatch):
+def test_runs_share_a_temporary_compilation_cache(swept, run, tmp_path, monkeypatch):
     sweep = swept({"one": {}, "two": {"seed": 1}})
 
     def found(folder):
@@ -147,7 +149,7 @@ def test_the_runs_share_what_they_compile_while_they_run(swept, run, tmp_path, m
     assert not found("of its own").exists(), "it is left behind"
 
 
-def test_the_record_tells_the_report_what_was_run(swept, run, tmp_path):
+def test_the_record_has_variants_and_time(swept, run, tmp_path):
     folder = tmp_path / "out"
     sweep = swept({"a": {"optim.lr": 0.5}, "b": {}}, seeds=2)
     run(sweep, folder, only=["a"])
@@ -164,16 +166,16 @@ def test_the_record_tells_the_report_what_was_run(swept, run, tmp_path):
 
 
 @pytest.mark.full
-def test_what_was_measured_becomes_a_table_and_a_page(tmp_path, capsys):
+def test_results_are_collected_as_a_table_and_a_page(tmp_path, capsys):
     fusion_sweep(tmp_path / "out", factors=(2,), seeds=1, sheet=tiny_sheet)
-    ablate.collect(f"{tmp_path}/out/")
-    said = capsys.readouterr()
-    assert said.out.startswith("| ") and "full, factor 2" in said.out
+    ablation.collect(f"{tmp_path}/out/")
+    printed = capsys.readouterr().out
+    assert printed.startswith("| ") and "full, factor 2" in printed
     assert (tmp_path / "out" / "report" / "report.html").stat().st_size > 10_000
     assert f"--runs={tmp_path}/out/" in (tmp_path / "out" / "report" / "report.md").read_text()
 
 
-def test_a_signal_lets_what_runs_save_and_says_how_to_go_on(swept, run, tmp_path, monkeypatch):
+def test_a_signal_stops_the_runs_and_restores_its_handler(swept, run, tmp_path, monkeypatch):
     fake = Path(sys.executable)
     fake.write_text("#!/bin/bash\ntrap 'exit 42' TERM\ntouch up\nwhile :; do sleep 0.02; done\n")
     monkeypatch.chdir(tmp_path)
@@ -184,9 +186,7 @@ def test_a_signal_lets_what_runs_save_and_says_how_to_go_on(swept, run, tmp_path
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(SystemExit) as left:
-        run(swept({"a": {}, "b": {"seed": 3}}), tmp_path / "out")
-    assert left.value.code == status.INTERRUPTED
+    assert run(swept({"a": {}, "b": {"seed": 3}}), tmp_path / "out")[1] == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -194,56 +194,50 @@ def test_a_signal_lets_what_runs_save_and_says_how_to_go_on(swept, run, tmp_path
     ("only", "further", "message"),
     [
         (["c"], {}, "--only=c is no variant; there are: a; b"),
-        ([], {"optim.lr": 1.0}, "--config.optim.lr is set by the sweep itself"),
-        ([], {"seed": 1}, "--config.seed is set by the sweep itself"),
+        ([], {"optim.lr": 1.0}, "omit --config.optim.lr: the sweep sets it"),
+        ([], {"seed": 1}, "omit --config.seed: the sweep sets it"),
     ],
 )
-def test_mistakes_of_the_call_are_one_line(swept, only, further, message):
+def test_invalid_flags_are_named(swept, only, further, message):
     sweep = swept({"a": {"optim.lr": 0.5}, "b": {}}, seeds=2)
     with pytest.raises(UserError, match=message):
-        ablate.choose(sweep, only, further)
+        ablation.choose(sweep, only, further)
 
 
-def test_a_variant_that_cannot_be_built_is_named_before_anything_runs(swept, tiny_config):
+def test_an_invalid_variant_is_named_before_any_run(swept, tiny_config):
     sweep = swept({"fine": {}, "odd": {"method.factor": -1}})
     with pytest.raises(
         UserError, match=r"the variant 'odd' cannot be run: config\.method\.factor is -1"
     ):
-        ablate.prepare(tiny_config, sweep, {"fine", "odd"})
+        ablation.prepare(tiny_config, sweep, {"fine", "odd"})
     sweep = swept({"small": {"method.factor": 16}})
     with pytest.raises(UserError, match="the variant 'small' cannot be run: "):
-        ablate.prepare(tiny_config, sweep, {"small"})
+        ablation.prepare(tiny_config, sweep, {"small"})
 
 
-def test_a_folder_keeps_to_its_sweep(swept, tmp_path):
+def test_a_folder_belongs_to_one_sweep(swept, tmp_path):
     folder, sweep = tmp_path / "out", swept({"a": {}})
-    ablate.Record(folder, sweep, "x.py")
-    ablate.Record(folder, sweep, "x.py")
-    with pytest.raises(UserError, match=r"holds the sweep of x\.py, not of y\.py: choose another"):
-        ablate.Record(folder, sweep, "y.py")
+    ablation.Record(folder, sweep, "x.py")
+    ablation.Record(folder, sweep, "x.py")
+    with pytest.raises(UserError, match=r"has the sweep of x\.py, not of y\.py: choose another"):
+        ablation.Record(folder, sweep, "y.py")
     (folder / "sweep.json").write_text("{")
     with pytest.raises(UserError, match="is no record of a sweep"):
-        ablate.Record(folder, sweep, "x.py")
+        ablation.Record(folder, sweep, "x.py")
 
 
-def test_of_two_runners_neither_forgets_what_the_other_saw_fail(swept, tmp_path):
+def test_two_runners_keep_the_failures_of_both(swept, tmp_path):
     folder, sweep = tmp_path / "out", swept({"a": {}, "b": {"seed": 3}})
-    one, other = (ablate.Record(folder, sweep, "x.py") for _ in range(2))
-    jobs = [ablate.job(folder / name, [], 7) for name in "ab"]
+    one, other = (ablation.Record(folder, sweep, "x.py") for _ in range(2))
+    jobs = [ablation.job(folder / name, [], 7) for name in "ab"]
     for record, job in zip((one, other), jobs, strict=True):
         record.ended(job, Outcome("failed", "it"))
     assert json.loads((folder / "sweep.json").read_text())["failures"] == {"a": "it", "b": "it"}
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_mistake(swept, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="choose another --workdir"):
-        ablate.Record(tmp_path / "file" / "out", swept({"a": {}}), "x.py")
-
-
 @pytest.mark.full
-def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(tmp_path, data_dir):
-    """For real: two variants of the smallest pairs, two at once, the runner killed once."""
+def test_after_a_kill_the_metrics_are_the_same(tmp_path, data_dir):
+    """Two variants of the smallest pairs at the same time; the runner is killed once."""
 
     def command(folder, *further):
         words = ["--config=experiments/ablations/fusion.py:runlocal", f"--workdir={folder}"]
@@ -276,10 +270,10 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(tmp_path
     assert [each["step"] for each in figures(cut)] == [4, 4]
 
 
-def test_a_run_in_a_bucket_is_judged_there_and_locked_here(bucket, swept, tmp_path):
+def test_a_run_in_a_bucket_has_a_local_lock_and_log(bucket, swept, tmp_path):
     folder = storage.to_path(f"{bucket}/sweep")
-    record = ablate.Record(folder, swept({"a": {}}), "swept.py")
-    job = ablate.job(folder / "a", ["--x"], 7)
+    record = ablation.Record(folder, swept({"a": {}}), "swept.py")
+    job = ablation.job(folder / "a", ["--x"], 7)
     assert job.folder.is_relative_to(tmp_path / "cache")
     assert f"--workdir={bucket}/sweep/a" in job.commands[1]
     assert not job.done() and job.progress() == 0
@@ -289,6 +283,6 @@ def test_a_run_in_a_bucket_is_judged_there_and_locked_here(bucket, swept, tmp_pa
     storage.write_whole(job.folder / LOG_FILE, "it diverged")
     record.ended(job, Outcome("failed", "status 2"))
     assert (folder / "a" / LOG_FILE).read_text() == "it diverged"
-    again = ablate.Record(folder, swept({"a": {}}), "swept.py")
+    again = ablation.Record(folder, swept({"a": {}}), "swept.py")
     again.write()
     assert json.loads((folder / "sweep.json").read_text())["failures"] == {"a": "status 2"}

@@ -1,4 +1,4 @@
-"""Runs, bundles and reports in buckets: what the commands do with them."""
+"""The commands with runs, bundles and reports in buckets."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def run(bucket, workdir):
     return f"{bucket}/runs/tiny"
 
 
-def said(call, *words, **values):
+def printed(call, *words, **values):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         call(*words, **values)
@@ -34,7 +34,7 @@ def said(call, *words, **values):
 @pytest.mark.full
 def test_a_run_in_a_bucket_is_evaluated_reported_and_translates(run, bucket, call, tmp_path):
     sheet = f"sheet: {run}/evaluation/sheet.png"
-    assert sheet in said(call, "evaluate", workdir=run, step="latest", rows=2)
+    assert sheet in printed(call, "evaluate", workdir=run, step="latest", rows=2)
     files = storage.files_below(storage.to_path(f"{run}/evaluation"))
     assert files == {"metrics.json", "sheet.png"}
     metrics = json.loads(storage.to_path(f"{run}/evaluation/metrics.json").read_text())
@@ -53,7 +53,7 @@ def test_a_run_in_a_bucket_is_evaluated_reported_and_translates(run, bucket, cal
 
 @pytest.mark.full
 def test_a_bundle_in_a_bucket_translates(run, bucket, call, tmp_path):
-    output = said(call, "export", workdir=run, output=f"{bucket}/bundles", factors=["2"])
+    output = printed(call, "export", workdir=run, output=f"{bucket}/bundles", factors=[2])
     assert f"{bucket}/bundles/man-woman: man to woman" in output
     write_image(tmp_path / "a.png", np.full((9, 7, 3), 90, np.uint8))
     call(
@@ -72,7 +72,7 @@ def test_a_bundle_in_a_bucket_translates(run, bucket, call, tmp_path):
         )
 
 
-def test_a_run_is_recorded_in_a_bucket_and_refused_with_another_configuration(bucket, tiny_config):
+def test_a_run_in_a_bucket_keeps_its_configuration(bucket, tiny_config):
     workdir = f"{bucket}/run"
     run_config.record(tiny_config, workdir, step=0)
     assert run_config.record(tiny_config, workdir, step=4) == {}
@@ -89,8 +89,8 @@ def test_a_run_is_recorded_in_a_bucket_and_refused_with_another_configuration(bu
 
 
 @pytest.mark.full
-def test_a_killed_run_goes_on_from_the_bucket(bucket, buckets, tmp_path, data_dir):
-    """Each start is on a machine that has nothing, the last but for the data in the bucket."""
+def test_a_killed_run_resumes_from_a_bucket(bucket, buckets, tmp_path, data_dir):
+    """Each start is on a new machine, the last with the data in the bucket."""
     steps = 40
     whole, cut, sets = tmp_path / "whole", f"{bucket}/runs/cut", f"{bucket}/sets"
 
@@ -108,13 +108,13 @@ def test_a_killed_run_goes_on_from_the_bucket(bucket, buckets, tmp_path, data_di
         )
 
     job = start(whole, data_dir, "first")
-    assert job.wait() == [0], job.said()
+    assert job.wait() == [0], job.printed()
     job = start(cut, sets, "second", interrupt={0: "KILL:10:0.3"})
-    assert job.wait() == [-signal.SIGKILL], job.said()
+    assert job.wait() == [-signal.SIGKILL], job.printed()
     left = checkpoint_sync.steps(storage.to_path(f"{cut}/checkpoints"))
     assert left and steps not in left
     job = start(cut, sets, "third")
-    assert job.wait() == [0], job.said()
+    assert job.wait() == [0], job.printed()
     jobs.assert_same_bits(whole, cut, steps)
     lines = storage.to_path(f"{cut}/metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line)["step"] for line in lines]
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_from_the_bucket(bucket, buckets, tmp_path, data_di
 
 @pytest.mark.full
 def test_two_processes_write_the_parts_of_a_checkpoint_to_gs(buckets, tmp_path, data_dir):
-    """On the disk and in the bucket the same bits, of what each device has for itself too."""
+    """The bits equal those on a disk, also of what each device has for itself."""
     local, remote, steps = tmp_path / "local", f"{buckets.new('gs')}/run", 4
     for workdir in (local, remote):
         job = jobs.train(
@@ -138,7 +138,7 @@ def test_two_processes_write_the_parts_of_a_checkpoint_to_gs(buckets, tmp_path, 
             settings=["training.save_every=2"],
             log=tmp_path / "log",
         )
-        assert job.wait() == [0, 0], job.said()
+        assert job.wait() == [0, 0], job.printed()
     assert sorted(checkpoint_sync.steps(storage.to_path(f"{remote}/checkpoints"))) == [2, steps]
     jobs.assert_same_bits(local, remote, steps)
 
@@ -147,5 +147,7 @@ def test_two_processes_write_the_parts_of_a_checkpoint_to_gs(buckets, tmp_path, 
 def test_two_processes_cannot_write_to_s3(buckets, tmp_path, data_dir):
     workdir = f"{buckets.new('s3')}/run"
     job = jobs.train("paired", workdir, data_dir, processes=2, steps=4, log=tmp_path / "log")
-    assert job.wait() == [2, 2], job.said()
-    assert job.said().count("several processes cannot write the parts of a checkpoint to s3") == 2
+    assert job.wait() == [2, 2], job.printed()
+    assert (
+        job.printed().count("several processes cannot write the parts of a checkpoint to s3") == 2
+    )

@@ -1,4 +1,4 @@
-"""The command on checkpoints of a finished run."""
+"""``warp-translate checkpoints`` on a finished run."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ def steps(folder):
     return {path.name for path in (folder / "checkpoints").iterdir()}
 
 
-def test_it_lists_what_each_takes_and_which_is_the_best(call, copied, capsys):
+def test_the_list_has_sizes_and_the_best_step(call, copied, capsys):
     call("checkpoints", workdir=str(copied))
     head, *rows, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["step", "MB", "test/output/l1"]
@@ -32,16 +32,16 @@ def test_it_lists_what_each_takes_and_which_is_the_best(call, copied, capsys):
     assert sum("best" in row for row in rows) == 1 and "latest" in rows[-1]
 
 
-def test_what_is_not_kept_is_removed(call, copied, capsys):
+def test_other_steps_are_removed(call, copied, capsys):
     call("checkpoints", workdir=str(copied), keep=["latest"])
     assert steps(copied) == {"4"}
-    said = capsys.readouterr()
-    assert "removed 1 of 2" in said.err and len(said.out.splitlines()) == 3
+    printed = capsys.readouterr()
+    assert "removed 1 of 2" in printed.err and len(printed.out.splitlines()) == 3
     call("checkpoints", workdir=str(copied), keep=["best", "4"])
     assert steps(copied) == {"4"}
 
 
-def test_a_step_that_is_none_removes_nothing(call, copied):
+def test_an_unknown_step_removes_nothing(call, copied):
     with pytest.raises(UserError, match=r"no checkpoint of step 3 .*there are: 2, 4"):
         call("checkpoints", workdir=str(copied), keep=["latest", "3"])
     assert steps(copied) == {"2", "4"}
@@ -53,7 +53,7 @@ def damage(folder, step):
     flip_bit(max(files, key=lambda path: path.stat().st_size), 12345)
 
 
-def test_damage_is_found_where_it_is_looked_for(call, copied, capsys):
+def test_verify_finds_damage(call, copied, capsys):
     call("checkpoints", workdir=str(copied), verify=True)
     rows = capsys.readouterr().out.splitlines()
     assert len([row for row in rows if row.endswith("verified")]) == 2
@@ -62,14 +62,13 @@ def test_damage_is_found_where_it_is_looked_for(call, copied, capsys):
     with pytest.raises(UserError, match=r"1 of 2 checkpoints are damaged: .*step 4 in .*checksum"):
         call("checkpoints", workdir=str(copied), verify=True)
     assert "damaged" in capsys.readouterr().out
-    # What is whole is kept.
     with pytest.raises(UserError, match="step 4"):
         call("checkpoints", workdir=str(copied), keep=["4"])
     call("checkpoints", workdir=str(copied), keep=["latest"])
     assert steps(copied) == {"2"}
 
 
-def test_a_damaged_step_is_not_translated_with(copied, caplog):
+def test_a_damaged_step_is_not_restored(copied, caplog):
     damage(copied, 4)
     with open_run_in(str(copied)) as run:
         assert run.restore(run.step("latest")).step == 2

@@ -1,4 +1,4 @@
-"""A classifier from its experiment to a bundle, by the commands."""
+"""A classifier through the commands, from its experiment to a bundle."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ DOMAINS = ("pear", "apple", "plum")
 
 @pytest.fixture(scope="module")
 def fruit(tmp_path_factory):
-    """Folders of green, red and blue pictures."""
+    """Folders of green, red and blue images."""
     rng = np.random.default_rng(4)
     root = tmp_path_factory.mktemp("fruit")
     for channel, domain in ((1, "pear"), (0, "apple"), (2, "plum")):
@@ -35,7 +35,7 @@ def fruit(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(fruit, tmp_path_factory):
-    """A trained classifier of the three, and what the training said."""
+    """A trained classifier of the three, and what training printed."""
     config = classifier.get_config("runlocal")
     config.data.update(name="domain_folders", root=str(fruit), colour=0.0, max_rotation=0.0)
     config.data.dir = str(tmp_path_factory.mktemp("prepared_fruit"))
@@ -45,7 +45,7 @@ def run(fruit, tmp_path_factory):
     return finish(config, tmp_path_factory.mktemp("classifier"))
 
 
-def test_it_trains_through_the_loop_and_tells_domains_apart(call, run, tmp_path, capsys):
+def test_a_trained_classifier_separates_domains(call, run, tmp_path, capsys):
     assert "12 of pear, 12 of apple, 12 of plum to train on" in run.stderr
     assert {path.name for path in Path(run.workdir, "checkpoints").iterdir()} >= {"10", "20"}
     call("evaluate", workdir=run.workdir, output=str(tmp_path))
@@ -59,7 +59,7 @@ def test_it_trains_through_the_loop_and_tells_domains_apart(call, run, tmp_path,
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_it_tells_whether_translations_pass_for_the_target(call, run, workdir, tmp_path, capsys):
+def test_it_measures_translations_as_a_recognizer(call, run, workdir, tmp_path, capsys):
     folder = Path(run.workdir)
     call(
         "evaluate",
@@ -78,7 +78,7 @@ def test_it_tells_whether_translations_pass_for_the_target(call, run, workdir, t
     assert protocol["name"] == folder.name and protocol["domains"] == ["plum", "apple"]
 
 
-def test_as_a_recogniser_it_is_what_was_trained(run, fruit, workdir, tmp_path):
+def test_a_recognizer_is_the_trained_network(run, fruit, workdir, tmp_path):
     config = paired.get_config("runlocal")
     assert recognition.recogniser(config) is None
     config.evaluation.recogniser = run.workdir
@@ -93,7 +93,7 @@ def test_as_a_recogniser_it_is_what_was_trained(run, fruit, workdir, tmp_path):
     assert len(found.protocol()["weights_sha256"]) == 12
 
 
-def test_domains_that_a_recogniser_does_not_know_are_refused(run):
+def test_unknown_domains_of_a_recognizer_are_an_error(run):
     config = paired.get_config("runlocal")
     config.evaluation.recogniser_domains = "man,woman"
     with pytest.raises(UserError, match=r"recogniser_domains=man,woman needs config\.evaluation"):
@@ -106,7 +106,7 @@ def test_domains_that_a_recogniser_does_not_know_are_refused(run):
             recognition.recogniser(config)
 
 
-def test_what_is_no_recogniser_is_refused(workdir, tmp_path):
+def test_a_recognizer_must_be_a_classifier(workdir, tmp_path):
     config = paired.get_config("runlocal")
     for source, reason in (
         (workdir, "it has trained generators, not a classifier; name a run of a classifier"),
@@ -118,7 +118,7 @@ def test_what_is_no_recogniser_is_refused(workdir, tmp_path):
             recognition.recogniser(config)
 
 
-def test_it_becomes_a_bundle_that_knows_the_folders(call, run, tmp_path, rng, capsys):
+def test_its_bundle_knows_the_domains(call, run, tmp_path, rng, capsys):
     call("export", workdir=run.workdir, output=str(tmp_path), threshold=0.6)
     assert "pear or apple or plum, unknown below 0.6" in capsys.readouterr().out
     bundle = bundles.read_any(tmp_path / "classifier")
@@ -131,16 +131,18 @@ def test_it_becomes_a_bundle_that_knows_the_folders(call, run, tmp_path, rng, ca
         assert ready.classify(image).domain == domain
 
 
-def test_it_translates_nothing_and_says_so(call, run, tmp_path, fruit):
-    with pytest.raises(UserError, match="has trained a classifier, which translates nothing"):
+def test_flags_for_generators_are_errors(call, run, tmp_path, fruit):
+    with pytest.raises(UserError, match="is the run of a classifier, which translates nothing"):
         call(
             "translate", workdir=run.workdir, input=[str(fruit / "test/plum")], output=str(tmp_path)
         )
-    with pytest.raises(UserError, match=r"--threshold=1\.5 must be within 0 and 1"):
-        call("export", workdir=run.workdir, output=str(tmp_path), threshold=1.5)
-    with pytest.raises(UserError, match=r"--triton=\S+ is for generators, no classifier"):
+    with pytest.raises(
+        UserError, match=r"omit --triton, which is for generators, not a classifier"
+    ):
         call("export", workdir=run.workdir, output=str(tmp_path), triton="models")
-    with pytest.raises(UserError, match=r"--source=\S+ is for generators, no classifier"):
+    with pytest.raises(
+        UserError, match=r"omit --source, which is for generators, not a classifier"
+    ):
         call("export", workdir=run.workdir, output=str(tmp_path), source="apple")
     with pytest.raises(UserError, match="--factor=2 is for generators, not for a classifier"):
         call("evaluate", workdir=run.workdir, factor=2)

@@ -1,11 +1,9 @@
-"""The cost of experiments and bundles, at sizes of some pixels."""
+"""``warp-translate cost`` on experiments and bundles, at small sizes."""
 
 import json
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,13 @@ import pytest
 from PIL import Image
 
 from experiments import classifier, paired
+from tests.cli.conftest import COMMAND, start
 from tests.serving.conftest import rewrite
 from warp_translate.errors import UserError
 from warp_translate.evaluation import cost
 from warp_translate.experiment import build, cost_measurement
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def bundle(exported):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Compiled and counted, instead of a translation, is one product with each pixel."""
+    """Replaces the translation by one product with each pixel."""
 
     def product(params, images):
         with jax.named_scope("heads"):
@@ -48,7 +45,7 @@ def small(monkeypatch):
 
 
 def rows(table):
-    """The cells of each line that begins with a size, the size in one cell."""
+    """Returns the cells of each line that begins with a size, the size in one cell."""
     return [
         line.replace(" x ", "x").split()
         for line in table.splitlines()
@@ -56,14 +53,14 @@ def rows(table):
     ]
 
 
-def test_an_experiment_is_counted_timed_tabled_and_drawn(call, config, tmp_path, capsys):
+def test_an_experiment_is_counted_timed_and_plotted(call, config, tmp_path, capsys):
     files = {"output": f"{tmp_path}/new/cost.json", "plot": f"{tmp_path}/cost.png"}
     call(
         *("cost",),
-        **{"config": config, "sizes": ["16x16", "24x40"], "factors": ["4", "1"], "repeats": 2},
+        **{"config": config, "sizes": [(16, 16), (24, 40)], "factors": [4, 1], "repeats": 2},
         **files,
     )
-    table, said = capsys.readouterr()
+    table, progress = capsys.readouterr()
     assert "paired experiment, width 4, 1 blocks, projected head: " in table
     assert "by jax" in table and f"written: {tmp_path}/cost.png" in table
     found = json.loads((tmp_path / "new/cost.json").read_text())
@@ -85,27 +82,29 @@ def test_an_experiment_is_counted_timed_tabled_and_drawn(call, config, tmp_path,
     assert heads == 16 * 16 * (9 * 7 * 4 + 4 * 6)
     with Image.open(tmp_path / "cost.png") as image:
         assert image.width > 1000
-    assert said.splitlines()[1] == "0/4  16 x 16, factor 1: compiling"
-    assert re.search(r"3/4  24 x 40, factor 4: compiling  \d+ s left\n", said)
-    assert re.search(r"4/4  24 x 40, factor 4: compiled in .* s  \d+ s left", said)
+    assert progress.splitlines()[1] == "0/4  16 x 16, factor 1: compiling"
+    assert re.search(r"3/4  24 x 40, factor 4: compiling  \d+ s left\n", progress)
+    assert re.search(r"4/4  24 x 40, factor 4: compiled in .* s  \d+ s left", progress)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"), [("onnx", "ONNX Runtime"), ("jax", "the bundle's program in jax")]
+    ("wanted", "printed"), [("onnx", "ONNX Runtime"), ("jax", "the bundle's program in jax")]
 )
 @pytest.mark.usefixtures("small")
-def test_a_bundle_is_timed_on_its_engine(call, bundle, tmp_path, capsys, monkeypatch, wanted, said):
+def test_a_bundle_is_timed_on_its_engine(
+    call, bundle, tmp_path, capsys, monkeypatch, wanted, printed
+):
     ran = []
     kind = {"onnx": engine.OnnxEngine, "jax": engine.JaxEngine}[wanted]
     run = kind._run
     monkeypatch.setattr(kind, "_run", lambda self, *args: ran.append(args) or run(self, *args))
     output = tmp_path / "cost.json"
-    call("cost", bundle=str(bundle), engine=wanted, sizes=["24x32"], repeats=3, output=str(output))
+    call("cost", bundle=str(bundle), engine=wanted, sizes=[(24, 32)], repeats=3, output=str(output))
     table = capsys.readouterr().out
-    assert "bundle man-woman, width 8, 1 blocks" in table and f"by {said}" in " ".join(
+    assert "bundle man-woman, width 8, 1 blocks" in table and f"by {printed}" in " ".join(
         table.split()
     )
-    # The bundle's own factors, in turns, and once before what counts.
+    # The bundle's factors in turns, with a first round that is not timed.
     assert [args[1] for args in ran] == 4 * [2, 4]
     assert {args[0].shape for args in ran} == {(1, 24, 32, 3)}
     cases = json.loads(output.read_text())["cases"]
@@ -116,12 +115,12 @@ def test_a_bundle_is_timed_on_its_engine(call, bundle, tmp_path, capsys, monkeyp
 def test_an_experiment_and_its_bundle_count_the_same(
     call, bundle, tmp_path, capsys, config, monkeypatch
 ):
-    """Without the extra for charts, which nothing else needs."""
+    """Without the extra for charts, which only charts need."""
     loaded = [name for name in sys.modules if name.startswith("matplotlib")]
     for name in ("warp_translate.evaluation.cost_chart", "matplotlib", *loaded):
         monkeypatch.setitem(sys.modules, name, None)
     config.generator.update(width=8, head_width=8)
-    common = {"sizes": ["21x34"], "factors": ["2"], "latency": False}
+    common = {"sizes": [(21, 34)], "factors": [2], "latency": False}
     for name, subject in (("a", {"config": config}), ("b", {"bundle": str(bundle)})):
         call("cost", output=str(tmp_path / name), **subject, **common)
     first, second = (json.loads((tmp_path / name).read_text()) for name in "ab")
@@ -134,14 +133,14 @@ def test_an_experiment_and_its_bundle_count_the_same(
 def test_without_latency_nothing_runs(call, config, tmp_path, monkeypatch):
     monkeypatch.setattr(cost_measurement, "_translate", lambda *_: pytest.fail("it ran"))
     plot = tmp_path / "cost.svg"
-    call("cost", config=config, sizes=["16x16"], factors=["4"], latency=False, plot=str(plot))
+    call("cost", config=config, sizes=[(16, 16)], factors=[4], latency=False, plot=str(plot))
     assert plot.stat().st_size > 5000
 
 
 @pytest.mark.usefixtures("small")
-def test_what_does_not_fit_into_memory_is_not_run(call, config, capsys, monkeypatch):
+def test_a_program_larger_than_the_memory_is_not_run(call, config, capsys, monkeypatch):
     monkeypatch.setattr(cost_measurement, "_free_bytes", lambda: 2_000_000)
-    call("cost", config=config, sizes=["16x16", "1024x512"], factors=["4"], repeats=1)
+    call("cost", config=config, sizes=[(16, 16), (1024, 512)], factors=[4], repeats=1)
     table = capsys.readouterr().out
     assert re.search(
         r"1024 x 512, factor 4: not timed, it needs 0\.\d GiB of memory and 0\.0", table
@@ -151,7 +150,7 @@ def test_what_does_not_fit_into_memory_is_not_run(call, config, capsys, monkeypa
 
 
 @pytest.mark.usefixtures("small")
-def test_what_runs_out_of_memory_is_said_and_the_rest_goes_on(call, config, capsys, monkeypatch):
+def test_a_case_that_runs_out_of_memory_does_not_stop_the_others(call, config, capsys, monkeypatch):
     short = {
         16: MemoryError("1 x 1"),
         24: jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
@@ -162,7 +161,7 @@ def test_what_runs_out_of_memory_is_said_and_the_rest_goes_on(call, config, caps
             raise error
 
     monkeypatch.setattr(cost_measurement, "_translate", run)
-    call("cost", config=config, sizes=["16x16", "24x40", "8x8"], factors=["4"], repeats=2)
+    call("cost", config=config, sizes=[(16, 16), (24, 40), (8, 8)], factors=[4], repeats=2)
     table = capsys.readouterr().out
     for size in ("16 x 16", "24 x 40"):
         assert f"{size}, factor 4: not timed, out of memory" in table
@@ -170,7 +169,7 @@ def test_what_runs_out_of_memory_is_said_and_the_rest_goes_on(call, config, caps
 
 
 @pytest.mark.usefixtures("small")
-def test_what_was_found_is_kept_when_the_rest_is_cut_short(call, config, tmp_path, monkeypatch):
+def test_results_are_kept_when_the_rest_is_interrupted(call, config, tmp_path, monkeypatch):
     def run(compiled, params, image):
         if len(image[0]) > 16:
             raise KeyboardInterrupt
@@ -178,7 +177,7 @@ def test_what_was_found_is_kept_when_the_rest_is_cut_short(call, config, tmp_pat
     monkeypatch.setattr(cost_measurement, "_translate", run)
     output = tmp_path / "cost.json"
     with pytest.raises(KeyboardInterrupt):
-        call("cost", config=config, sizes=["16x16", "24x40"], factors=["4"], output=str(output))
+        call("cost", config=config, sizes=[(16, 16), (24, 40)], factors=[4], output=str(output))
     (kept,) = json.loads(output.read_text())["cases"]
     assert kept["height"] == 16 and kept["latency_ms"]["repeats"] == 5
 
@@ -186,24 +185,25 @@ def test_what_was_found_is_kept_when_the_rest_is_cut_short(call, config, tmp_pat
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"sizes": ["64"]}, "--sizes: '64' must be HEIGHTxWIDTH in pixels"),
-        ({"sizes": ["00x8"]}, "--sizes: '00x8' must be HEIGHTxWIDTH in pixels"),
-        ({"sizes": []}, "--sizes= is empty"),
-        ({"sizes": ["99999x99999"]}, "--sizes=99999x99999 with factor 2 cannot be translated"),
-        ({"factors": ["0", "2"]}, "--factors=0,2 must be at least 1 each"),
-        ({"factors": ["two"]}, "--factors=two must be whole numbers"),
-        ({"factors": []}, "--factors= is empty"),
-        ({"repeats": 0}, "--repeats=0 must be at least 1"),
-        ({"engine": "jax"}, "--engine=jax is for a --bundle"),
-        ({"bundle": "bundles/a"}, "one of the two"),
-        ({"config": None}, "cost needs --config=experiments/FILE.py or --bundle=FOLDER"),
-        ({"config": classifier.get_config("runlocal")}, "--config is a classifier's experiment"),
+        ({"sizes": [(99999, 99999)]}, "--sizes=99999x99999 with factor 2 cannot be translated"),
+        ({"engine": "jax"}, "omit --engine=jax, which is only for --bundle"),
+        ({"bundle": "bundles/a"}, "cost takes --config or --bundle, not both"),
+        (
+            {"config": None},
+            "cost needs --config or --bundle, for example: warp-translate cost --co",
+        ),
+        ({"config": classifier.get_config("runlocal")}, "--config is the experiment of a classif"),
         ({"plot": "OUT/cost.gif"}, r"--plot=\S+cost.gif must end in .png, .pdf, .svg"),
-        ({"plot": "OUT"}, r"--plot=\S+ cannot be written \(Is a directory\)"),
-        ({"output": "OUT/there/cost.json"}, r"--output=\S+ cannot be written \(File exists\)"),
+        ({"plot": "OUT"}, r"\S+ cannot be written \(Is a directory\): choose another --plot"),
+        (
+            {"output": "OUT/there/cost.json"},
+            r"cost.json cannot be written \(File exists\): choose another --output",
+        ),
     ],
 )
-def test_mistakes_are_named_before_any_work(call, config, tmp_path, monkeypatch, values, match):
+def test_invalid_flags_are_named_before_any_work(
+    call, config, tmp_path, monkeypatch, values, match
+):
     (tmp_path / "there").write_text("")
     values = {
         name: value.replace("OUT", str(tmp_path)) if isinstance(value, str) else value
@@ -211,7 +211,7 @@ def test_mistakes_are_named_before_any_work(call, config, tmp_path, monkeypatch,
     }
     monkeypatch.setattr(cost, "compiled_needs", lambda compiled: pytest.fail("it was compiled"))
     with pytest.raises(UserError, match=match):
-        call("cost", **({"config": config, "factors": ["2"], "sizes": ["16x16"]} | values))
+        call("cost", **({"config": config, "factors": [2], "sizes": [(16, 16)]} | values))
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
@@ -222,40 +222,30 @@ def test_mistakes_are_named_before_any_work(call, config, tmp_path, monkeypatch,
         ("head", "wordy", "config.generator.head is 'wordy'; it must be one of projected, literal"),
     ],
 )
-def test_a_generator_that_there_is_not_is_named(call, config, field, value, match):
+def test_an_invalid_generator_is_named(call, config, field, value, match):
     config.generator[field] = value
     with pytest.raises(UserError, match=match):
-        call("cost", config=config, sizes=["16x16"], factors=["2"])
+        call("cost", config=config, sizes=[(16, 16)], factors=[2])
 
 
-def test_mistakes_about_a_bundle_are_named_before_any_work(call, bundle, tmp_path, monkeypatch):
+def test_an_invalid_bundle_is_named_before_any_work(call, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "compiled_needs", lambda compiled: pytest.fail("it was compiled"))
     with pytest.raises(UserError, match="holds no bundle"):
         call("cost", bundle=str(tmp_path))
     with pytest.raises(UserError, match="factor 3 is none of 2, 4, which the bundle man-woman"):
-        call("cost", bundle=str(bundle), factors=["2", "3"])
-    # Of a generator that is no longer what this code makes of its fields.
+        call("cost", bundle=str(bundle), factors=[2, 3])
+    # Of a generator that this version builds differently.
     other = shutil.copytree(bundle, tmp_path / "other")
     fields = json.loads((other / bundles.CONFIG).read_text())
     rewrite(other, architecture=fields["architecture"] | {"width": 4})
     with pytest.raises(UserError, match=r"safetensors does not fit .* export the bundle again"):
-        call("cost", bundle=str(other), sizes=["16x16"])
+        call("cost", bundle=str(other), sizes=[(16, 16)])
 
 
 @pytest.mark.full
-def test_a_chart_needs_the_extra_and_says_so_in_one_line_and_status_2(tmp_path):
-    program = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "from warp_translate.cli import main; main.main()"
-    )
+def test_without_its_extra_a_chart_is_a_one_line_error(tmp_path):
     words = ["--config=experiments/paired.py", "--sizes=8x8", f"--plot={tmp_path}/cost.png"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "cost", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = start(f"import sys; sys.modules['matplotlib'] = None; {COMMAND}", "cost", *words)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "this needs the package matplotlib: pip install 'warp-tr" in line

@@ -1,10 +1,6 @@
-"""The doctor on machines that lack something, and on this one."""
+"""The checks of a machine, on machines that lack something and on this one."""
 
-import contextlib
 import importlib.metadata
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,16 +8,16 @@ import jax
 import numpy as np
 import pytest
 
+from tests.cli.conftest import COMMAND, start
 from warp_translate.cli import doctor
-from warp_translate.cli.doctor import Finding
 from warp_translate.errors import UserError
-
-ROOT = Path(__file__).parents[2]
+from warp_translate.experiment import machine_checks
+from warp_translate.experiment.machine_checks import Finding
 
 
 @pytest.fixture
 def versions(monkeypatch):
-    """Packages that are installed in other versions, or not at all for None."""
+    """Pretends other versions of packages; None for a missing package."""
 
     def install(**others):
         true = importlib.metadata.version
@@ -37,81 +33,82 @@ def versions(monkeypatch):
     return install
 
 
-def test_this_environment_has_what_the_package_asks_for():
-    found = doctor.check_packages()
+def test_this_environment_has_the_packages():
+    found = machine_checks.packages()
     assert found.state in ("ok", "note") and f"jax {jax.__version__}" in found.text
 
 
-def test_a_version_out_of_bounds_is_named_with_the_bounds(versions):
-    versions(optax="0.1.0")
-    found = doctor.check_packages()
-    assert found.state == "wrong" and "optax 0.1.0 is not <0.3,>=0.2.8" in found.text
-    assert "pip install" in found.remedy
+@pytest.mark.parametrize(
+    ("others", "state", "text", "remedy"),
+    [
+        ({"optax": "0.1.0"}, "wrong", "optax 0.1.0 is not <0.3,>=0.2.8", "pip install"),
+        ({"optax": None}, "wrong", "optax is not installed", "pip install"),
+        ({"onnx": None}, "note", "", "extras that are not installed: onnx"),
+    ],
+)
+def test_only_training_needs_its_packages(versions, others, state, text, remedy):
+    versions(**others)
+    found = machine_checks.packages()
+    assert found.state == state and text in found.text and remedy in found.remedy
 
 
-def test_what_training_needs_is_wrong_to_lack_and_other_extras_are_a_note(versions):
+def test_export_is_skipped_without_its_extra(versions):
     versions(onnx=None)
-    found = doctor.check_packages()
-    assert found.state == "note" and found.remedy == "not installed: the extras onnx"
-    versions(optax=None)
-    found = doctor.check_packages()
-    assert found.state == "wrong" and "without optax" in found.text
+    expected = Finding("note", "skipped without onnx", "pip install 'warp-translate[onnx]'")
+    assert machine_checks.export() == expected
 
 
-def test_without_the_extra_for_it_export_is_not_tried(versions):
-    versions(onnx=None)
-    expected = Finding("note", "not tried without onnx", "pip install 'warp-translate[onnx]'")
-    assert doctor.check_export() == expected
-
-
-def test_a_folder_that_cannot_be_written_is_wrong(monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_written_or_is_full_is_wrong(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(doctor.program, "WORKDIR", SimpleNamespace(value=str(tmp_path / "a/b")))
-    assert doctor.check_folders().state == "ok"
+    workdir = str(tmp_path / "a/b")
+    assert machine_checks.folders(workdir).state == "ok"
+    monkeypatch.setattr(
+        machine_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29)
+    )
+    found = machine_checks.folders(workdir)
+    assert found.state == "wrong" and "0.5 GiB free, at least 2 are needed" in found.text
 
-    @contextlib.contextmanager
     def refused(dir):
         raise PermissionError(13, "Permission denied")
-        yield
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refused)
-    found = doctor.check_folders()
+    monkeypatch.setattr(machine_checks.tempfile, "TemporaryFile", refused)
+    found = machine_checks.folders(workdir)
     assert found.state == "wrong" and f"{tmp_path} cannot be written (Permission den" in found.text
     assert "--workdir" in found.remedy
 
 
-def test_a_full_disk_is_wrong(monkeypatch):
-    monkeypatch.setattr(doctor.program, "WORKDIR", SimpleNamespace(value=None))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
-    found = doctor.check_folders()
-    assert found.state == "wrong" and "0.5 GiB free, 2 are needed" in found.text
+def test_a_bucket_for_runs_is_looked_up(bucket):
+    found = machine_checks.folders(f"{bucket}/runs")
+    assert found.state == "ok" and f"runs in {bucket}/runs" in found.text
+    found = machine_checks.folders(f"{bucket}-none/runs")
+    assert found.state == "wrong" and f"there is no bucket {bucket}-none" in found.text
 
 
 @pytest.mark.parametrize(
-    ("paths", "smi", "state", "said"),
+    ("paths", "smi", "state", "text"),
     [
-        (["/dev/nvidia0"], None, "wrong", "but there is an NVIDIA GPU"),
-        ([], "GPU 0: NVIDIA H200 (UUID: GPU-1)\n", "wrong", "but there is NVIDIA H200"),
+        (["/dev/nvidia0"], None, "wrong", "but this machine has an NVIDIA GPU"),
+        ([], "GPU 0: NVIDIA H200 (UUID: GPU-1)\n", "wrong", "but this machine has NVIDIA H200"),
         (["/proc/driver/nvidia/version"], "", "note", "no GPU that this process may use"),
         ([], "No devices were found\n", "ok", ""),
     ],
 )
-def test_a_gpu_that_jax_does_not_use_is_wrong(monkeypatch, paths, smi, state, said):
+def test_a_gpu_that_jax_does_not_use_is_wrong(monkeypatch, paths, smi, state, text):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) in paths)
 
-    def listed(*_, **__):
+    def run(*_, **__):
         if smi is None:
             raise FileNotFoundError("nvidia-smi")
         return SimpleNamespace(stdout=smi)
 
-    monkeypatch.setattr(doctor.subprocess, "run", listed)
-    found = doctor.check_devices()
-    assert found.state == state and said in found.text
+    monkeypatch.setattr(machine_checks.subprocess, "run", run)
+    found = machine_checks.devices()
+    assert found.state == state and text in found.text
     assert ("pip install 'warp-translate[cuda]'" in found.remedy) == (state == "wrong")
 
 
-def test_a_device_that_computes_nonsense_is_wrong(monkeypatch):
+def test_a_device_that_computes_nan_is_wrong(monkeypatch):
     class Broken:
         count = 1
 
@@ -122,65 +119,48 @@ def test_a_device_that_computes_nonsense_is_wrong(monkeypatch):
         map = staticmethod(lambda step: lambda state, batch, root: (state, {"loss": np.nan}))
 
     monkeypatch.setattr("warp_translate.training.parallel.Replicas", Broken)
-    monkeypatch.setattr(doctor, "_fresh_state", lambda: {})
-    found = doctor.check_training()
-    assert found == Finding("wrong", "after two steps loss are not finite")
+    monkeypatch.setattr(machine_checks, "_initial_state", lambda: {})
+    assert machine_checks.training() == Finding("wrong", "not finite after two steps: loss")
 
 
-def test_whatever_a_check_raises_is_what_it_found():
-    def missing():
-        raise ModuleNotFoundError("no", name="optax")
+@pytest.mark.parametrize(
+    ("error", "text", "remedy"),
+    [
+        (ModuleNotFoundError("no", name="optax"), "optax is not installed", "pip install"),
+        (RuntimeError("of\nseveral lines"), "RuntimeError: of several lines", ""),
+        (UserError("the message"), "the message", ""),
+    ],
+)
+def test_an_exception_is_a_finding(error, text, remedy):
+    def check():
+        raise error
 
-    def broken():
-        raise RuntimeError("of\nseveral lines")
-
-    def mistaken():
-        raise UserError("the words")
-
-    found = doctor.examine(missing)
-    assert found.state == "wrong" and "pip install 'warp-translate[train]'" in found.remedy
-    assert doctor.examine(broken) == Finding("wrong", "RuntimeError: of several lines")
-    assert doctor.examine(mistaken) == Finding("wrong", "the words")
+    found = doctor.examine(check)
+    assert (found.state, found.text) == ("wrong", text) and remedy in found.remedy
 
 
-def test_every_line_is_said_and_what_is_wrong_ends_with_status_2(monkeypatch, capsys, call):
+def test_every_finding_is_printed_and_a_wrong_one_is_an_error(monkeypatch, capsys, call):
+    checks = {"first": Finding("ok", "fine"), "second": Finding("wrong", "bad", "fix it")}
     monkeypatch.setattr(
-        doctor,
-        "_CHECKS",
-        {"first": lambda: Finding("ok", "fine"), "second": lambda: Finding("wrong", "bad", "mend")},
+        doctor, "_CHECKS", {name: (lambda found=found: found) for name, found in checks.items()}
     )
-    with pytest.raises(UserError, match="second must be mended"):
+    with pytest.raises(UserError, match="failed: second; see above"):
         call("doctor")
     assert capsys.readouterr().out.splitlines() == [
         "ok    first      fine",
         "wrong second     bad",
-        "                 mend",
+        "                 fix it",
     ]
 
 
 @pytest.mark.full
-def test_this_machine_is_well(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "warp_translate.cli.main", "doctor", f"--workdir={tmp_path}"],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_this_machine_passes(tmp_path):
+    devices = "--xla_force_host_platform_device_count=2"
+    done = start(COMMAND, "doctor", f"--workdir={tmp_path}", XLA_FLAGS=devices)
     assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout.splitlines()
-    assert said[-1] == "all is well"
-    assert [line.split()[1] for line in said if line.startswith("ok ")][-4:] == [
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "all is well"
+    assert [line.split()[1] for line in lines if line.startswith("ok ")][-4:] == [
         *("reading", "training", "checkpoint", "export")
     ]
     assert "two steps on 2 devices" in done.stdout and "saved and restored" in done.stdout
-
-
-def test_a_bucket_for_runs_is_asked(bucket, monkeypatch):
-    monkeypatch.setattr(doctor.program, "WORKDIR", SimpleNamespace(value=f"{bucket}/runs"))
-    found = doctor.check_folders()
-    assert found.state == "ok" and f"runs go to {bucket}/runs" in found.text
-    monkeypatch.setattr(doctor.program, "WORKDIR", SimpleNamespace(value=f"{bucket}-none/runs"))
-    found = doctor.check_folders()
-    assert found.state == "wrong" and f"bucket {bucket}-none does not exist" in found.text

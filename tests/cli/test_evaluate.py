@@ -1,3 +1,5 @@
+"""``warp-translate evaluate`` on one checkpoint."""
+
 import contextlib
 import io
 import itertools
@@ -22,14 +24,14 @@ from warp_translate.training.checkpoint import Checkpointer
 
 @pytest.fixture(scope="module")
 def evaluated(call, workdir, tmp_path_factory):
-    """Where the evaluation of the paired run is, and what the command printed."""
+    """Folder of the evaluation of the paired run, and what the command printed."""
     folder, printed = tmp_path_factory.mktemp("evaluated"), io.StringIO()
     with contextlib.redirect_stdout(printed):
         call("evaluate", workdir=workdir, output=str(folder), rows=3)
     return folder, printed.getvalue()
 
 
-def test_the_table_the_figures_and_the_sheet(evaluated, tiny_config):
+def test_metrics_table_and_sheet(evaluated, tiny_config):
     folder, printed = evaluated
     written = json.loads((folder / "metrics.json").read_text())
     assert written.keys() == {"step", "scalars", "protocol", "cost", "checksum"}
@@ -41,7 +43,7 @@ def test_the_table_the_figures_and_the_sheet(evaluated, tiny_config):
     figures = written["scalars"]
     assert "output" in printed and "identity" in printed and "sheet.png" in printed
 
-    # The identity's row needs no generator: computed here from the test pairs in float64.
+    # The identity needs no generator: compute it from the test pairs in float64.
     (pairs,) = build.pairs(tiny_config, "test")
     crop = EvalCrop(32)
     l1, psnr = [], []
@@ -61,7 +63,7 @@ def test_the_table_the_figures_and_the_sheet(evaluated, tiny_config):
 
 
 @pytest.mark.full
-def test_a_cycle_run_has_figures_and_a_sheet_of_either_direction(
+def test_a_cycle_run_has_metrics_and_a_sheet_for_each_direction(
     call, cycle_run, cycle_config, tmp_path, capsys
 ):
     call("evaluate", workdir=cycle_run.workdir, output=str(tmp_path), rows=3, step="latest")
@@ -79,7 +81,7 @@ def test_a_cycle_run_has_figures_and_a_sheet_of_either_direction(
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["step"] == 4 and written["protocol"]["images"] == {"a": 103, "b": 103}
     figures = written["scalars"]
-    # Each generator is measured on the images of its own source: by the state that the run left.
+    # Each generator is measured on the images of its source domain.
     data = build.domains(cycle_config)
     training = build.training(cycle_config)
     target = abstract_params(training, 32)
@@ -105,7 +107,7 @@ def test_a_cycle_run_has_figures_and_a_sheet_of_either_direction(
     assert abs(masks["a_to_b"] - masks["b_to_a"]) > 1e-3
 
 
-def test_the_cost_is_that_of_the_factor_and_relative_to_factor_1(tiny_config):
+def test_the_cost_is_relative_to_factor_1(tiny_config):
     training = build.training(tiny_config)
     whole, found = (eval_setup.cost(training.at_factor(n), 32) for n in (1, 4))
     assert found["macs"] == whole["macs"] * found["share"]
@@ -113,7 +115,7 @@ def test_the_cost_is_that_of_the_factor_and_relative_to_factor_1(tiny_config):
     assert found["size"] == [32, 32] and found["factor"] == 4
 
 
-def test_one_device_and_eight_give_the_same_bits_with_an_extractor_of_the_users_own_or_without(
+def test_one_device_and_eight_give_equal_bits_with_and_without_an_extractor(
     call, workdir, evaluated, tmp_path, monkeypatch
 ):
     """The suite has eight; 103 pairs in chunks of 8 leave a last one of 7."""
@@ -150,14 +152,17 @@ def test_the_same_parameters_are_measured_at_further_factors(workdir, tiny_confi
     task = tasks.open_task(config, build.training(config).at_factor(4))
     assert task.tested == 2 * 103
     params = restored(workdir, config)
-    said = []
+    printed = []
     progress = Progress(
-        task.tested, stream=said.append, verb="measured", clock=itertools.count(step=20.0).__next__
+        task.tested,
+        stream=printed.append,
+        verb="measured",
+        clock=itertools.count(step=20.0).__next__,
     )
     scalars = task.evaluate(params, 0, progress).scalars
-    assert f"measured {task.tested}/{task.tested} (100.0%)" in said[-1]
+    assert f"measured {task.tested}/{task.tested} (100.0%)" in printed[-1]
     main = {name for name in scalars if not name.startswith("factor_")}
-    # What the run is measured at by itself is the further factor here.
+    # The run's own factor is the additional one here.
     figures = json.loads((evaluated[0] / "metrics.json").read_text())["scalars"]
     assert {name: scalars[name] for name in scalars.keys() - main} == {
         f"factor_2/{name}": figures[name] for name in main
@@ -168,7 +173,7 @@ def test_the_same_parameters_are_measured_at_further_factors(workdir, tiny_confi
 
 
 @pytest.mark.parametrize("factors", [(0,), ("two",), (2.5,)])
-def test_a_further_factor_that_is_none_is_named(tiny_config, factors):
+def test_an_invalid_factor_is_named(tiny_config, factors):
     config = tiny_config.copy_and_resolve_references()
     config.evaluation.factors = factors
     with pytest.raises(UserError, match=r"evaluation\.factors is .* integers of"):
@@ -182,13 +187,8 @@ def restored(workdir, config):
     return {name: state["ema"] for name, state in part.items()}
 
 
-def test_a_folder_without_a_run_is_a_users_mistake(call, tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
-        call("evaluate", workdir=str(tmp_path))
-
-
 @pytest.mark.full
-def test_a_run_that_was_trained_without_an_extractor_is_measured_with_one(call, workdir, tmp_path):
+def test_an_extractor_can_be_added(call, workdir, tmp_path):
     call("evaluate", workdir=workdir, output=str(tmp_path), extractor="efficientnet_lite0")
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["protocol"]["extractor"]["name"] == "efficientnet_lite0"

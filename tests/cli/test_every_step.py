@@ -1,4 +1,4 @@
-"""Measuring all checkpoints of a run, beside its training or after it."""
+"""``warp-translate evaluate`` on all checkpoints, during training or after."""
 
 import json
 import shutil
@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from experiments import classifier
-from warp_translate.cli import evaluate as evaluate_command
 from warp_translate.errors import UserError
-from warp_translate.experiment import build, run_config
+from warp_translate.experiment import build, evaluate, run_config
 from warp_translate.experiment.task import Report, Sheet, Task
 from warp_translate.training.checkpoint import Checkpointer
 
 
 class Staged:
-    """A work directory with checkpoints of no training: all parameters are the step's number."""
+    """A work directory with made-up checkpoints: all parameters are the number of the step."""
 
     def __init__(self, config, workdir):
         self.config, self.workdir = config, workdir
@@ -41,7 +40,7 @@ class Staged:
 
 @pytest.fixture
 def staged(tmp_path, monkeypatch):
-    """Of a small run of six steps whose measures are quick: L1 is lowest at step 4."""
+    """A run of six steps with fast made-up metrics: L1 is lowest at step 4."""
     config = classifier.get_config("runlocal")
     config.classifier.stages = 1
     config.evaluation.best_metric = "test/output/l1"
@@ -49,18 +48,18 @@ def staged(tmp_path, monkeypatch):
     run.config.training.update(total_steps=6, log_every=2, evaluate_every=2, save_every=2)
     run.measured = []
 
-    def evaluate(params, rows, progress):
+    def measure(params, rows, progress):
         step = int(np.asarray(jax.tree.leaves(params)[0]).flat[0])
         run.measured.append(step)
         return Report({"output/l1": abs(step - 4) / 10, "output/ssim": step / 10}, "", {})
 
     def open_task(config, training):
         scores = "output/l1", "output/ssim"
-        return Task(run.training, "", (), lambda step: iter(()), {"count": 1}, scores, 1, evaluate)
+        return Task(run.training, "", (), lambda step: iter(()), {"count": 1}, scores, 1, measure)
 
-    monkeypatch.setattr(evaluate_command.tasks, "open_task", open_task)
+    monkeypatch.setattr(evaluate.tasks, "open_task", open_task)
     cost = {"macs": 1.0, "share": 1.0, "size": [1, 1], "factor": 1}
-    monkeypatch.setattr(evaluate_command.eval_setup, "cost", lambda training, size: cost)
+    monkeypatch.setattr(evaluate.eval_setup, "cost", lambda training, size: cost)
     run.evaluation = run.workdir / "evaluation"
     return run
 
@@ -69,7 +68,7 @@ def records(run):
     return [json.loads(line) for line in (run.evaluation / "steps.jsonl").read_text().splitlines()]
 
 
-def test_all_steps_are_measured_once_and_the_best_is_marked(call, staged, capsys):
+def test_each_step_is_measured_once_and_the_best_is_marked(call, staged, capsys):
     staged.begin()
     for step in (2, 4):
         staged.save(step)
@@ -78,13 +77,13 @@ def test_all_steps_are_measured_once_and_the_best_is_marked(call, staged, capsys
     assert [(each["step"], each["best"]) for each in records(staged)] == [(2, False), (4, True)]
     assert json.loads((staged.evaluation / "metrics.json").read_text())["step"] == 4
     assert records(staged)[0]["protocol"] == {"count": 1} and records(staged)[0]["cost"]
-    said = capsys.readouterr().out.splitlines()
-    assert said == [
-        "step 2: test/output/l1 0.2, the best so far",
-        "step 4: test/output/l1 0, the best so far",
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        "step 2: test/output/l1 0.2, best so far",
+        "step 4: test/output/l1 0, best so far",
         "best of 2: step 4, test/output/l1 0",
     ]
-    # A later one that is no better changes neither the best nor its sheet.
+    # A later step that is not better changes neither the best nor its sheet.
     staged.save(6)
     call("evaluate", workdir=str(staged.workdir), step="all")
     assert staged.measured == [2, 4, 6]
@@ -95,30 +94,28 @@ def test_all_steps_are_measured_once_and_the_best_is_marked(call, staged, capsys
     assert "best of 3: step 6, test/output/ssim 0.6" in capsys.readouterr().out
 
 
-def test_what_was_measured_otherwise_is_measured_again_and_kept(call, staged, monkeypatch):
+def test_records_of_another_protocol_are_kept(call, staged, monkeypatch):
     staged.begin()
     staged.save(2)
     call("evaluate", workdir=str(staged.workdir), step="all")
     before = records(staged)
     other = {"macs": 0.5, "share": 0.5, "size": [1, 1], "factor": 2}
-    monkeypatch.setattr(evaluate_command.eval_setup, "cost", lambda training, size: other)
+    monkeypatch.setattr(evaluate.eval_setup, "cost", lambda training, size: other)
     call("evaluate", workdir=str(staged.workdir), step="all")
     assert staged.measured == [2, 2]
     assert [each["cost"]["factor"] for each in records(staged)] == [1, 2]
     assert records(staged)[:1] == before and all(each["best"] for each in records(staged))
 
 
-def test_a_watcher_measures_what_comes_and_ends_with_the_training(
-    call, staged, capsys, monkeypatch
-):
-    """It begins before the training does; step 2 is deleted after it was seen."""
+def test_watching_ends_with_the_training(call, staged, capsys, monkeypatch):
+    """It starts before the training; step 2 is deleted before it is read."""
     events = [
         staged.begin,
-        lambda: None,  # A training that has saved nothing yet.
+        lambda: None,  # No checkpoint yet.
         lambda: (staged.save(1), staged.save(2), staged.save(3)),
         lambda: staged.save(6),
     ]
-    monkeypatch.setattr(evaluate_command.time, "sleep", lambda seconds: events.pop(0)())
+    monkeypatch.setattr(evaluate.time, "sleep", lambda seconds: events.pop(0)())
     read = Checkpointer.restore_part
 
     def restore_part(self, step, target):
@@ -130,26 +127,26 @@ def test_a_watcher_measures_what_comes_and_ends_with_the_training(
     call("evaluate", workdir=str(staged.workdir), watch=True)
     assert not events and staged.measured == [1, 3, 6]
     assert [each["step"] for each in records(staged) if each["best"]] == [3]
-    told = capsys.readouterr()
-    assert f"waiting for a training to begin in {staged.workdir}" in told.err
-    assert "step 2 is left out: the checkpoint of step 2 in" in told.err
-    assert "best of 3: step 3, test/output/l1 0.1" in told.out
+    printed = capsys.readouterr()
+    assert f"waiting for a training to start in {staged.workdir}" in printed.err
+    assert "skipped step 2: the checkpoint of step 2 in" in printed.err
+    assert "best of 3: step 3, test/output/l1 0.1" in printed.out
 
 
-def test_an_interrupted_watcher_ends_in_peace(call, staged, capsys, monkeypatch):
+def test_ctrl_c_ends_watching(call, staged, capsys, monkeypatch):
     staged.begin()
     staged.save(2)
 
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate_command.time, "sleep", interrupt)
+    monkeypatch.setattr(evaluate.time, "sleep", interrupt)
     call("evaluate", workdir=str(staged.workdir), watch=True)
     assert [each["step"] for each in records(staged)] == [2]
-    assert "no longer watching; what was measured is kept" in capsys.readouterr().err
+    assert "stopped watching; results are kept" in capsys.readouterr().err
 
 
-def test_any_metric_chooses_among_the_steps_that_are_kept(staged, call):
+def test_any_metric_can_choose_the_best_step(staged, call):
     staged.begin()
     for step, l1, ssim, sharpness in ((1, 0.3, 0.5, 0.9), (2, 0.1, 0.6, 0.5), (3, 0.2, 0.7, 1.5)):
         metrics = {"output/l1": l1, "output/ssim": ssim, "output/sharpness": sharpness}
@@ -159,7 +156,7 @@ def test_any_metric_chooses_among_the_steps_that_are_kept(staged, call):
     assert staged.measured == [2, 2, 3, 1]
 
 
-def test_mistakes_about_the_best_step_are_named(staged, call):
+def test_a_metric_that_cannot_choose_is_named(staged, call):
     staged.begin()
     workdir = str(staged.workdir)
     with pytest.raises(UserError, match="no checkpoint in"):
@@ -183,16 +180,16 @@ def test_mistakes_about_the_best_step_are_named(staged, call):
         call("evaluate", workdir=workdir, step="all")
 
 
-def test_the_sheet_of_another_step_or_factor_is_kept(tmp_path, monkeypatch, capsys):
+def test_results_of_another_step_or_factor_are_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        evaluate_command, "write_sheet", lambda path, rows, *_, **__: path.write_text(str(rows))
+        evaluate, "write_sheet", lambda path, rows, *_, **__: path.write_text(str(rows))
     )
 
     def write(step, factor, keep=True):
         rows = [step, factor]
         sheet = Sheet(rows=rows, columns=(), wheel_magnitude=None, title="", footer="")
         record = {"step": step, "scalars": {}, "cost": {"factor": factor}}
-        evaluate_command._write(tmp_path, record, {"sheet": sheet}, 64, keep=keep)
+        evaluate.write_results(tmp_path, record, {"sheet": sheet}, 64, keep=keep)
 
     for step, factor in ((2, 1), (4, 1), (4, 1), (4, 8)):
         write(step, factor)

@@ -1,4 +1,4 @@
-"""Training that begins with what a run has learnt, at another size and factor, frozen or not."""
+"""Fine-tuning: training that starts from a run, at another size and factor, frozen or not."""
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ def config(tiny_config, workdir):
 
 
 def begun(config):
-    """A state of random numbers, what training begins with in its place, and what was said."""
-    said = []
+    """Returns random parameters, the state that replaces them, and what was printed."""
+    printed = []
     finetune.check(config)
     training = build.training(config)
     rng = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def begun(config):
         lambda leaf: rng.uniform(0, 100, leaf.shape).astype(leaf.dtype),
         jax.eval_shape(lambda: build.initial_state(training, config)),
     )
-    return first, finetune.begin(first, training, config, said.append), said
+    return first, finetune.begin(first, training, config, printed.append), printed
 
 
 def equal(a, b):
@@ -38,51 +38,51 @@ def averages(workdir, step="latest"):
         return run.restore(run.step(step)).params
 
 
-def test_without_a_source_the_state_is_the_one_that_was_drawn(tiny_config):
-    first, state, said = begun(tiny_config)
-    assert state is first and said == []
+def test_without_a_source_parameters_are_random(tiny_config):
+    first, state, printed = begun(tiny_config)
+    assert state is first and printed == []
 
 
-def test_a_run_of_the_same_kind_gives_results_and_discriminators(config, workdir):
+def test_a_run_of_the_same_kind_provides_generators_and_discriminators(config, workdir):
     config.finetune.step = "latest"
-    config.method.factor = 4  # Parameters know of no factor, and of no size.
+    config.method.factor = 4  # Parameters depend neither on the factor nor on the size.
     config.data.size = config.data.load_size = 48
-    first, state, said = begun(config)
+    first, state, printed = begun(config)
     (average,) = averages(workdir).values()
     assert equal(state.generator.params, average) and equal(state.generator.ema, average)
     assert not equal(first.generator.params, average)
     assert not equal(first.discriminator.params, state.discriminator.params)
     assert equal(first.generator.opt_state, state.generator.opt_state)
     assert first.step == state.step
-    assert said == [f"beginning with step 4 of {workdir}"]
+    assert printed == [f"beginning with step 4 of {workdir}"]
 
 
-def test_discriminators_that_are_built_otherwise_begin_anew(config):
+def test_different_discriminators_start_at_random(config):
     config.discriminator.width = 4
-    first, state, said = begun(config)
+    first, state, printed = begun(config)
     assert equal(first.discriminator, state.discriminator)
-    assert "; discriminator start at random, as their shapes differ" in said[0]
+    assert "; discriminator start at random, as their shapes differ" in printed[0]
 
 
-def test_a_generator_that_is_built_otherwise_is_refused_by_its_first_difference(config, workdir):
+def test_a_different_generator_is_an_error(config, workdir):
     config.generator.width = 4
     with pytest.raises(UserError) as caught:
         begun(config)
-    said = str(caught.value)
-    assert f"config.finetune.source={workdir} does not fit generator: " in said
-    assert "use the same width, blocks and head" in said
+    printed = str(caught.value)
+    assert f"config.finetune.source={workdir} does not fit generator: " in printed
+    assert "use the same width, blocks and head" in printed
 
 
-def test_one_generator_of_a_cycle_begins_pairs(config, cycle_run):
+def test_paired_training_starts_from_one_generator_of_a_cycle(config, cycle_run):
     config.generator.width = 4
     config.finetune.source = f"{cycle_run.workdir}:b_to_a"
-    first, state, said = begun(config)
+    first, state, printed = begun(config)
     assert equal(state.generator.params, averages(cycle_run.workdir, "best")["b_to_a"])
     assert equal(first.discriminator, state.discriminator)
-    assert said == [f"beginning with {cycle_run.workdir}:b_to_a"]
+    assert printed == [f"beginning with {cycle_run.workdir}:b_to_a"]
 
 
-def test_a_cycle_begins_with_a_cycle_or_with_two_generators(cycle_config, cycle_run):
+def test_a_cycle_starts_from_a_cycle_or_two_generators(cycle_config, cycle_run):
     config = cycle_config.copy_and_resolve_references()
     config.finetune.source = cycle_run.workdir
     _, whole, _ = begun(config)
@@ -104,7 +104,7 @@ def test_a_cycle_begins_with_a_cycle_or_with_two_generators(cycle_config, cycle_
         ("{paired}:a_to_b", "has trained generator; give {paired}"),
     ],
 )
-def test_sources_that_do_not_fit_are_answered_with_what_would(
+def test_unsuitable_sources_are_answered_with_suitable_ones(
     config, workdir, cycle_run, source, message
 ):
     places = {"cycle": cycle_run.workdir, "paired": workdir}
@@ -114,14 +114,14 @@ def test_sources_that_do_not_fit_are_answered_with_what_would(
     assert message.format(**places) in str(caught.value)
 
 
-def test_one_generator_is_not_enough_for_a_cycle(cycle_config, workdir, cycle_run):
+def test_a_cycle_needs_two_generators(cycle_config, workdir, cycle_run):
     config = cycle_config.copy_and_resolve_references()
     config.finetune.source = f"{cycle_run.workdir}:a_to_b"
     with pytest.raises(UserError, match="is one generator, and 2 are trained: name one for each"):
         begun(config)
 
 
-def test_a_step_that_is_none_is_refused(config):
+def test_an_invalid_step_is_an_error(config):
     config.finetune.step = "newest"
     with pytest.raises(
         UserError, match=r"config.finetune.step is 'newest'; it must be best, latest or"
@@ -130,7 +130,7 @@ def test_a_step_that_is_none_is_refused(config):
 
 
 @pytest.mark.full
-def test_a_frozen_trunk_is_still_there_after_training(config, workdir, tmp_path, train):
+def test_a_frozen_trunk_does_not_change(config, workdir, tmp_path, train):
     config.finetune.freeze = "trunk"
     config.finetune.step = "latest"
     config.training.total_steps = 2
@@ -141,7 +141,7 @@ def test_a_frozen_trunk_is_still_there_after_training(config, workdir, tmp_path,
     assert not equal(before["project"], after["project"])
 
 
-def test_experiments_have_the_fields_and_begin_at_random():
+def test_experiments_start_at_random():
     for module in (paired, cycle):
         assert module.get_config().finetune.to_dict() == {
             "source": "",

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.cli.conftest import write_images
 from tests.cli.jobs import (
     Processes,
     assert_same_bits,
@@ -16,7 +17,6 @@ from tests.cli.jobs import (
     train,
 )
 from warp_translate.cli import status
-from warp_translate.image_io import write_image
 
 STEPS = 4
 
@@ -26,18 +26,18 @@ def four_devices(tmp_path_factory, data_dir):
     """A paired run on four devices of one process."""
     workdir = tmp_path_factory.mktemp("four") / "run"
     job = train("paired", workdir, data_dir, devices=4, steps=STEPS)
-    assert job.wait() == [0], job.said()
-    assert "4 cpu device(s)" in job.said()
+    assert job.wait() == [0], job.printed()
+    assert "4 cpu device(s)" in job.printed()
     return workdir
 
 
 @pytest.mark.core
-def test_two_processes_of_two_devices_are_one_of_four(four_devices, tmp_path, data_dir):
+def test_two_processes_of_two_devices_equal_one_of_four(four_devices, tmp_path, data_dir):
     """Up to the order of sums over devices, whose effect grows with every step."""
     workdir = tmp_path / "run"
     job = train("paired", workdir, data_dir, processes=2, devices=2, steps=STEPS)
-    assert job.wait() == [0, 0], job.said()
-    assert "4 cpu device(s) of 2 processes" in job.said()
+    assert job.wait() == [0, 0], job.printed()
+    assert "4 cpu device(s) of 2 processes" in job.printed()
     # One writer: the other process leaves no file of its own.
     assert len(list(workdir.glob("events*"))) == 1
     expected, found = losses(four_devices), losses(workdir)
@@ -51,7 +51,7 @@ def test_two_processes_of_two_devices_are_one_of_four(four_devices, tmp_path, da
 def evaluate(workdir, output, processes, devices, *further):
     flags = [f"--workdir={workdir}", f"--output={output}", *further]
     job = Processes("evaluate", flags, output, processes=processes, devices=devices)
-    assert job.wait() == [0] * processes, job.said()
+    assert job.wait() == [0] * processes, job.printed()
     return json.loads((output / "metrics.json").read_text())
 
 
@@ -74,21 +74,21 @@ def test_processes_share_an_evaluation(four_devices, tmp_path):
 
 @pytest.mark.core
 @pytest.mark.parametrize("command", ["evaluate", "train"])
-def test_a_mistake_of_one_process_ends_all(command, four_devices, tmp_path, data_dir):
+def test_an_error_of_one_process_ends_all(command, four_devices, tmp_path, data_dir):
     if command == "evaluate":  # Only the first process writes.
         (tmp_path / "file").write_text("")
         flags = [f"--workdir={four_devices}", f"--output={tmp_path / 'file'}"]
         job = Processes("evaluate", flags, tmp_path / "log", processes=2, devices=1)
     else:  # Only the first process reads the recorded configuration.
         job = train("paired", four_devices, data_dir, processes=2, steps=2, log=tmp_path / "log")
-    assert job.wait() == [status.USER_ERROR] * 2, job.said()
-    assert job.said().count("error: ") == 2 and "Traceback" not in job.said()
+    assert job.wait() == [status.USER_ERROR] * 2, job.printed()
+    assert job.printed().count("error: ") == 2 and "Traceback" not in job.printed()
     if command == "train":
-        assert job.said().count("total_steps was 4 and is now 2") == 2
+        assert job.printed().count("total_steps was 4 and is now 2") == 2
 
 
 @pytest.mark.core
-def test_stopped_and_killed_two_processes_end_with_the_bits_of_an_uncut_run(tmp_path, data_dir):
+def test_stopped_and_killed_processes_resume_bit_for_bit(tmp_path, data_dir):
     """SIGTERM to one process, then SIGKILL to the other at a random moment."""
     steps, every = 40, 4
     settings = [f"training.save_every={every}", f"training.log_every={every}"]
@@ -101,42 +101,38 @@ def test_stopped_and_killed_two_processes_end_with_the_bits_of_an_uncut_run(tmp_
         )
 
     job = start(whole)
-    assert job.wait() == [0, 0], job.said()
+    assert job.wait() == [0, 0], job.printed()
 
-    # Both processes save the same step and leave.
+    # Both processes save the same step and exit.
     job = start(cut, interrupt={1: f"TERM:{every}:0"})
-    assert job.wait() == [status.PREEMPTED] * 2, job.said()
+    assert job.wait() == [status.PREEMPTED] * 2, job.printed()
     saved = max(complete_steps(cut))
-    assert job.said().count(f"step {saved} is saved") == 2 and saved < steps
+    assert job.printed().count(f"preempted: saved step {saved};") == 2 and saved < steps
 
     delay = random.uniform(0.0, 0.5)
     print(f"SIGKILL after {delay} s")
     job = start(cut, interrupt={0: f"KILL:{saved + every - saved % every}:{delay}"})
     killed, survivor = job.wait()
-    assert f"going on from the checkpoint of step {saved} " in job.said()
-    assert killed == -signal.SIGKILL, job.said()
-    assert survivor not in (0, status.USER_ERROR, status.PREEMPTED), job.said()
+    assert f"resuming from the checkpoint of step {saved} " in job.printed()
+    assert killed == -signal.SIGKILL, job.printed()
+    assert survivor not in (0, status.USER_ERROR, status.PREEMPTED), job.printed()
     assert max(complete_steps(cut)) >= saved and steps not in complete_steps(cut)
     saved = max(complete_steps(cut))
 
     job = start(cut)
-    assert job.wait() == [0, 0], job.said()
-    assert f"going on from the checkpoint of step {saved} " in job.said()
+    assert job.wait() == [0, 0], job.printed()
+    assert f"resuming from the checkpoint of step {saved} " in job.printed()
     assert list(final_state(whole, steps).pool_a.count)[:2] == [2] * 2
     assert_same_bits(whole, cut, steps)
 
 
 @pytest.mark.full
-def test_a_set_smaller_than_the_number_of_processes_is_measured(tmp_path, data_dir, rng):
+def test_fewer_images_than_processes_are_measured(tmp_path, data_dir, rng):
     """One pair on two processes of two devices: one process has nothing to measure."""
-    for split, count in (("trainA", 4), ("trainB", 4), ("testA", 1), ("testB", 1)):
-        (tmp_path / "pairs" / split).mkdir(parents=True)
-        for number in range(count):
-            image = rng.integers(0, 256, (40, 52, 3), np.uint8)
-            write_image(tmp_path / "pairs" / split / f"{number}.png", image)
+    write_images(tmp_path / "pairs", rng, trainA=4, trainB=4, testA=1, testB=1)
     settings = ["data.name=paired_folder", f"data.root={tmp_path / 'pairs'}"]
     workdir = tmp_path / "run"
     job = train("paired", workdir, data_dir, processes=2, devices=2, steps=1, settings=settings)
-    assert job.wait() == [0, 0], job.said()
+    assert job.wait() == [0, 0], job.printed()
     alone, together = (evaluate(workdir, tmp_path / f"{n}", n, n) for n in (1, 2))
     assert alone == together and alone["protocol"]["count"] == 1

@@ -11,8 +11,8 @@ from warp_translate.cli import status
 pytestmark = pytest.mark.core
 
 
-def test_a_killed_run_ends_with_the_bits_of_an_uncut_one(tmp_path, data_dir):
-    """At a random moment, on one device; every process compiles for itself."""
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, data_dir):
+    """At a random moment, on one device, without a compilation cache."""
     steps = 40
     whole, cut = tmp_path / "whole", tmp_path / "cut"
 
@@ -33,11 +33,11 @@ def test_a_killed_run_ends_with_the_bits_of_an_uncut_one(tmp_path, data_dir):
     assert complete_steps(cut) and steps not in complete_steps(cut)
     for workdir in (cut, whole):
         job = start(workdir)
-        assert job.wait() == [0], job.said()
+        assert job.wait() == [0], job.printed()
     assert_same_bits(whole, cut, steps)
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, data_dir):
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, data_dir):
     steps, workdir = 12, tmp_path / "run"
 
     def start(devices, **interrupt):
@@ -47,15 +47,15 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, data_dir):
         )
 
     job = start(8, interrupt={0: "TERM:4:0"})
-    assert job.wait() == [status.PREEMPTED], job.said()
+    assert job.wait() == [status.PREEMPTED], job.printed()
     saved = max(complete_steps(workdir))
     before = losses(workdir)
     job = start(3)
-    assert job.wait() == [0], job.said()
-    assert "3 cpu device(s)" in job.said()
-    assert f"going on from the checkpoint of step {saved} " in job.said()
+    assert job.wait() == [0], job.printed()
+    assert "3 cpu device(s)" in job.printed()
+    assert f"resuming from the checkpoint of step {saved} " in job.printed()
     found = losses(workdir)
     assert {step for step, _ in found} == set(range(1, steps + 1))
     assert before.items() <= found.items()
-    # A pool for each device of the later run; this process reads empty ones for the rest.
+    # A pool for each device of the later run; this process reads empty ones for its others.
     assert list(final_state(workdir, steps).pool_a.count) == [2] * 3 + [0] * 5

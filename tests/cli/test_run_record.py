@@ -1,3 +1,5 @@
+"""``run.json``: how a run was made."""
+
 import json
 import subprocess
 from pathlib import Path
@@ -8,7 +10,7 @@ from warp_translate.errors import UserError
 from warp_translate.experiment import run_record
 
 
-def test_a_run_tells_how_it_was_made(workdir):
+def test_a_run_has_a_record(workdir):
     record = json.loads((Path(workdir) / "run.json").read_text())
     assert record["command"][:2] == ["warp-translate", "train"]
     assert record["versions"]["jax"] and record["versions"]["flax"]
@@ -16,7 +18,7 @@ def test_a_run_tells_how_it_was_made(workdir):
     assert record["devices"] and record["python"] and record["platform"]
 
 
-def test_every_start_of_a_run_is_kept_and_every_change(tmp_path, monkeypatch):
+def test_the_record_keeps_starts_and_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_of_mine")
     monkeypatch.setenv("API_KEY", "secret")
     run_record.write(tmp_path, step=0, changes={})
@@ -36,7 +38,7 @@ DAMAGED = ["", "[]", '{"starts": 1}', '{"starts": ["a"], "checksum": "0123456789
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
-def test_a_record_that_is_damaged_begins_anew_and_is_kept(tmp_path, damaged):
+def test_a_damaged_record_is_replaced_and_kept(tmp_path, damaged):
     (tmp_path / "run.json").write_text(damaged)
     notice = run_record.write(tmp_path, step=0, changes={})
     assert f"{tmp_path}/run.json is damaged" in notice and "run.json.damaged" in notice
@@ -45,7 +47,7 @@ def test_a_record_that_is_damaged_begins_anew_and_is_kept(tmp_path, damaged):
     assert run_record.write(tmp_path, step=0, changes={}) is None
 
 
-def test_the_commit_is_gits_and_marked_where_files_were_changed(tmp_path, monkeypatch):
+def test_the_commit_is_marked_if_files_have_changed(tmp_path, monkeypatch):
     def git(*words):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         done = subprocess.run(
@@ -69,7 +71,7 @@ def test_the_commit_is_gits_and_marked_where_files_were_changed(tmp_path, monkey
     assert run_record.commit() is None, "there is no git"
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_mistake(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another --workdir"):
         run_record.write(tmp_path / "file", step=0, changes={})

@@ -1,4 +1,4 @@
-"""The command itself: a process that is asked over the network, and told to stop."""
+"""``warp-translate serve`` as a process: requests over the network, and signals."""
 
 import concurrent.futures
 import fcntl
@@ -14,19 +14,17 @@ import time
 import urllib.error
 import urllib.request
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from tests.cli.conftest import WITHOUT_JAX
+from tests.cli.conftest import ROOT, WITHOUT_JAX
+from tests.cli.conftest import start as run
 from tests.serving.conftest import describe, random_generator
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine, export
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +48,12 @@ def start(*words, **environment):
 
 
 def address(process):
-    said = []
+    printed = []
     for line in process.stderr:
-        said.append(line)
+        printed.append(line)
         if found := re.match(r"listening on (http://\S+),", line):
-            return found[1], said
-    raise AssertionError("".join(said))
+            return found[1], printed
+    raise AssertionError("".join(printed))
 
 
 def ask(url, data=None, **headers):
@@ -75,29 +73,29 @@ def png(rng, *shape):
     return array, buffer.getvalue()
 
 
-def test_it_serves_without_jax_and_finishes_what_it_took(folder, rng):
+def test_it_serves_without_jax_and_completes_accepted_requests(folder, rng):
     translate = engine.OnnxEngine(bundles.read(folder / "apple-pear")).translate
-    pictures = [png(rng, 20 + n % 3, 40) for n in range(24)]
+    images = [png(rng, 20 + n % 3, 40) for n in range(24)]
     process = start(str(folder), "--port=0", "--most_requests=64")
     try:
-        url, said = address(process)
-        assert f"apple to pear: {folder}/apple-pear\n" in said
-        # On this machine alone unless told otherwise.
+        url, printed = address(process)
+        assert f"apple to pear: {folder}/apple-pear\n" in printed
+        # Local by default.
         assert url.startswith("http://127.0.0.1:")
         status, body = ask(f"{url}/health/ready")
         assert (status, json.loads(body)["generators"]) == (200, 1)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            asked = [
+            pending = [
                 pool.submit(ask, f"{url}/v1/translate?target=pear&factor=2", data)
-                for _, data in pictures
+                for _, data in images
             ]
-            while sum(each.done() for each in asked) < 3:
+            while sum(each.done() for each in pending) < 3:
                 time.sleep(0.001)
             process.send_signal(signal.SIGTERM)
             answered = 0
-            for (array, _), each in zip(pictures, asked, strict=True):
+            for (array, _), each in zip(images, pending, strict=True):
                 if isinstance(each.exception(60), urllib.error.URLError | ConnectionError):
-                    continue  # It came after the stop.
+                    continue  # It arrived after the signal.
                 status, body = each.result()
                 assert status == 200, body
                 with Image.open(io.BytesIO(body)) as image:
@@ -108,14 +106,14 @@ def test_it_serves_without_jax_and_finishes_what_it_took(folder, rng):
         lines = process.stderr.read().splitlines()
         assert lines[-1] == "stopped"
         logged = [json.loads(line) for line in lines if line.startswith("{")]
-        # Whatever was answered was logged as answered, and nothing that was taken was dropped.
+        # Every answer is logged, and no accepted request was dropped.
         assert sum(line["path"] == "/v1/translate" for line in logged) == answered >= 3
         assert {line["status"] for line in logged} == {200}
     finally:
         process.kill()
 
 
-def test_the_key_comes_from_the_environment_and_names_from_flags(folder):
+def test_the_key_is_in_the_environment_and_hosts_are_flags(folder):
     flags = ["--host=::1", "--allow_host=my.example", "--allow_origin=https://app.example"]
     process = start(str(folder), "--port=0", *flags, WARP_TRANSLATE_API_KEY="secret")
     try:
@@ -134,7 +132,7 @@ def test_the_key_comes_from_the_environment_and_names_from_flags(folder):
 
 
 @pytest.mark.core
-def test_a_log_that_nobody_reads_holds_nothing_up(folder):
+def test_a_log_that_nobody_reads_blocks_nothing(folder):
     process = start(str(folder), "--port=0")
     try:
         url, _ = address(process)
@@ -154,22 +152,16 @@ def test_a_log_that_nobody_reads_holds_nothing_up(folder):
 @pytest.mark.parametrize(
     ("command", "package"),
     [
-        (["train"], "jax"),
-        (["export"], "ml_collections"),
+        (["train", "--workdir=x"], "ml_collections"),
+        (["export", "--workdir=x", "--output={folder}"], "jax"),
         (["translate", "--workdir=runs/x", "--input={picture}", "--output={folder}"], "jax"),
     ],
 )
-def test_what_needs_jax_says_how_to_install_it(command, package, tmp_path, rng):
+def test_without_jax_its_extra_is_named(command, package, tmp_path, rng):
     picture = tmp_path / "picture.png"
     picture.write_bytes(png(rng, 8, 8)[1])
     filled = [word.format(picture=picture, folder=tmp_path / "out") for word in command]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_JAX, *filled],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(WITHOUT_JAX, *filled)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: this needs the package {package}: pip install 'warp-translate[train]'"
@@ -177,15 +169,15 @@ def test_what_needs_jax_says_how_to_install_it(command, package, tmp_path, rng):
 
 
 def test_the_extra_that_serves_brings_no_jax():
-    """What is asked for directly; .ci/run looks at what that leads to."""
+    """Direct dependencies; .ci/run looks at the indirect ones."""
     training = {"jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "onnx"}
 
-    def asked(extra):
+    def required(extra):
         found = [Requirement(line) for line in metadata.requires("warp-translate")]
         return {
             each.name for each in found if not each.marker or each.marker.evaluate({"extra": extra})
         }
 
-    assert not asked("serve") & training
+    assert not required("serve") & training
     for extra in ("train", "demo", "eval", "test", "cuda", "tpu"):
-        assert asked(extra) > training - {"onnx"}, extra
+        assert required(extra) > training - {"onnx"}, extra

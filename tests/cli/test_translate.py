@@ -1,3 +1,5 @@
+"""``warp-translate translate`` with runs and bundles."""
+
 import io
 import os
 import sys
@@ -29,23 +31,21 @@ def size(path):
         return image.size[::-1]
 
 
-def test_what_a_folder_holds_comes_back_at_its_size_and_what_is_bad_is_listed(
-    call, workdir, folder, rng
-):
+def test_images_keep_their_sizes_and_failures_are_listed(call, workdir, folder, rng):
     for name, shape in (("odd.png", (333, 517)), ("dot.png", (1, 1)), ("odd.jpg", (40, 20))):
         save(folder / "in" / name, shape, rng)
     alpha = save(folder / "in" / "alpha.png", (333, 517), rng, "RGBA")[..., 3]
     save(folder / "in" / "cut.png", (64, 64), rng)
     data = (folder / "in" / "cut.png").read_bytes()
     (folder / "in" / "cut.png").write_bytes(data[: len(data) // 2])
-    (folder / "in" / "text.png").write_text("no picture")
+    (folder / "in" / "text.png").write_text("no image")
     before = {path.name: path.read_bytes() for path in (folder / "in").iterdir()}
     with pytest.raises(UserError) as caught:
         call("translate", workdir=workdir, input=[str(folder / "in")], output=str(folder / "out"))
     summary, *failures = str(caught.value).splitlines()
     assert summary == "2 of 6 images failed:"
     assert ["cut.png" in failures[0], "text.png" in failures[1]] == [True, True]
-    # Two names that differ in their suffix alone keep it.
+    # Names that differ only in their suffix keep it.
     assert {path.name: size(path) for path in (folder / "out").glob("*.png")} == {
         **{"odd.png.png": (333, 517), "odd.jpg.png": (40, 20)},
         **{"dot.png": (1, 1), "alpha.png": (333, 517)},
@@ -56,7 +56,7 @@ def test_what_a_folder_holds_comes_back_at_its_size_and_what_is_bad_is_listed(
     assert {path.name: path.read_bytes() for path in (folder / "in").iterdir()} == before
 
 
-def test_every_map_is_written_at_the_size_of_the_original(call, workdir, folder, rng):
+def test_maps_have_the_size_of_the_original(call, workdir, folder, rng):
     save(folder / "in" / "a.png", (21, 34), rng)
     call(
         "translate",
@@ -72,9 +72,7 @@ def test_every_map_is_written_at_the_size_of_the_original(call, workdir, folder,
     assert sizes == expected | {f"a.{name}.png": (21, 34) for name in maps}
 
 
-def test_each_direction_is_translated_by_its_own_generator(
-    call, cycle_run, cycle_config, folder, rng
-):
+def test_each_direction_has_its_own_generator(call, cycle_run, cycle_config, folder, rng):
     array = save(folder / "in" / "a.png", (32, 32), rng)
     outputs = {}
     for direction in (None, "a_to_b", "b_to_a"):
@@ -91,7 +89,7 @@ def test_each_direction_is_translated_by_its_own_generator(
             outputs[direction] = np.asarray(image)
     np.testing.assert_array_equal(outputs[None], outputs["a_to_b"])
 
-    # From the whole state that the run left, by the networks of its configuration.
+    # Compare with the networks of the configuration and the full state.
     training = build.training(cycle_config)
     checkpointer = Checkpointer(cycle_run.workdir, score=lambda metrics: None, read_only=True)
     target = build.replicas(training, cycle_config).abstract(
@@ -107,7 +105,7 @@ def test_each_direction_is_translated_by_its_own_generator(
     assert np.abs(outputs["a_to_b"].astype(int) - outputs["b_to_a"]).max() > 3
 
 
-def test_a_direction_that_the_run_does_not_have_is_one_line(call, workdir, cycle_run, folder, rng):
+def test_an_unknown_direction_is_an_error(call, workdir, cycle_run, folder, rng):
     save(folder / "in" / "a.png", (16, 16), rng)
     for run, direction, known in (
         (cycle_run.workdir, "b_to_c", "a_to_b, b_to_a"),
@@ -128,7 +126,7 @@ def test_a_direction_that_the_run_does_not_have_is_one_line(call, workdir, cycle
 
 @pytest.fixture(params=["workdir", "bundle"])
 def generator(request):
-    """What translates, as a flag."""
+    """A run or a bundle, as a flag."""
     if request.param == "workdir":
         return {"workdir": request.getfixturevalue("workdir")}
     return {"bundle": str(request.getfixturevalue("exported").folder)}
@@ -146,9 +144,9 @@ def test_a_run_and_a_bundle_write_into_a_folder_alike(call, generator, folder, r
     picture.save(folder / "in" / "a.jpg", dpi=(300, 300), exif=exif)
     options = {**generator, "input": [str(folder / "in")], "output": str(folder / "out")}
     call("translate", **options, recursive=True, format="webp", quality=80)
-    said = capsys.readouterr()
-    assert "3 of 3 images written to" in said.out
-    assert f"passed over 1: {folder}/in/notes.txt\n" in said.err
+    printed = capsys.readouterr()
+    assert "3 of 3 images written to" in printed.out
+    assert f"skipped 1: {folder}/in/notes.txt\n" in printed.err
     names = ["a.jpg.webp", "a.png.webp", os.fsdecode(b"below/caf\xe9\r\n.webp")]
     found = [path for path in (folder / "out").rglob("*.webp")]
     assert sorted(path.relative_to(folder / "out").as_posix() for path in found) == names
@@ -158,20 +156,22 @@ def test_a_run_and_a_bundle_write_into_a_folder_alike(call, generator, folder, r
         assert image.getexif()[ExifTags.Base.Artist] == "Ann"
         assert not image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
     call("translate", **options, recursive=True, format="webp", quality=80)
-    assert "nothing is left to do in" in capsys.readouterr().out
+    assert "nothing to do in" in capsys.readouterr().out
 
-    # Other pictures of the same names, and one that cannot be read.
+    # Another image of the same name, and one that cannot be read.
     save(folder / "in" / "a.png", (16, 16), rng)
     (folder / "in" / "a.jpg").write_bytes(b"no\npicture")
     with pytest.raises(UserError, match=r"^1 of 2 images failed:\n  \S+a\.jpg is (not|no) "):
         call("translate", **options, recursive=True, format="webp", quality=80)
-    said = capsys.readouterr()
-    assert "1 of 3 images were done before" in said.err
-    assert "1 of 2 images written to" in said.out and "1 of them replace others" in said.out
+    printed = capsys.readouterr()
+    assert "1 of 3 images are done already" in printed.err
+    assert (
+        "1 of 2 images written to" in printed.out and "1 of them over older outputs" in printed.out
+    )
 
 
 @pytest.mark.parametrize("generator", ["bundle"], indirect=True)
-def test_one_picture_goes_through_standard_streams(call, generator, folder, rng):
+def test_one_image_through_standard_streams(call, generator, folder, rng):
     save(folder / "in" / "a.png", (21, 13), rng)
     call("translate", **generator, input=[str(folder / "in" / "a.png")], output=f"{folder}/b.png")
     streams = {name: io.TextIOWrapper(io.BytesIO()) for name in ("stdin", "stdout")}

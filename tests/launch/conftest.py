@@ -25,7 +25,7 @@ def call(*words, **options):
 @pytest.fixture
 def parse_train(monkeypatch):
     """Parses the arguments of ``warp-translate`` as the real command does and returns its flags."""
-    assert train  # The module defines the flags.
+    assert train.COMMAND  # The module defines the flags.
 
     def parse(words):
         assert words[0] == "train", words

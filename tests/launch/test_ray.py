@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from absl import flags
 from PIL import Image
 
 with warnings.catch_warnings():
@@ -33,7 +32,6 @@ from starlette.testclient import TestClient
 
 from launch.ray import serve_app, translate_job
 from tests.serving.conftest import copy_as, describe, png, random_generator
-from warp_translate.cli import bundle_flags
 from warp_translate.cli import serve as command
 from warp_translate.errors import UserError
 from warp_translate.serving import batch_translate, engine, export, server
@@ -233,12 +231,7 @@ def test_wrong_arguments_are_named(arguments, message):
 
 
 def test_defaults_equal_those_of_the_flags():
-    known = {
-        flag.name: flag.default
-        for module in (bundle_flags, command)
-        for flag in vars(module).values()
-        if isinstance(flag, flags.FlagHolder)
-    }
+    known = {flag.name: flag.default for flag in command.COMMAND.flags}
     ours = {name: field.default for name, field in serve_app.Options.model_fields.items()}
     shared = known.keys() & ours.keys()
     assert shared == {
@@ -342,7 +335,7 @@ def test_job_writes_the_same_files_as_translate_and_resumes(
     before = {name: (output / name).stat().st_mtime_ns for name in names[3:]}
     assert job(folder, images, output, "--factor=4") == 0
     printed = capsys.readouterr()
-    assert "20 of 23 images were done before" in printed.err
+    assert "20 of 23 images are done already" in printed.err
     assert "3 of 3 images written" in printed.out
     assert {name: (output / name).stat().st_mtime_ns for name in names[3:]} == before
     for name in names:
@@ -350,7 +343,7 @@ def test_job_writes_the_same_files_as_translate_and_resumes(
 
     monkeypatch.setattr(translate_job, "_connect", None)  # Needs no cluster.
     assert job(folder, images, output, "--factor=4") == 0
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.full

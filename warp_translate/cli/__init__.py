@@ -1,1 +1,1 @@
-"""One short absl program per command."""
+"""The commands of the console script ``warp-translate``, one module each, and their flags."""

@@ -1,46 +1,57 @@
-r"""``warp-translate checkpoints``: what the checkpoints of a run take, and which to keep.
+"""``warp-translate checkpoints``: lists, verifies or removes the checkpoints of a run.
 
-    warp-translate checkpoints --workdir=runs/quickstart
-    warp-translate checkpoints --workdir=runs/quickstart --keep=best,latest
-    warp-translate checkpoints --workdir=runs/quickstart --verify
-
-A training keeps its ``config.training.keep_latest`` newest ones and the best one, and with
-``config.training.keep_every`` those of whole multiples as well.
+Training itself keeps the best, the newest ``config.training.keep_latest``, and with
+``config.training.keep_every`` every multiple of it.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from warp_translate.cli import program
-from warp_translate.cli.run_flags import BEST_BY, open_run
+from warp_translate.cli.commands import Command
+from warp_translate.cli.shared_flags import BEST_BY, WORKDIR
 from warp_translate.errors import UserError
-from warp_translate.experiment.restore import Run
-from warp_translate.training.checkpoint import DamagedCheckpoint
 
-_KEEP = flags.DEFINE_list(
-    "keep", None, "Steps to keep: numbers, best, latest; all others are removed."
+if TYPE_CHECKING:
+    from warp_translate.experiment.restore import Run
+
+_KEEP = flags.DEFINE_list("keep", None, "Steps to keep: numbers, best, latest; removes all others.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Compare all files with their checksums; exit status 2 if one is damaged."
 )
 
-_VERIFY = flags.DEFINE_bool(
-    "verify", False, "Compare all files with their checksums; status 2 where one is damaged."
+COMMAND = Command(
+    "checkpoints",
+    examples=("--workdir=runs/quickstart", "--workdir=runs/quickstart --keep=best,latest"),
+    required=(WORKDIR,),
+    common=(_KEEP, _VERIFY),
+    advanced=(BEST_BY,),
 )
 
 _MEGABYTE = 1e6
 
 
 def main(argv: Sequence[str]) -> None:
-    """Lists the checkpoints, or removes some."""
-    if len(argv) > 1:
-        raise UserError(f"checkpoints takes flags only, got {' '.join(argv[1:])!r}")
+    """Removes checkpoints with ``--keep``, and lists the others.
+
+    Raises:
+      UserError: a checkpoint is damaged.
+    """
+    del argv
+    from warp_translate.cli.run_flags import open_run
+
     with open_run() as run:
         steps = run.checkpoints.steps()
         if not steps:
-            run.step("latest")  # Says that there are none.
+            run.step("latest")  # Raises the error.
         if _KEEP.value is not None:
             if not _KEEP.value:
-                raise UserError("--keep= names no step, and all would be removed: name some")
+                raise UserError("--keep= would remove all checkpoints: name some")
             kept = {_step(run, word.strip()) for word in _KEEP.value}
             freed = 0
             for step in sorted(set(steps) - kept):
@@ -51,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
                 file=sys.stderr,
             )
             steps = run.checkpoints.steps()
-        damage = {step: problem for step in steps if (problem := _damage(run, step))}
+        damage = {step: error for step in steps if (error := _damage(run, step))}
         print(_table(run, steps, damage))
         if damage:
             raise UserError(
@@ -64,14 +75,16 @@ def _step(run: Run, word: str) -> int:
     if word in ("best", "latest"):
         return run.step(word)  # type: ignore[arg-type]
     if not word.isdigit():
-        raise UserError(f"--keep={word} is neither best, latest nor a number of steps")
+        raise UserError(f"--keep={word} must be best, latest or a number of steps")
     step = run.step(int(word))
-    run.checkpoints.verify(step)  # Else the whole ones would be removed.
+    run.checkpoints.verify(step)  # Rather than keep only a damaged one.
     return step
 
 
-def _damage(run: Run, step: int) -> DamagedCheckpoint | None:
-    """What is wrong with a step: with its metrics, or with ``--verify`` with any of its files."""
+def _damage(run: Run, step: int) -> UserError | None:
+    """Checks the metrics of a step, and with ``--verify`` all of its files."""
+    from warp_translate.training.checkpoint import DamagedCheckpoint
+
     try:
         run.checkpoints.metrics(step)
         if _VERIFY.value:
@@ -81,30 +94,25 @@ def _damage(run: Run, step: int) -> DamagedCheckpoint | None:
     return None
 
 
-def _table(run: Run, steps: Sequence[int], damage: Mapping[int, DamagedCheckpoint]) -> str:
+def _table(run: Run, steps: Sequence[int], damage: Mapping[int, UserError]) -> str:
     best, latest = run.step("best", whole=False), run.step("latest", whole=False)
     lines = [f"{'step':>8} {'MB':>9}  {run.best_by}"]
     for step in steps:
         names = [name for name, which in (("best", best), ("latest", latest)) if which == step]
         if step in damage:
-            figure = "damaged"
+            score = "damaged"
         else:
-            score = run.checkpoints.metrics(step).get(run.best_by)
-            figure = "not measured" if score is None else f"{score:.4g}"
+            value = run.checkpoints.metrics(step).get(run.best_by)
+            score = "not measured" if value is None else f"{value:.4g}"
             if _VERIFY.value:
                 names.append("verified")
         lines.append(
-            f"{step:>8} {run.checkpoints.bytes(step) / _MEGABYTE:>9.1f}  {figure}  "
+            f"{step:>8} {run.checkpoints.bytes(step) / _MEGABYTE:>9.1f}  {score}  "
             f"{', '.join(names)}".rstrip()
         )
     total = sum(map(run.checkpoints.bytes, steps)) / _MEGABYTE
     return "\n".join([*lines, f"{'all':>8} {total:>9.1f}"])
 
 
-def run() -> None:
-    """Entry point of the command."""
-    program.run(main, takes=(program.WORKDIR, BEST_BY))
-
-
 if __name__ == "__main__":
-    run()
+    program.run(main, COMMAND)

@@ -1,4 +1,4 @@
-"""The flag ``--config``, defined once for the programs that take an experiment file."""
+"""The flag ``--config``, which takes an experiment file."""
 
 import re
 import sys
@@ -10,18 +10,22 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from warp_translate.errors import UserError
-from warp_translate.evaluation.runs import flat
-from warp_translate.experiment import experiment_file, fields
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, for example experiments/paired.py.", lock_config=True
+    "config",
+    None,
+    "Experiment file, FILE.py or FILE.py:ARGUMENTS; --config.FIELD=VALUE overrides a field.",
+    lock_config=True,
 )
 
 
 class _Parser(ConfigFileFlagParser):
-    """Reads the file before its fields are overridden, and says what is wrong with either."""
+    """Loads the file, and checks the names of overridden fields."""
 
     def parse(self, path: str) -> ml_collections.ConfigDict:
+        from warp_translate.evaluation.runs import flat
+        from warp_translate.experiment import experiment_file, fields
+
         file, has_arg, arg = path.partition(":")
         module = experiment_file.load(file)
         config = experiment_file.configuration(module, path, *[arg] * bool(has_arg))
@@ -33,19 +37,22 @@ class _Parser(ConfigFileFlagParser):
         config.lock()
         return config
 
+    def flag_type(self) -> str:
+        return "path"
 
-# config_flags takes no parser of another's.
+
+# config_flags accepts no parser.
 flags.FLAGS["config"].parser = _Parser("config")
 
 
 def _overridden(words: Iterable[str]) -> Iterator[str]:
-    """The fields that a command line overrides."""
+    """Yields the fields that a command line overrides."""
     for word in words:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
             yield match[1]
 
 
 def experiment() -> ml_collections.ConfigDict:
-    """The configuration that the flag names, with its overrides, locked; `build` checks it."""
+    """Returns the configuration that the flag names, with overrides; `build` checks it."""
     config: ml_collections.ConfigDict = CONFIG.value
     return config

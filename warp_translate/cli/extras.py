@@ -1,4 +1,4 @@
-"""Which extra of the installation brings a package that is missing."""
+"""Which extra of the installation brings a missing package."""
 
 _PACKAGES = {
     "serve": (
@@ -15,14 +15,7 @@ _PACKAGES = {
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """What to tell a user whose command needs a package that is not installed.
-
-    Args:
-      error: what the import raised.
-
-    Returns:
-      One line; None if no extra brings the package, so that it is no mistake of the user's.
-    """
+    """Returns how to install a missing package; None if no extra brings it, which is a bug."""
     package = (error.name or "").partition(".")[0]
     for extra, packages in _PACKAGES.items():
         if package in packages:

@@ -1,4 +1,4 @@
-"""The console script ``warp-translate COMMAND [--flags]``."""
+"""The console script ``warp-translate COMMAND [flags]``."""
 
 import difflib
 import importlib
@@ -7,37 +7,14 @@ from typing import NoReturn
 
 from absl import flags
 
-from warp_translate.cli import status, streams
+import warp_translate
+from warp_translate.cli import program, status, streams
+from warp_translate.cli.commands import COMMANDS, completion, overview
 from warp_translate.cli.extras import missing_package
-
-COMMANDS = {
-    "doctor": "tell whether this machine trains and exports, and what to mend if not",
-    "data": "look at a folder of images: counts, faults, duplicates, how to train on it",
-    "train": "train an experiment, or go on with it",
-    "ablate": "run a sweep of an experiment and measure every run",
-    "checkpoints": "list what the checkpoints of a run take, remove some",
-    "evaluate": "measure a trained generator on the test split and draw a sheet",
-    "report": "put runs side by side on a page, as Markdown, as a table",
-    "translate": "translate images with a trained generator",
-    "device": "tell how fast a bundle is here, and which factor it takes",
-    "cost": "count and time a generator by size and factor, part by part",
-    "export": "make a folder of a trained generator that can be served",
-    "serve": "answer translations over HTTP",
-}
-
-_USAGE = "\n".join(
-    [
-        "usage: warp-translate COMMAND [--flags]",
-        "",
-        *(f"  {name:<11} {purpose}" for name, purpose in COMMANDS.items()),
-        "",
-        "warp-translate COMMAND --help lists the flags of a command.",
-    ]
-)
 
 
 def main() -> None:
-    """Hands the rest of the command line to the command's own program."""
+    """Runs the command that is named first on the command line."""
     with streams.ready():
         _start()
 
@@ -45,27 +22,33 @@ def main() -> None:
 def _start() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in ("-h", "--help", "help"):
-        print(_USAGE)
+        print(overview())
         return
-    if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        problem = f"there is no command {command!r}{hint}" if command else "no command was given"
-        _leave(f"{problem}\n\n{_USAGE}")
-    sys.argv = [f"{sys.argv[0]} {command}", *sys.argv[2:]]
+    if command == "--version":
+        print(f"warp-translate {warp_translate.__version__}")
+        return
     try:
+        if command in ("--completion=bash", "--completion=zsh"):
+            print(completion(command.partition("=")[2]))
+            return
+        if command not in COMMANDS:
+            close = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            problem = f"unknown command {command!r}{hint}" if command else "no command given"
+            _fail(f"{problem}\n\n{overview()}")
+        sys.argv = [f"{sys.argv[0]} {command}", *sys.argv[2:]]
         module = importlib.import_module(f"warp_translate.cli.{command}")
     except ModuleNotFoundError as error:
         message = missing_package(error)
         if message is None:
             raise
-        _leave(message)
-    except flags.Error as error:  # --flagfile is read as soon as --config is defined.
-        _leave(" ".join(str(error).removeprefix("ERROR:: ").split()))
-    module.run()
+        _fail(message)
+    except flags.Error as error:  # Defining --config reads --flagfile.
+        _fail(" ".join(str(error).removeprefix("ERROR:: ").split()))
+    program.run(module.main, module.COMMAND)
 
 
-def _leave(message: str) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status.USER_ERROR)
 

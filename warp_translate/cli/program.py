@@ -1,4 +1,8 @@
-"""What all commands share: how a program starts and how a user's mistake ends it."""
+"""Runs a command: parses its flags and turns errors into one line and an exit status.
+
+Modules of commands import jax and other heavy packages inside ``main``, so that ``--help`` is fast
+and works without them.
+"""
 
 import contextlib
 import difflib
@@ -7,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,32 +20,12 @@ from absl import logging as absl_logging
 
 from warp_translate import interrupts
 from warp_translate.cli import status, streams
+from warp_translate.cli.commands import Command
 from warp_translate.cli.extras import missing_package
-from warp_translate.cli.path_flag import define_path
 from warp_translate.errors import Preempted, UserError, shown
 
-WORKDIR = define_path("workdir", "Folder of the run: checkpoints, logs, config.")
-OUTPUT = define_path(
-    "output",
-    "Folder to write to; cost takes a JSON file, and translate of one picture a file, or - for "
-    "standard output.",
-)
-DIRECTION = flags.DEFINE_string(
-    "direction",
-    None,
-    "Which generator of a cycle run, a_to_b or b_to_a: translate takes the first by default, and "
-    "export both.",
-)
-STEP = flags.DEFINE_string(
-    "step", "best", "Checkpoint: best, latest, or a number of steps; evaluate takes all as well."
-)
-FACTOR = flags.DEFINE_integer(
-    "factor",
-    None,
-    "How many times smaller the trunk's image is; the run's or the bundle's own by default.",
-)
-
-# What absl and Python say of values of a wrong type, and what it means.
+_HELP = ("-h", "-help", "--help", "-?", "--helpshort")
+# How absl and Python describe a value of the wrong type, and how this program does.
 _REASONS = {
     "could not convert string to float": "a number",
     "invalid literal for int()": "a whole number",
@@ -49,73 +33,82 @@ _REASONS = {
 }
 
 
-def run(
-    main: Callable[[Sequence[str]], None], *, takes: Collection[flags.FlagHolder] | None = None
-) -> None:
-    """Runs an absl program; a UserError becomes one line on stderr and status 2.
+def run(main: Callable[[Sequence[str]], None], command: Command | None = None) -> None:
+    """Runs an absl program; a UserError becomes one line on stderr and exit status 2.
 
     Args:
-      main: takes the command line without its flags.
-      takes: the flags of other modules that it reads; all of them by default. One that it would not
-        look at is a mistake.
+      main: takes the arguments that are not flags, the name of the program first.
+      command: which flags the program takes; by default all that are defined.
     """
-    # Experiment files import their base from the checkout they are called in, with the console
-    # script as well as with `python -m`.
+    # Experiment files import their base from the current folder, under the console script as
+    # under `python -m`.
     sys.path.insert(0, os.getcwd())
-    logging.getLogger("absl").addFilter(_without_orbax)
-    logging.getLogger("asyncio").addFilter(_without_lost_tasks)
+    logging.getLogger("absl").addFilter(_drop_orbax)
+    logging.getLogger("asyncio").addFilter(_drop_lost_tasks)
     absl_logging.get_absl_handler().setFormatter(_PlainFormatter())
-    sys.unraisablehook = _without_late_answers
-    for talkative in ("jax", "fsspec"):  # Of every backend they did not find, of every file read.
-        logging.getLogger(talkative).setLevel(logging.WARNING)
-    others: set[str] = set()
-    if takes is not None:
-        others = _flags_of_others(main.__module__) - {flag.name for flag in takes}
-    interrupts.watch(_leave_interrupted)
+    sys.unraisablehook = _drop_closed_loop
+    for chatty in ("jax", "fsspec"):  # Backends that are not there, every file that is read.
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    interrupts.watch(_exit_interrupted)
+
+    def checked(argv: Sequence[str]) -> None:
+        if command is not None:
+            check(command, argv)
+        main(argv)
+
     with streams.ready():
         app.run(
-            lambda argv: _guard(lambda: main(argv)), flags_parser=lambda argv: _parse(argv, others)
+            lambda argv: _guard(lambda: checked(argv)),
+            flags_parser=lambda argv: _parse(argv, command),
         )
 
 
-def _flags_of_others(module: str) -> set[str]:
-    """The names of the flags that the modules of the package define, one module aside."""
-    return {
-        flag.name
-        for name, found in flags.FLAGS.flags_by_module_dict().items()
-        for flag in found
-        if name.startswith("warp_translate.") and name != module
-    }
+def check(command: Command, argv: Sequence[str]) -> None:
+    """Checks that the required flags are given, and no unexpected argument.
+
+    Raises:
+      UserError: they are not.
+    """
+    if argv[1:] and not command.words:
+        raise UserError(f"{command.name} takes flags only, not {' '.join(argv[1:])!r}")
+    names = " or ".join(f"--{flag.name}" for flag in command.one_of)
+    given = [flag for flag in command.one_of if flag.value is not None]
+    if len(given) > 1:
+        raise UserError(f"{command.name} takes {names}, not both")
+    missing = [f"--{flag.name}" for flag in command.required if flag.value is None]
+    if names and not given:
+        missing.insert(0, names)
+    if missing:
+        raise UserError(
+            f"{command.name} needs {' and '.join(missing)}, for example: "
+            f"warp-translate {command.name} {command.examples[0]}"
+        )
 
 
 def _guard(action: Callable[[], None]) -> None:
     try:
         with contextlib.ExitStack() as stack:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                answer = interrupts.handled_by(signal.SIGINT, _interrupt, limit=1)
-                stack.enter_context(answer)
+                stack.enter_context(interrupts.handled_by(signal.SIGINT, _interrupt, limit=1))
             action()
     except UserError as error:
-        _leave(str(error))
+        _fail(str(error))
     except Preempted as notice:
-        print(
-            f"asked to leave: step {notice.step} is saved, and the same command goes on from it",
-            file=sys.stderr,
-        )
+        print(f"preempted: saved step {notice.step}; rerun to resume", file=sys.stderr)
         sys.exit(status.INTERRUPTED if notice.by_user else status.PREEMPTED)
     except KeyboardInterrupt:
-        _leave_interrupted()
+        _exit_interrupted()
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and (message := missing_package(error)):
-            _leave(message)
-        distributed = _with_others()
+            _fail(message)
+        distributed = _other_processes()
         if not distributed:
             raise
         if distributed.is_peer_loss(error):
-            words = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             print(
-                f"error: the processes lost each other ({words}); start all of them again to go "
-                "on from the last checkpoint",
+                f"error: lost contact with another process ({reason}); restart all processes to "
+                "resume from the last checkpoint",
                 file=sys.stderr,
             )
             _exit(status.PEER_LOST)
@@ -123,66 +116,74 @@ def _guard(action: Callable[[], None]) -> None:
         _exit(status.CRASHED)
 
 
-def _parse(argv: list[str], others: set[str]) -> list[str]:
-    """Parses flags; experiment files run here, and overrides of their fields are checked here.
-
-    Args:
-      argv: the command line.
-      others: the names of flags that are defined, and that the program does not look at.
-    """
+def _parse(argv: list[str], command: Command | None) -> list[str]:
+    """Parses flags, which runs the experiment file and checks the fields that are overridden."""
+    if command is not None:
+        for word in argv[1 : argv.index("--") if "--" in argv else None]:
+            if word in _HELP:
+                print(command.help())
+                sys.exit(0)
+            if word in ("-helpfull", "--helpfull"):
+                print(flags.FLAGS.get_help())
+                sys.exit(0)
+    own = {flag.name for flag in command.flags} if command else set(flags.FLAGS)
     try:
         rest = flags.FLAGS(argv)
     except UserError as error:
-        _leave(str(error))
+        _fail(str(error))
     except flags.UnrecognizedFlagError as error:
-        _leave(f"there is no flag --{error.flagname}; {_nearest_flag(error.flagname, others)}")
+        _fail(f"unknown flag --{error.flagname}; {_suggestion(error.flagname, own)}")
     except flags.IllegalFlagValueError as error:
-        _leave(_in_plain_words(str(error)))
-    except flags.Error as error:
-        _leave(" ".join(str(error).split()))
-    for name in sorted(others):
+        _fail(_plain(str(error)))
+    except (flags.Error, ValueError) as error:  # A ValueError for --noflag=value.
+        _fail(" ".join(str(error).split()))
+    for name in sorted(_package_flags() - own):
         if flags.FLAGS[name].present:
-            _leave(f"--{name} is not for this command: leave it out; {_nearest_flag(name, others)}")
+            _fail(f"--{name} is a flag of other commands; {_suggestion(name, own)}")
     return rest
 
 
-def _nearest_flag(name: str, others: set[str]) -> str:
-    """What to try in place of a flag that is none of the program's."""
+def _package_flags() -> set[str]:
+    """Names of the flags that this package defines, whatever command they belong to."""
+    return {
+        flag.name
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        for flag in defined
+        if module.startswith("warp_translate.")
+    }
+
+
+def _suggestion(name: str, own: set[str]) -> str:
+    """Returns what to try in place of an unknown flag."""
     if name.startswith("config."):
         if "config" in flags.FLAGS:
-            return "--config=experiments/FILE.py, which has such fields, is missing"
-        return "this command has no --config: a run and a bundle have their own"
-    known = {
-        flag.name
-        for module, found in flags.FLAGS.flags_by_module_dict().items()
-        for flag in found
-        if not module.startswith("absl.")
-    }
-    close = difflib.get_close_matches(name, known - others, n=1)
-    return f"did you mean --{close[0]}?" if close else "--help lists those there are"
+            return "give --config=experiments/FILE.py, which defines the fields"
+        return "this command takes no --config: a run and a bundle contain their own"
+    close = difflib.get_close_matches(name, own, n=1)
+    return f"did you mean --{close[0]}?" if close else "--help lists the flags"
 
 
-def _in_plain_words(message: str) -> str:
-    """What absl says of a value that a flag does not take, with what it does take."""
+def _plain(message: str) -> str:
+    """Rewrites absl's message about a value of the wrong type."""
     message = " ".join(message.removeprefix("flag ").split())
-    for reason, words in _REASONS.items():
+    for reason, expected in _REASONS.items():
         given, found, _ = message.partition(f": {reason}")
         if found:
-            return f"{given} must be {words}"
+            return f"{given} must be {expected}"
     return message
 
 
-def _leave(message: str) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     print(f"error: {shown(message)}", file=sys.stderr, flush=True)
-    if distributed := _with_others():
-        # Most mistakes are made by all of them, and each is to say so.
+    if distributed := _other_processes():
+        # All processes make most mistakes, and each must have the time to print its own.
         distributed.wait_to_leave()
     _exit(status.USER_ERROR)
 
 
 def _exit(code: int) -> NoReturn:
-    """Leaves; where there are other processes without waiting for them to do so too."""
-    if _with_others():
+    """Exits; with other processes without jax's shutdown, which waits for them."""
+    if _other_processes():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -193,53 +194,51 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _leave_interrupted() -> None:
-    """Leaves at once, in whatever thread: the main one may be in the compiler.
+def _exit_interrupted() -> None:
+    """Exits at once, from any thread: the main thread may be in the compiler.
 
-    Without Python's own way to end, in which jax crashes where its threads still work.
+    It skips Python's shutdown, in which jax crashes while its threads run.
     """
     with contextlib.suppress(Exception):
-        # Not by print, which may be what was interrupted.
-        os.write(2, b"\ninterrupted; what was saved is kept\n")
+        # Not print, which the signal may have interrupted.
+        os.write(2, b"\ninterrupted; saved files are kept\n")
         sys.stdout.flush()
     os._exit(status.INTERRUPTED)
 
 
-def _with_others() -> Any:
-    """The module `distributed` where there are other processes, else None.
+def _other_processes() -> Any:
+    """Returns the module `distributed` if there are other processes, else None.
 
-    Without jax, which commands that serve do not need.
+    It does not import jax, which commands that serve do without.
     """
     distributed = sys.modules.get("warp_translate.training.distributed")
     return distributed if distributed and distributed.is_one_of_several() else None
 
 
-def _without_late_answers(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Leaves out what TensorStore's threads print of a loop that Orbax has closed.
-
-    That happens where several arrays cannot be read: the first ends the loop, and is told.
-    """
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
-
-
 class _PlainFormatter(logging.Formatter):
-    """What is logged as the commands print it: a warning begins with the word, and that is all."""
+    """Formats log records as the commands print: the message, with its level if a warning."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         return level + record.getMessage()
 
 
-def _without_lost_tasks(record: logging.LogRecord) -> bool:
-    """Drops what asyncio logs of Orbax's tasks of which the first failure was raised already."""
+# Libraries raise the error of a failed read or write, and also print it from their threads. These
+# drop what they print.
+
+
+def _drop_closed_loop(unraisable: "sys.UnraisableHookArgs") -> None:
+    """TensorStore: the first failed array closes the event loop that the others use."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _drop_lost_tasks(record: logging.LogRecord) -> bool:
+    """Asyncio: other tasks of Orbax that failed after the first."""
     message = record.getMessage()
     return not ("never retrieved" in message and f"orbax{os.sep}checkpoint" in message)
 
 
-def _without_orbax(record: logging.LogRecord) -> bool:
-    """Drops what Orbax logs: warnings of its own internals, and tracebacks of its threads.
-
-    Their errors are raised where their results are waited for, and told there in one line.
-    """
+def _drop_orbax(record: logging.LogRecord) -> bool:
+    """Orbax: warnings about its internals, and tracebacks."""
     return "orbax" not in record.pathname

@@ -1,72 +1,45 @@
 """Opens and restores the run that the flags name."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any, cast
+from contextlib import AbstractContextManager
+from typing import cast
 
-from absl import flags
-
-from warp_translate.cli import program
+from warp_translate.cli.shared_flags import BEST_BY, FACTOR, STEP, WORKDIR
 from warp_translate.errors import UserError
 from warp_translate.experiment.restore import Run, Trained, open_run_in
 from warp_translate.training.base import GeneratorTraining, Training
+from warp_translate.training.checkpoint import WhichStep
 
-BEST_BY = flags.DEFINE_string(
-    "best_by",
-    None,
-    "Metric that decides which step is the best, test/output/ssim for instance; by default the one "
-    "of the run's configuration.",
-)
+
+def open_run() -> AbstractContextManager[Run]:
+    """Opens the run that ``--workdir``, ``--best_by`` and ``--factor`` name; see `open_run_in`."""
+    return open_run_in(str(WORKDIR.value), factor=FACTOR.value, best_by=BEST_BY.value)
+
+
+def trained() -> Trained[Training]:
+    """Restores the networks that ``--workdir``, ``--step``, ``--best_by`` and ``--factor`` name.
+
+    Raises:
+      UserError: a flag is wrong, or there is no such run or step.
+    """
+    which = STEP.value
+    if which not in ("best", "latest") and not which.isdecimal():
+        raise UserError(f"--step={which} must be best, latest or a number")
+    if BEST_BY.value is not None and which != "best":
+        raise UserError(f"--best_by={BEST_BY.value} is for --step=best, not for --step={which}")
+    with open_run() as run:
+        return run.restore(run.step(cast(WhichStep, int(which) if which.isdecimal() else which)))
 
 
 def trained_generators() -> Trained[GeneratorTraining]:
-    """Restores the generators that the flags name, see `trained`.
+    """Restores generators, see `trained`.
 
     Raises:
-      UserError: as `trained`, or the run has trained a classifier.
+      UserError: as `trained`, or the run trained a classifier.
     """
     found = trained()
     if found.config.method.training == "classifier":
         raise UserError(
-            f"the run in {program.WORKDIR.value} has trained a classifier, which translates "
-            "nothing: give a run of generators"
+            f"--workdir={WORKDIR.value} is the run of a classifier, which translates nothing: give "
+            "a run of generators"
         )
     return cast(Trained[GeneratorTraining], found)
-
-
-def trained() -> Trained[Training]:
-    """Restores what the flags ``--workdir``, ``--step``, ``--best_by`` and ``--factor`` name.
-
-    Raises:
-      UserError: a flag is missing or wrong, or there is no such run or step.
-    """
-    which: Any = program.STEP.value
-    if which not in ("best", "latest"):
-        try:
-            which = int(which)
-        except ValueError:
-            raise UserError(f"--step={which} is neither best, latest nor a number") from None
-    if BEST_BY.value is not None and which != "best":
-        raise UserError(f"--best_by={BEST_BY.value} is for --step=best, not for --step={which}")
-    with open_run() as run:
-        return run.restore(run.step(which))
-
-
-@contextlib.contextmanager
-def open_run() -> Iterator[Run]:
-    """Opens the run that the flags ``--workdir``, ``--best_by`` and ``--factor`` name.
-
-    Yields:
-      The run.
-
-    Raises:
-      UserError: a flag is missing or wrong, or there is no such run.
-    """
-    if program.WORKDIR.value is None:
-        raise UserError("--workdir=FOLDER is missing: the folder of a run of warp-translate train")
-    if program.FACTOR.value is not None and program.FACTOR.value < 1:
-        raise UserError(f"--factor={program.FACTOR.value} must be at least 1")
-    with open_run_in(
-        program.WORKDIR.value, factor=program.FACTOR.value, best_by=BEST_BY.value
-    ) as run:
-        yield run

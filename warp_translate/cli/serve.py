@@ -1,9 +1,8 @@
-"""``warp-translate serve FOLDER``: answers translations over HTTP with the bundles of a folder."""
+"""``warp-translate serve FOLDER``: serves the bundles of a folder over HTTP."""
 
 import contextlib
 import functools
 import logging
-import math
 import os
 import signal
 import socket
@@ -16,7 +15,9 @@ from absl import flags
 from absl import logging as absl_logging
 
 from warp_translate import storage
-from warp_translate.cli import bundle_flags, program
+from warp_translate.cli import program
+from warp_translate.cli.commands import Command
+from warp_translate.cli.shared_flags import BATCH, BUDGET, ENGINE, define_positive
 from warp_translate.errors import UserError
 from warp_translate.serving import footprint
 from warp_translate.serving.batcher import Batcher
@@ -26,43 +27,58 @@ from warp_translate.serving.service import Service
 
 KEY_VARIABLE = "WARP_TRANSLATE_API_KEY"
 
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for everybody.")
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all network interfaces."
+)
 _ALLOW_HOST = flags.DEFINE_list(
     "allow_host",
     None,
-    "Further names that requests may ask for in their Host header, such as that of a proxy; * for "
-    "any. On 127.0.0.1 these, localhost and --host are allowed; elsewhere any, without this flag.",
+    "Names that requests may have in their Host header, such as that of a proxy; * for any. On "
+    "127.0.0.1, localhost and --host are allowed too; on other addresses any, without this flag.",
 )
 _ALLOW_ORIGIN = flags.DEFINE_list(
     "allow_origin",
     None,
-    "Origins of web pages elsewhere that may use the server, such as https://example.org; * for "
-    "any page.",
+    "Origins of other web pages that may use the server, such as https://example.org; * for any.",
 )
-_PORT = flags.DEFINE_integer("port", 8000, "Port to listen on; 0 for any that is free.")
-_MEGABYTES = flags.DEFINE_float("most_megabytes", 32.0, "Largest request.")
-_MEGAPIXELS = flags.DEFINE_float("most_megapixels", 16.0, "Largest image.")
-_MEMORY = flags.DEFINE_float(
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "Port to listen on; 0 for any free one.", lower_bound=0, upper_bound=65535
+)
+_MEGABYTES = define_positive("most_megabytes", 32.0, "Limit of a request in megabytes.")
+_MEGAPIXELS = define_positive("most_megapixels", 16.0, "Limit of an image in megapixels.")
+_MEMORY = define_positive(
     "most_memory",
     None,
-    "Gigabytes of memory that the server may take; by default half of the machine's, or three "
+    "Limit of the server's memory in gigabytes; by default half of the machine's, or three "
     "quarters of the container's if that is less.",
 )
 _QUEUE = flags.DEFINE_integer(
-    "most_requests", 64, "Small requests in work and waiting, together, and as many large ones."
+    "most_requests",
+    64,
+    "Limit of small requests that run or wait, and of large ones.",
+    lower_bound=1,
 )
-_SECONDS = flags.DEFINE_float("most_seconds", 60.0, "What a request may take to come, and to wait.")
+_SECONDS = define_positive(
+    "most_seconds", 60.0, "Time limit in seconds for a request to arrive, and to wait."
+)
+
+COMMAND = Command(
+    "serve",
+    examples=("bundles", "bundles --host=0.0.0.0 --port=80 --most_memory=4"),
+    common=(_HOST, _PORT, BUDGET, ENGINE, BATCH),
+    advanced=(*(_ALLOW_HOST, _ALLOW_ORIGIN, _MEGABYTES, _MEGAPIXELS, _MEMORY, _QUEUE, _SECONDS),),
+    words="FOLDER",
+    text={
+        "engine": "Runs the bundles; auto: the first one installed.",
+        "budget_ms": "Time limit of a translation in milliseconds, which decides its factor.",
+    },
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serves until it is told to stop, and then finishes what it took."""
+    """Serves until SIGTERM or Ctrl-C, then completes the requests it has accepted."""
     if len(argv) != 2:
         raise UserError("serve needs one folder of bundles: warp-translate serve bundles")
-    for flag in (_MEGABYTES, _MEGAPIXELS, _MEMORY, _QUEUE, _SECONDS):
-        if flag.value is not None and not 0 < flag.value < math.inf:
-            raise UserError(f"--{flag.name}={flag.value} must be a number above 0")
-    if not 0 <= _PORT.value < 65536:
-        raise UserError(f"--port={_PORT.value} must be within 0 and 65535")
     import uvicorn
 
     from warp_translate.serving import middleware, server
@@ -70,24 +86,24 @@ def main(argv: Sequence[str]) -> None:
 
     origins = [middleware.parse_origin(each) for each in _ALLOW_ORIGIN.value or ()]
 
-    # Lines that whoever sends a malformed picture or form could fill the log with.
+    # Malformed images and forms would fill the log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
     folder = storage.disk_path(argv[1], "FOLDER")
-    registry = Registry(folder, functools.partial(open_bundle, backend=bundle_flags.backend()))
+    registry = Registry(folder, functools.partial(open_bundle, backend=ENGINE.value))
     served = registry.scan()
     for (source, target), engine in sorted(served.engines.items()):
         print(f"{source} to {target}: {engine.bundle.folder}", file=sys.stderr)
     if served.classifier is not None:
-        told = served.classifier.bundle
-        print(f"{' or '.join(told.domains)}: {told.folder}", file=sys.stderr)
+        opened = served.classifier.bundle
+        print(f"{' or '.join(opened.domains)}: {opened.folder}", file=sys.stderr)
     if not served.engines:
-        print(f"{argv[1]} holds no bundle yet; what comes is picked up", file=sys.stderr)
+        print(f"{argv[1]} holds no bundle yet; new ones are loaded", file=sys.stderr)
     service = Service(
         registry,
-        Batcher(most_waiting=_QUEUE.value, batch=bundle_flags.batch()),
-        budget_milliseconds=bundle_flags.budget_milliseconds(),
+        Batcher(most_waiting=_QUEUE.value, batch=BATCH.value),
+        budget_milliseconds=BUDGET.value,
         most_pixels=int(1e6 * _MEGAPIXELS.value),
         seconds=_SECONDS.value,
     )
@@ -106,8 +122,8 @@ def main(argv: Sequence[str]) -> None:
         )
         host = f"[{address}]" if ":" in address else address
         print(f"listening on http://{host}:{port}, stop with Ctrl-C", file=log)
-        # uvicorn stops on SIGTERM and SIGINT when what runs is done, and then raises the signal
-        # again, which is to do nothing more.
+        # uvicorn completes running requests after SIGTERM or SIGINT, and then raises the signal
+        # again: ignore it.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         settings = uvicorn.Config(
@@ -124,9 +140,9 @@ def main(argv: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _log() -> Iterator[TextIO]:
-    """Has everything that Python writes to stderr written by a thread, which alone may wait."""
+    """Redirects stderr to a thread, so that a slow reader of it blocks nothing else."""
     log = LogStream(None if sys.stderr is None else sys.stderr.fileno())
-    handler = absl_logging.get_absl_handler().python_handler  # Of all loggers that have no other.
+    handler = absl_logging.get_absl_handler().python_handler  # Of all other loggers.
     before = handler.setStream(log)
     try:
         with contextlib.redirect_stderr(log):
@@ -142,15 +158,10 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise UserError(
-            f"--host={host} --port={port} cannot be listened on ({error.strerror or error}): "
-            "choose others"
+            f"cannot listen on --host={host} --port={port} ({error.strerror or error}): choose "
+            "others"
         ) from error
 
 
-def run() -> None:
-    """Entry point of the command."""
-    program.run(main, takes=(bundle_flags.ENGINE, bundle_flags.BATCH, bundle_flags.BUDGET))
-
-
 if __name__ == "__main__":
-    run()
+    program.run(main, COMMAND)

@@ -1,4 +1,4 @@
-"""Standard output and error of the commands, whatever is connected to them."""
+"""Standard output and error of the commands, whatever they are connected to."""
 
 import contextlib
 import io
@@ -13,10 +13,10 @@ from warp_translate.cli import status
 
 @contextlib.contextmanager
 def ready() -> Iterator[None]:
-    """Prints whatever characters a name has, and ends silently when nobody reads on.
+    """Escapes characters that a stream cannot encode; exits quietly when it is closed.
 
-    ``warp-translate ... | head`` closes the pipe while the command prints. It then leaves with the
-    status that shells give to a command that SIGPIPE has ended.
+    ``warp-translate ... | head`` closes the pipe while the command prints. The command then exits
+    with the status that shells give to a process ended by SIGPIPE.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -26,26 +26,26 @@ def ready() -> Iterator[None]:
             yield
         finally:
             if sys.stdout is not None:
-                # Python would do so after this block, and report what goes wrong in its own words.
+                # Python would flush at exit and print a traceback if that fails.
                 sys.stdout.flush()
     except BrokenPipeError:
         broken = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
-        if not broken:  # Another pipe than those of the user.
+        if not broken:  # A pipe of the command's own.
             raise
         for stream in broken:
-            _drop(stream)
+            _discard(stream)
         sys.exit(status.BROKEN_PIPE)
     except OSError as error:
         if not _is_full(sys.stdout):
             raise
-        _drop(sys.stdout)
-        if not isinstance(error.__context__, SystemExit):  # Else there is a line already.
-            print(f"error: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        _discard(sys.stdout)
+        if not isinstance(error.__context__, SystemExit):  # Else an error is printed already.
+            print(f"error: cannot write to standard output ({error.strerror})", file=sys.stderr)
         sys.exit(status.USER_ERROR)
 
 
 def _is_full(stream: TextIO | None) -> bool:
-    """Whether what is left for a stream cannot be written."""
+    """Returns whether the buffer of a stream cannot be written."""
     try:
         if stream is not None:
             stream.flush()
@@ -54,15 +54,15 @@ def _is_full(stream: TextIO | None) -> bool:
     return False
 
 
-def _drop(stream: TextIO) -> None:
-    """Lets what is left for a stream go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _discard(stream: TextIO) -> None:
+    """Redirects a stream and its buffer to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _is_broken(stream: TextIO | None) -> bool:
-    """Whether a stream is a pipe whose reader is gone."""
+    """Returns whether a stream is a pipe without a reader."""
     if stream is None or not hasattr(select, "poll"):
         return False
     try:

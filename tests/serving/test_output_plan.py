@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from warp_translate.cli.output_plan import plan_outputs
 from warp_translate.errors import UserError
+from warp_translate.serving.output_plan import plan_outputs
 
 
 def made(folder, *names):
-    """Empty files: a plan reads none of them."""
+    """Writes empty files, which a plan does not read."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,7 +18,7 @@ def made(folder, *names):
 
 
 def planned(tmp_path, *inputs, **options):
-    """The outputs by their inputs, as paths from the folders."""
+    """Returns outputs by input, relative to their folders."""
     plan = plan_outputs([str(each) for each in inputs], str(tmp_path / "out"), **options)
     return {
         job.source.relative_to(tmp_path).as_posix(): job.target.relative_to(
@@ -60,7 +60,7 @@ def test_every_output_has_a_name_of_its_own(tmp_path, names, options, expected):
         ("one/a.png", "two/a.png"),
     ],
 )
-def test_names_that_cannot_be_told_apart_are_refused_in_one_line(tmp_path, names):
+def test_equal_names_are_a_one_line_error(tmp_path, names):
     folder = made(tmp_path / "in", *names)
     inputs = [folder] if "/" not in names[0] else [folder / name for name in names]
     with pytest.raises(UserError, match="rename one, or translate them into two folders") as caught:
@@ -69,7 +69,7 @@ def test_names_that_cannot_be_told_apart_are_refused_in_one_line(tmp_path, names
     assert "\n" not in str(caught.value)
 
 
-def test_folders_keep_their_names_where_there_are_several(tmp_path):
+def test_several_folders_keep_their_names(tmp_path):
     for name in ("one/a.png", "two/a.png", "b.png"):
         made(tmp_path, name)
     inputs = [tmp_path / name for name in ("one", "two", "b.png", "b.png")]
@@ -93,11 +93,11 @@ def test_links_are_followed_once(tmp_path, monkeypatch):
     assert sorted(found) == ["again/deep/w.png", "again/z.png", "b/x.png", "v.png", "y.png"]
     said = " ".join(plan.passed_over)
     for name in ("a", "b/up", "far"):
-        assert f"linked/{name} (a link to a folder that is taken already)" in said
+        assert f"linked/{name} (a link to a folder that is included already)" in said
     assert "gone.png (a broken link)" in said and "again/deep/loop (a broken link)" in said
 
 
-def test_what_is_passed_over_is_named(tmp_path):
+def test_other_files_are_named(tmp_path):
     folder = made(tmp_path / "in", "a.png", "notes\r.txt", ".hidden", "below/b.png", "c.cr2")
     os.mkfifo(folder / "d.png")
     plan = plan_outputs([str(folder)], str(tmp_path / "out"))
@@ -105,11 +105,11 @@ def test_what_is_passed_over_is_named(tmp_path):
         f"{folder}/{name}" for name in ("below/", "c.cr2", "d.png", "notes\\r.txt")
     ]
     assert plan.folders_passed_over
-    with pytest.raises(UserError, match=r"holds no image: .*; --recursive looks into its folders"):
+    with pytest.raises(UserError, match=r"holds no image: .*; --recursive includes its folders"):
         plan_outputs([str(made(tmp_path / "empty", "x/a.png"))], str(tmp_path / "out"))
 
 
-def test_one_picture_is_written_where_it_is_said(tmp_path):
+def test_one_image_is_written_to_a_file_or_a_folder(tmp_path):
     made(tmp_path, "a.png", "in/b.png")
     (tmp_path / "folder.jpg").mkdir()
     source = str(tmp_path / "a.png")
@@ -129,20 +129,20 @@ def test_one_picture_is_written_where_it_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "output", "options", "message"),
     [
-        (["in"], "one.jpg", {}, "one.jpg is for one picture, and there is a folder of pictures"),
-        (["a.png", "in/b.png"], "-", {}, "--output=- is for one picture, and there is 2 inputs"),
-        (["-", "a.png"], "out", {}, "--input=- is one picture from standard input"),
-        (["-"], "out", {}, "--input=- has no name to give a file in"),
+        (["in"], "one.jpg", {}, "one.jpg is for one image, not for a folder of images"),
+        (["a.png", "in/b.png"], "-", {}, "--output=- is for one image, not for 2 inputs"),
+        (["-", "a.png"], "out", {}, "--input=- is one image from standard input"),
+        (["-"], "out", {}, "--input=- has no name for a file in"),
         (["a.png"], "one.jpg", {"form": "webp"}, "--format=webp contradict each other"),
         (["a.png"], "-", {"maps": ["mask"]}, "--maps=mask needs files"),
         (["none.png"], "out", {}, "none.png: there is no such file"),
         (["a.png"], "a.png", {}, "--output=a.png would overwrite the inputs"),
         (["a.png"], ".", {}, "--output=. would overwrite the inputs"),
         (["in"], "in/../in", {}, "--output=in/../in would overwrite the inputs"),
-        (["in/b.png", "in/b.mask.png"], "p.png", {}, "for one picture"),
+        (["in/b.png", "in/b.mask.png"], "p.png", {}, "for one image"),
     ],
 )
-def test_an_output_that_the_inputs_do_not_fit_is_one_line(
+def test_an_unsuitable_output_is_a_one_line_error(
     tmp_path, monkeypatch, inputs, output, options, message
 ):
     made(tmp_path, "a.png", "in/b.png", "in/b.mask.png")
