@@ -14,7 +14,7 @@ from tests.cli.forked_commands import ROOT, ForkedCommands
 from tests.cli.wrong import Places
 from tests.serving.conftest import describe, random_generator
 from warp_translate.cli.main import COMMANDS
-from warp_translate.experiment.fields import TRAININGS, names
+from warp_translate.experiment.fields import TRAININGS, settings
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import write_config
 
@@ -125,7 +125,7 @@ def test_there_are_many_and_they_are_about_everything(wrongs):
     assert {wrong.args[0] for wrong in every if wrong.args} >= set(COMMANDS)
     words = " ".join(word for wrong in every for word in wrong.args)
     for kind in TRAININGS:
-        wanted = set(names(kind)) - wrong_configurations.ANY_TEXT
+        wanted = set(settings(kind)) - wrong_configurations.ANY_TEXT
         assert all(f"--config.{name}=" in words for name in wanted)
 
 
