@@ -55,18 +55,10 @@ def grad_displacement(
 ) -> Array:
     """The gradient of the displacement of `warp`; zero beyond the bound, but not at it.
 
-    Args:
-      image: see `warp`.
-      displacement: see `warp`.
-      cotangent: of the output, ``[B, H, W, C]``, float32 or bfloat16.
-      bound: see `warp`.
-      interpret: see `warp`.
+    The cotangent is ``[B, H, W, C]``, float32 or bfloat16; the rest is as for `warp`.
 
     Returns:
       ``[B, H, W, 2]``, float32.
-
-    Raises:
-      ValueError: see `warp`.
     """
     _check(image, displacement, bound)
     if cotangent.shape != image.shape:
@@ -85,19 +77,11 @@ def grad_image(
 ) -> Array:
     """The gradient of the image of `warp`.
 
-    A non-finite cotangent spoils the gradient around its pixel.
-
-    Args:
-      cotangent: of the output, ``[B, H, W, C]``, float32 or bfloat16.
-      displacement: see `warp`.
-      bound: see `warp`.
-      interpret: see `warp`.
+    The cotangent is ``[B, H, W, C]``, float32 or bfloat16; the rest is as for `warp`. A non-finite
+    cotangent spoils the gradient around its pixel.
 
     Returns:
       ``[B, H, W, C]``, float32.
-
-    Raises:
-      ValueError: see `warp`.
     """
     _check(cotangent, displacement, bound)
 
