@@ -130,8 +130,8 @@ def test_what_the_quickstart_calls_needs_nothing_of_other_extras():
     """The modules of its commands import what the README's first command installs, no more."""
     code = """
 import importlib, sys
-for name in ("onnx", "onnxruntime", "safetensors", "matplotlib", "fastapi", "uvicorn", "gcsfs",
-             "s3fs", "fsspec", "google.cloud.storage", "ray", "torch", "scipy", "skimage"):
+for name in ("onnx", "onnxruntime", "safetensors", "matplotlib", "jinja2", "fastapi", "uvicorn",
+             "gcsfs", "s3fs", "fsspec", "google.cloud.storage", "ray", "torch", "scipy", "skimage"):
     sys.modules[name] = None
 for name in ("train", "evaluate", "translate", "checkpoints", "ablate", "data", "report"):
     importlib.import_module(f"warp_translate.cli.{name}")

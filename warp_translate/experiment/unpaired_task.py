@@ -10,6 +10,7 @@ from warp_translate.data import pipeline
 from warp_translate.data.image_source import ImageSource
 from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation import distribution_metrics
+from warp_translate.evaluation.distribution_metrics import DistributionMetrics
 from warp_translate.evaluation.unpaired import DomainsEvaluation, DomainsResult
 from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
@@ -39,15 +40,14 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
     data = build.domains(config)
     crop = build.eval_crop(config)
     spread = multihost.spread(config.evaluation.batch_size)
+    distributions = DistributionMetrics(spread, extractor, recogniser)
     evaluations = {
         each: DomainsEvaluation(
             build.generator_training(config, factor=each).translate,
-            spread,
-            extractor=extractor,
+            distributions,
             paired=data.paired_test,
             mask_weights=training.mask_weights,
             bound=config.generator.max_displacement * each,
-            recogniser=recogniser,
         )
         for each in eval_setup.factors(config, training.factor)
     }
@@ -61,12 +61,9 @@ def unpaired_task(config: ml_collections.ConfigDict, *, factor: int | None = Non
         return pipeline.eval_images(images, crop, **eval_setup.reading(spread))
 
     @functools.cache
-    def training_features() -> tuple[np.ndarray | None, np.ndarray | None]:
+    def training_features() -> tuple[np.ndarray | None, ...]:
         """Features of the images of training, which are the same at every evaluation."""
-        if extractor is None:
-            return None, None
-        embed = evaluations[training.factor].embed
-        return embed(read(data.train_a)), embed(read(data.train_b))
+        return tuple(distributions.features(read(each)) for each in (data.train_a, data.train_b))
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int, headway: Headway) -> Report:
         further_a, further_b = training_features()
