@@ -93,7 +93,7 @@ setup(
     ],
     package_dir={"warp_translate.experiments": "experiments"},
     package_data={
-        "warp_translate.evaluation": ["report_page/*"],
+        "warp_translate.evaluation": ["metrics.toml", "report_page/*"],
         "warp_translate.serving": ["page/*"],
     },
     entry_points={"console_scripts": ["warp-translate = warp_translate.cli.main:main"]},

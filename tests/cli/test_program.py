@@ -100,8 +100,8 @@ program.run(main)
 def test_the_quickstart_needs_only_the_packages_of_its_extras():
     code = """
 import importlib, pkgutil, sys
-for name in ("onnx", "onnxruntime", "safetensors", "matplotlib", "fastapi", "uvicorn", "gcsfs",
-             "s3fs", "fsspec", "google.cloud.storage", "ray", "torch", "scipy", "skimage"):
+for name in ("onnx", "onnxruntime", "safetensors", "matplotlib", "jinja2", "fastapi", "uvicorn",
+             "gcsfs", "s3fs", "fsspec", "google.cloud.storage", "ray", "torch", "scipy", "skimage"):
     sys.modules[name] = None
 for name in ("cli.translate", "cli.checkpoints", "cli.report", "cli.run_flags", "cli.config_flag",
              "experiment.train", "experiment.evaluate", "experiment.ablation",

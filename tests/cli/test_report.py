@@ -40,10 +40,17 @@ def test_the_table_needs_no_matplotlib(sweep, tmp_path):
     assert done.stderr == "" and list(tmp_path.iterdir()) == []
 
 
-def test_without_matplotlib_the_page_is_an_error(sweep, tmp_path):
-    done = run("report", f"--runs={sweep}", f"--output={tmp_path}", without=WITHOUT_MATPLOTLIB)
+@pytest.mark.parametrize(
+    ("package", "flag"),
+    [("matplotlib", "--output=."), ("jinja2", "--output=."), ("jinja2", "--table")],
+)
+def test_missing_package_names_its_extra(sweep, tmp_path, package, flag):
+    without = WITHOUT_JAX.replace('"jax",', f'"jax", "{package}",')
+    done = run("report", f"--runs={sweep}", flag, cwd=tmp_path, without=without)
     assert done.returncode == 2
-    assert "pip install 'warp-translate[eval]'" in done.stderr
+    assert done.stderr == (
+        f"error: this needs the package {package}: pip install 'warp-translate[eval]'\n"
+    )
 
 
 def test_runs_and_metrics_are_lists(call, sweep, tmp_path, capsys):

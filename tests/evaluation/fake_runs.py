@@ -1,4 +1,4 @@
-"""Run and sweep folders as trainings leave them, made up: no training, plausible figures."""
+"""Synthetic run and sweep folders with plausible figures."""
 
 import json
 import math
@@ -29,7 +29,7 @@ START = {
 
 
 def config(**changes):
-    """A configuration; ``changes`` by dotted name, with ``__`` for the dot."""
+    """A configuration with changes by dotted name, where ``__`` stands for the dot."""
     made = {
         "seed": 0,
         "data": {"name": "openmoji_gender", "dir": None, "size": 64, "scale": [0.85, 1.15]},
@@ -52,7 +52,7 @@ def config(**changes):
 
 
 def quality(factor, fusion, seed):
-    """How good a run ends up, 1 being best: less with the factor, and more with both branches."""
+    """Quality of a run, at most about 1; decreases with the factor."""
     base = {"full": 1.0, "unwarped": 0.72, "warped": 0.45, "pretranslated": 0.62}[fusion]
     loss = {"full": 0.06, "unwarped": 0.12, "warped": 0.05, "pretranslated": 0.22}[fusion]
     noise = np.random.default_rng([seed, factor, len(fusion)]).normal(0, 0.015)
@@ -79,7 +79,7 @@ def scores(good, factor=2, fusion="full"):
 
 
 def cost(factor):
-    """What a translation at 64 px costs."""
+    """Cost of a translation at 64 px."""
     macs = {each: 64 * 64 * (120_000 / each**2 + 870) for each in (1, factor)}
     return {"macs": macs[factor], "share": macs[factor] / macs[1], "size": [64, 64]}
 
@@ -97,7 +97,7 @@ def write_run(
     priced=True,
     sheet=None,
 ):
-    """Writes a run folder; ``steps`` of training were done, and ``sheet`` makes its picture."""
+    """Writes a run folder with ``steps`` of training; ``sheet`` writes its sheet."""
     made = config() if made is None else made
     factor, fusion = made["method"].get("factor", 1), made["method"].get("fusion", "full")
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def write_run(
 
 
 def write_evaluation(folder, scalars, *, protocol=PROTOCOL, cost=None, step=TOTAL):
-    """Writes what ``warp-translate evaluate`` found."""
+    """Writes the result of ``warp-translate evaluate``."""
     content = {"step": step, "scalars": scalars, "protocol": protocol}
     if cost is not None:
         content["cost"] = cost
@@ -142,7 +142,7 @@ def write_evaluation(folder, scalars, *, protocol=PROTOCOL, cost=None, step=TOTA
 
 
 def write_sweep(folder, variants, **fields):
-    """Writes ``sweep.json``: ``variants`` are names of run folders by label."""
+    """Writes ``sweep.json`` with names of run folders by label."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "title": "Fusion and factor: what warping and blending are worth.",
@@ -190,7 +190,7 @@ def fusion_sweep(folder, *, factors=(1, 2, 4), seeds=2, sheet=None, **fields):
 
 
 def tiny_sheet(path, seed, *, rows=3, side=16):
-    """A sheet of noise, whose originals are those of every other one."""
+    """A sheet of noise with common originals."""
     shown, own = np.random.default_rng(0), np.random.default_rng(seed + 1)
     made = []
     for _ in range(rows):

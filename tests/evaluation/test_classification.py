@@ -16,8 +16,8 @@ def evaluate(probabilities, images, threshold, devices=1, chunk=2, **options):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_figures_of_a_classifier_that_reads_the_red_and_the_blue(devices):
-    """Its certainty is in the picture: red / 255 of A and the rest of B; scrambling keeps it."""
+def test_scalars_of_a_classifier_of_the_red_channel(devices):
+    """The probability of A is red / 255, which scrambling preserves."""
 
     def probabilities(_, images):
         share = images[:, 0, 0, 0].astype(jnp.float32) / 255
@@ -35,7 +35,7 @@ def test_figures_of_a_classifier_that_reads_the_red_and_the_blue(devices):
     scalars = result.scalars
     assert scalars["accuracy/a"] == pytest.approx(2 / 3)
     assert scalars["accuracy/b"] == 1
-    assert scalars["accuracy"] == pytest.approx(5 / 6)  # Domains count alike, not images.
+    assert scalars["accuracy"] == pytest.approx(5 / 6)  # Domains weigh the same, not images.
     of_a = -(np.log(1) + np.log(0.8) + np.log(0.2)) / 3
     assert scalars["cross_entropy"] == pytest.approx(of_a / 2, abs=1e-6)
     assert scalars["known"] == pytest.approx(2 / 4)
@@ -45,8 +45,7 @@ def test_figures_of_a_classifier_that_reads_the_red_and_the_blue(devices):
     assert result.doubtful[0][0][0][0, 0, 0] == 51
 
 
-def test_scrambled_images_are_scrambled(rng):
-    """Each otherwise, and the same wherever and with whomever it is measured."""
+def test_scrambling_differs_per_image_and_is_independent_of_batches(rng):
     image = rng.permutation(8 * 8).reshape(8, 8, 1).repeat(3, -1).astype(np.uint8)
 
     def seen(devices, chunk):
@@ -70,12 +69,12 @@ def test_scrambled_images_are_scrambled(rng):
     def pieces(of):
         return {of[y : y + 2, x : x + 2].tobytes() for y in range(0, 8, 2) for x in range(0, 8, 2)}
 
-    # Its own 4 x 4 pieces, each whole and once.
+    # A permutation of the 4 x 4 pieces.
     assert all(pieces(each) == pieces(image) for each in found.values())
     assert seen(1, 2).keys() == seen(4, 1).keys() == found.keys()
 
 
-def test_an_empty_domain_is_named():
+def test_unexpected_number_of_images_is_an_error():
     images = [[{"image": np.zeros((1, 8, 8, 3), np.uint8)}], []]
     with pytest.raises(ValueError, match="domain b has no images"):
         evaluate(lambda _, images: jnp.full((len(images), 2), 0.5), images, 0.8)

@@ -26,12 +26,9 @@ def with_l1(value):
 def test_statistic_is_mean_and_sample_standard_deviation():
     assert Statistic.of([1.0, 2.0, 6.0]) == Statistic(3.0, pytest.approx(math.sqrt(7.0)), 3)
     assert Statistic.of([4.0]) == Statistic(4.0, None, 1)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_statistic_of_nonfinite_values_is_nan(bad):
-    found = Statistic.of([1.0, bad])
-    assert math.isnan(found.mean) and math.isnan(found.spread) and found.count == 2
+    for bad in (math.nan, math.inf):
+        found = Statistic.of([1.0, bad])
+        assert math.isnan(found.mean) and math.isnan(found.spread) and found.count == 2
 
 
 def test_runs_that_differ_only_in_seed_are_one_group(tmp_path):
@@ -51,31 +48,20 @@ def test_runs_that_differ_only_in_seed_are_one_group(tmp_path):
     assert "seed" not in groups[0].config
 
 
-def test_labels_use_full_names_of_ambiguous_fields(tmp_path):
-    made = config(optim__lr=0.1)
-    other = config(optim__lr=0.2)
-    made["discriminator"], other["discriminator"] = {"lr": 3}, {"lr": 4}
-    groups = grouped(tmp_path, made, other)
-    assert groups[0].label == "optim.lr 0.1, discriminator.lr 3"
-
-
-def test_labels_fall_back_to_folder_names(tmp_path):
-    assert grouped(tmp_path, config())[0].label == "run0"
-    many = {f"optim__field{number}": 1 for number in range(9)}
-    groups = grouped(tmp_path / "many", config(), config(**many))
-    assert [group.label for group in groups] == ["run0", "run1"]
-
-
-def test_missing_field_is_a_difference(tmp_path):
-    groups = grouped(tmp_path, config(), config(losses__mask_band=0.0))
-    assert [group.label for group in groups] == [f"mask_band {DASH}", "mask_band 0.0"]
-
-
-def test_integral_floats_equal_integers(tmp_path):
-    groups = grouped(
-        tmp_path, config(losses__l1_output=100.0), config(seed=1, losses__l1_output=100)
-    )
-    assert len(groups) == 1
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        # Full names of ambiguous fields, folder names for many differences.
+        ({"lr": 0.1, "b.lr": 3}, {"lr": 0.2, "b.lr": 4}, ["lr 0.1, b.lr 3", "lr 0.2, b.lr 4"]),
+        ({}, {f"field{number}": 1 for number in range(9)}, ["run0", "run1"]),
+        ({}, {"mask_band": 0.0}, [f"mask_band {DASH}", "mask_band 0.0"]),
+        # Integral floats equal integers.
+        ({"l1": 100.0}, {"l1": 100, "seed": 1}, ["run0 and 1 more"]),
+    ],
+)
+def test_labels_name_the_differences(tmp_path, first, second, labels):
+    groups = grouped(tmp_path, config() | first, config() | second)
+    assert [group.label for group in groups] == labels
 
 
 def test_duplicate_runs_are_an_error(tmp_path):
@@ -142,17 +128,13 @@ PROTOCOLS = [
     ids=[each[0] for each in PROTOCOLS],
 )
 def test_different_protocols_are_an_error(tmp_path, protocol, difference):
-    groups = grouped(tmp_path, config(), (config(method__factor=4), {"protocol": protocol}))
-    with pytest.raises(UserError) as caught:
-        comparison.check_protocols(groups)
-    message = str(caught.value)
-    assert "run0 and run1" in message and difference in message and "\n" not in message
-
-
-def test_different_protocols_within_a_group_are_an_error(tmp_path):
-    groups = grouped(tmp_path, config(), (config(seed=1), {"protocol": {"count": 1}}))
-    with pytest.raises(UserError, match="run0 and run1"):
-        comparison.check_protocols(groups)
+    for other in ("factor", "seed"):  # In another group and in the same.
+        made = config(method__factor=4) if other == "factor" else config(seed=1)
+        groups = grouped(tmp_path / other, config(), (made, {"protocol": protocol}))
+        with pytest.raises(UserError) as caught:
+            comparison.check_protocols(groups)
+        message = str(caught.value)
+        assert "run0 and run1" in message and difference in message and "\n" not in message
 
 
 def test_protocol_fields_of_the_method_may_differ(tmp_path):
@@ -166,40 +148,37 @@ def test_protocol_fields_of_the_method_may_differ(tmp_path):
     comparison.check_protocols(groups)
 
 
-def marks(tmp_path, metric, *values):
-    """Marks of groups with the given values."""
+@pytest.mark.parametrize(
+    ("metric", "values", "marks"),
+    [
+        # By direction.
+        ("output/l1", [[0.3], [0.1], [0.2]], ["", "best", ""]),
+        ("output/psnr", [[3], [1], [2]], ["best", "", ""]),
+        ("output/sharpness", [[1.5], [0.9], [0.5]], ["", "best", ""]),
+        ("mask/mean", [[1], [2]], ["", ""]),
+        ("novelty", [[1], [2]], ["", ""]),
+        # Means within the larger spread are equal.
+        (
+            "output/l1",
+            [[0.10, 0.12], [0.115, 0.125], [0.10, 0.20], [0.30, 0.31]],
+            ["best", "equal", "equal", ""],
+        ),
+        # Where 1 is best, spreads are relative: 0.14 / 2 is less than log(2.0 / 1.8).
+        ("output/sharpness", [[1.7, 1.9], [1.9, 2.1]], ["best", ""]),
+        ("output/sharpness", [[1.7, 1.9], [1.8, 2.0]], ["best", "equal"]),
+        # NaN, a single finite value and ties are not best.
+        ("output/l1", [[math.nan], [0.2], [0.3]], ["", "best", ""]),
+        ("output/l1", [[math.nan], [0.2]], ["", ""]),
+        ("output/l1", [[0.2], [0.2]], ["", ""]),
+    ],
+)
+def test_marks_of_best_and_equal_groups(tmp_path, metric, values, marks):
     made = [
         (config(seed=seed, method__factor=factor), {"scalars": {metric: value}})
         for factor, found in enumerate(values, start=1)
         for seed, value in enumerate(found)
     ]
-    return comparison.marks(grouped(tmp_path, *made), metric)
-
-
-def test_best_mark_depends_on_the_direction(tmp_path):
-    assert marks(tmp_path / "l1", "output/l1", [0.3], [0.1], [0.2]) == ["", "best", ""]
-    assert marks(tmp_path / "psnr", "output/psnr", [3], [1], [2]) == ["best", "", ""]
-    assert marks(tmp_path / "sharp", "output/sharpness", [1.5], [0.9], [0.5]) == ["", "best", ""]
-    assert marks(tmp_path / "mask", "mask/mean", [1], [2]) == ["", ""]
-    assert marks(tmp_path / "unknown", "novelty", [1], [2]) == ["", ""]
-
-
-def test_means_within_the_larger_spread_are_marked_equal(tmp_path):
-    best, close, wide, far = [0.10, 0.12], [0.115, 0.125], [0.10, 0.20], [0.30, 0.31]
-    assert marks(tmp_path, "output/l1", best, close, wide, far) == ["best", "equal", "equal", ""]
-
-
-def test_spread_is_relative_where_one_is_best(tmp_path):
-    # Spreads of 0.14; 2.0 is 0.69 from 1 by its logarithm, 1.8 is 0.59, and 0.14 / 2 is less.
-    assert marks(tmp_path / "a", "output/sharpness", [1.7, 1.9], [1.9, 2.1]) == ["best", ""]
-    assert marks(tmp_path / "b", "output/sharpness", [1.7, 1.9], [1.8, 2.0]) == ["best", "equal"]
-
-
-def test_nan_single_and_tied_values_are_not_best(tmp_path):
-    nan = math.nan
-    assert marks(tmp_path / "a", "output/l1", [nan], [0.2], [0.3]) == ["", "best", ""]
-    assert marks(tmp_path / "b", "output/l1", [nan], [0.2]) == ["", ""]
-    assert marks(tmp_path / "c", "output/l1", [0.2], [0.2]) == ["", ""]
+    assert comparison.marks(grouped(tmp_path, *made), metric) == marks
 
 
 def test_columns_default_and_requested(tmp_path):

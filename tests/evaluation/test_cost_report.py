@@ -33,12 +33,12 @@ def report():
     return Report("a generator", {"width": 8}, 12345, {"cpu": "a"}, "the median of five", cases)
 
 
-def test_a_latency_is_median_and_quartiles_in_milliseconds():
+def test_latency_is_median_and_quartiles_in_milliseconds():
     assert Latency.of([0.004, 0.001, 0.002, 0.005, 0.003]) == Latency(3, 2, 4, 5)
     assert Latency.of([0.007]) == Latency(7, 7, 7, 1)
 
 
-def test_the_table_has_a_line_for_each_case_and_says_what_the_figures_are(report):
+def test_table_has_a_line_per_case_and_definitions(report):
     lines = cost_report.table(report).splitlines()
     assert lines[0] == "a generator: 12,345 parameters"
     header, first, second, *_ = lines[2:]
@@ -53,18 +53,18 @@ def test_the_table_has_a_line_for_each_case_and_says_what_the_figures_are(report
     assert second.split()[3:6] == ["4", "0.0597", "910"]
     assert len({len(line) for line in lines[2:7]}) == 1, "the columns are not aligned"
     words = " ".join("\n".join(lines[7:]).split())
-    for said in ("MACs: multiplications, counted", "heads, the maps", "the median of five"):
-        assert said in words
+    for part in ("MACs: multiplications, counted", "heads, the maps", "the median of five"):
+        assert part in words
     assert max(map(len, lines[7:])) <= 100
 
 
-def test_without_latency_there_is_no_column_of_it(report):
+def test_table_without_latency_has_no_column_for_it(report):
     cases = [dataclasses.replace(each, latency=None) for each in report.cases]
     table = cost_report.table(dataclasses.replace(report, cases=cases, timed=""))
     assert " ms" not in table and "latency" not in table
 
 
-def test_what_could_not_be_timed_and_what_is_counted_once_is_said(report):
+def test_table_notes_missing_latency_and_open_loops(report):
     missing = dataclasses.replace(report.cases[-1], latency=None, reason="it is too large")
     cases = [dataclasses.replace(report.cases[0], open_loops=2), missing]
     table = cost_report.table(dataclasses.replace(report, cases=cases))
@@ -73,7 +73,7 @@ def test_what_could_not_be_timed_and_what_is_counted_once_is_said(report):
     assert table.splitlines()[4].split()[-2:] == ["-", "-"]
 
 
-def test_the_json_holds_every_figure(report):
+def test_json_holds_every_figure(report):
     found = json.loads(cost_report.to_json(report))
     assert found["parameters"] == 12345 and found["generator"] == {"width": 8}
     assert found["about"] == {"cpu": "a"}
@@ -90,7 +90,7 @@ def test_the_json_holds_every_figure(report):
     }
 
 
-def test_the_chart_has_a_line_for_each_factor_on_logarithmic_axes(report):
+def test_chart_has_a_line_per_factor_on_logarithmic_axes(report):
     macs, latency = cost_chart.draw_chart(report).axes
     for axes in (macs, latency):
         assert axes.get_xscale() == axes.get_yscale() == "log"
@@ -107,7 +107,7 @@ def test_the_chart_has_a_line_for_each_factor_on_logarithmic_axes(report):
     assert macs.get_legend() is not None
 
 
-def test_the_chart_leaves_out_what_is_not_there_and_names_sizes_of_equal_pixels(report):
+def test_chart_skips_missing_latency_and_joins_sizes_of_equal_pixels(report):
     cases = [dataclasses.replace(case(128, 512, 1), latency=None), *report.cases]
     macs, latency = cost_chart.draw_chart(dataclasses.replace(report, cases=cases)).axes
     assert macs.get_xticklabels()[0].get_text() == "128 x 512\n256 x 256"
@@ -116,7 +116,7 @@ def test_the_chart_leaves_out_what_is_not_there_and_names_sizes_of_equal_pixels(
     assert len(cost_chart.draw_chart(dataclasses.replace(report, cases=untimed)).axes) == 1
 
 
-def test_many_sizes_have_few_ticks_the_largest_among_them(report):
+def test_chart_of_many_sizes_has_few_ticks(report):
     cases = [case(side, side, 1) for side in range(64, 64 + 8 * 30, 8)]
     axes = cost_chart.draw_chart(dataclasses.replace(report, cases=cases)).axes[0]
     labels = [label.get_text() for label in axes.get_xticklabels()]
@@ -124,7 +124,7 @@ def test_many_sizes_have_few_ticks_the_largest_among_them(report):
 
 
 @pytest.mark.parametrize("suffix", cost_chart.SUFFIXES)
-def test_the_chart_is_written(report, tmp_path, suffix):
+def test_chart_is_written(report, tmp_path, suffix):
     path = tmp_path / f"cost{suffix}"
     cost_chart.write_chart(path, report)
     assert path.stat().st_size > 5000

@@ -1,4 +1,4 @@
-"""Distances of sets against other implementations, closed values and what an estimate must do."""
+"""Distances against other implementations, closed forms and statistical properties."""
 
 import dataclasses
 
@@ -29,20 +29,12 @@ def _naive(x, y):
 
 
 @pytest.mark.parametrize("shapes", [((3, 4), (3, 4)), ((5, 2), (8, 2)), ((9, 6), (4, 6))])
-def test_agrees_with_a_double_loop(rng, shapes):
+def test_kernel_distance_agrees_with_a_double_loop(rng, shapes):
     x, y = (rng.normal(size=shape) for shape in shapes)
     assert kernel_distance(x, y).value == pytest.approx(_naive(x, y), rel=1e-12)
 
 
-@pytest.mark.parametrize("width", [4, 60])
-def test_agrees_with_torchmetrics(rng, width):
-    # Of sets of one size, the only ones that it takes.
-    x, y = rng.uniform(0, 1, (30, width)), rng.uniform(0.2, 1.5, (30, width))
-    expected = float(poly_mmd(torch.tensor(x), torch.tensor(y)))
-    assert kernel_distance(x, y).value == pytest.approx(expected, rel=1e-10)
-
-
-def test_the_standard_error_is_that_of_leaving_out_one_by_one(rng):
+def test_standard_error_is_the_jackknife(rng):
     x, y = rng.normal(size=(6, 3)), rng.normal(0.5, 1, (4, 3))
     without_x = [_naive(np.delete(x, i, 0), y) for i in range(6)]
     without_y = [_naive(x, np.delete(y, i, 0)) for i in range(4)]
@@ -50,34 +42,16 @@ def test_the_standard_error_is_that_of_leaving_out_one_by_one(rng):
     assert kernel_distance(x, y).standard_error == pytest.approx(expected, rel=1e-10)
 
 
-def test_closed_values():
+def test_kernel_distance_closed_values():
     # Features of length 1, all 1 against all 0: (1 + 1)^3 + 1 - 2 * 1.
     ones, zeros = np.ones((4, 1)), np.zeros((5, 1))
     assert kernel_distance(ones, zeros).value == pytest.approx(7, rel=1e-12)
-    # The product is divided by the length: with 4 of them all the same.
+    # Independent of the length, which divides the product.
     assert kernel_distance(np.ones((4, 4)), np.zeros((5, 4))).value == pytest.approx(7, rel=1e-12)
     assert kernel_distance(ones, ones) == distances.KernelDistance(0, 0)
 
 
-def test_zero_on_average_where_the_distributions_are_equal(rng):
-    draws = [kernel_distance(*rng.normal(size=(2, 8, 5))) for _ in range(2000)]
-    values = np.array([draw.value for draw in draws])
-    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
-    # With the diagonal it would be far off: by the mean of k(x, x) over m, twice.
-    assert values.std() / np.sqrt(len(values)) < 0.02
-    assert (values < 0).any()
-
-
-def test_the_standard_error_is_the_spread_over_repetitions(rng):
-    draws = [
-        kernel_distance(rng.normal(size=(30, 4)), rng.normal(0.8, 1, (40, 4))) for _ in range(500)
-    ]
-    errors = np.array([draw.standard_error for draw in draws])
-    spread = np.std([draw.value for draw in draws])
-    assert np.sqrt(np.mean(errors**2)) == pytest.approx(spread, rel=0.15)
-
-
-def test_the_order_of_rows_and_of_sets_and_the_blocks_are_of_no_importance(rng, monkeypatch):
+def test_kernel_distance_is_invariant_to_order_and_blocks(rng, monkeypatch):
     x, y = rng.normal(size=(7, 5)), rng.normal(0.3, 1, (9, 5))
     given = kernel_distance(x, y)
     found = [kernel_distance(y, x), kernel_distance(rng.permutation(x), rng.permutation(y))]
@@ -112,27 +86,14 @@ def test_frechet_closed_values(rng):
     # In one dimension (m1 - m2)^2 + (s1 - s2)^2; these have the deviations 1 and 3.
     x, y = np.array([[-1.0], [0], [1]]), np.array([[2.0], [5], [8]])
     assert frechet_distance(x, y) == pytest.approx(25 + 4, rel=1e-12)
-    # A set that is only moved is as far as it was moved, with fewer rows than features as well.
+    # A translated set, also with fewer rows than features.
     for count in (5, 100):
         rows = rng.normal(size=(count, 30))
         assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-10)
         assert frechet_distance(rows, rows + 2) == pytest.approx(4 * 30, rel=1e-10)
 
 
-def test_frechet_is_symmetric_and_forgets_the_order_and_the_axes(rng):
-    x, y = rng.normal(size=(7, 12)), rng.normal(0.3, 2, (40, 12))
-    turn = linalg.qr(rng.normal(size=(12, 12)))[0]
-    given = frechet_distance(x, y)
-    for other in ((y, x), (rng.permutation(x), rng.permutation(y)), (x @ turn, y @ turn)):
-        assert frechet_distance(*other) == pytest.approx(given, rel=1e-9)
-
-
-def test_frechet_falls_with_the_size_of_the_sample(rng):
-    values = [frechet_distance(*rng.normal(size=(2, count, 10))) for count in (8, 30, 200, 5000)]
-    assert values == sorted(values, reverse=True) and values[0] > 5 and values[-1] < 0.05
-
-
-def test_distances_of_photographs_are_near_zero_within_a_domain_and_grow_with_blur():
+def test_distances_of_photographs_grow_with_blur():
     photographs = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
     places = np.random.default_rng(0)
     pieces = []
@@ -156,7 +117,7 @@ def test_distances_of_photographs_are_near_zero_within_a_domain_and_grow_with_bl
     assert near < far == pytest.approx(float(_compute_fid(*moments[0], *moments[1])), rel=1e-4)
 
 
-def test_features_of_another_shape_or_value_are_refused(rng):
+def test_invalid_features_are_an_error(rng):
     x = rng.normal(size=(4, 5))
     for other in (x[:, :3], x[0], x[:, :0]):
         with pytest.raises(ValueError, match=r"must be \[m, d\] and \[n, d\], got \(4, 5\)"):

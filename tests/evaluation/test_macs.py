@@ -48,11 +48,11 @@ def conv(**options):
         ),
     ],
 )
-def test_convolutions(options, image, kernel, expected):
+def test_count_of_convolutions(options, image, kernel, expected):
     assert total(conv(**options), shape(*image), shape(*kernel)) == Macs(products=expected)
 
 
-def test_the_layout_of_a_convolution_does_not_matter():
+def test_count_is_independent_of_the_layout():
     function = lambda x, k: lax.conv_general_dilated(  # noqa: E731
         x, k, (1, 1), "VALID", dimension_numbers=("NCHW", "OIHW", "NCHW")
     )
@@ -69,7 +69,7 @@ def test_the_layout_of_a_convolution_does_not_matter():
         ("ijk,kjl->il", ((2, 3, 5), (5, 3, 7)), 2 * 3 * 5 * 7),
     ],
 )
-def test_products(formula, sides, expected):
+def test_count_of_products(formula, sides, expected):
     function = lambda a, b: jnp.einsum(formula, a, b)  # noqa: E731
     assert total(function, *(shape(*each) for each in sides)) == Macs(products=expected)
 
@@ -83,22 +83,21 @@ def test_products(formula, sides, expected):
         (jnp.tanh, 12),
         (lambda x: x * x.sum(), 12),
         (jnp.prod, 12),
-        # Adding, comparing, rounding, choosing and moving cost nothing.
+        # Additions, comparisons, rounding, selections, moves and integers count zero.
         (lambda x: x + 1.0 - x, 0),
         (lambda x: jnp.maximum(x, 0.0), 0),
         (lambda x: jnp.where(x > 0, jnp.round(x), -x), 0),
         (lambda x: jnp.pad(x.T[::-1], 1), 0),
         (lambda x: x[jnp.array([2, 0, 1])], 0),
         (lambda x: x.sum(0) + x.max(), 0),
-        # So does counting places.
         (lambda x: x.astype(jnp.int32) * 3, 0),
     ],
 )
-def test_elementwise(function, expected):
+def test_count_of_elementwise_operations(function, expected):
     assert total(function, shape(3, 4)) == Macs(elementwise=expected)
 
 
-def test_a_scan_counts_as_often_as_it_runs_and_scans_multiply():
+def test_scan_counts_its_iterations():
     def outer(x, kernel):
         def inner(carry, _):
             return carry @ kernel, None
@@ -113,7 +112,7 @@ def test_a_scan_counts_as_often_as_it_runs_and_scans_multiply():
     assert total(lambda x: lax.fori_loop(0, 7, lambda _, c: c * x, x), shape(3)).total == 7 * 3
 
 
-def test_a_loop_of_unknown_length_counts_once_and_is_told():
+def test_loop_of_unknown_length_counts_once_and_is_reported():
     function = lambda x: lax.while_loop(lambda c: c.sum() < 9.0, lambda c: c * 2.0, x)  # noqa: E731
     counted = macs.count(lambda x: function(function(x)), shape(5))
     assert counted.total == Macs(elementwise=10) and counted.open_loops == 2
@@ -121,14 +120,14 @@ def test_a_loop_of_unknown_length_counts_once_and_is_told():
     assert macs.count(jnp.tanh, shape(5)).open_loops == 0
 
 
-def test_of_branches_the_dearest_counts():
+def test_most_expensive_branch_counts():
     function = lambda x: lax.cond(  # noqa: E731
         x[0, 0] > 0, lambda x: x @ x, lambda x: x * 2.0, x
     )
     assert total(function, shape(6, 6)) == Macs(products=216)
 
 
-def test_of_platforms_the_own_counts_and_else_the_default():
+def test_platform_selects_its_branch_or_the_default():
     def function(x):
         return lax.platform_dependent(
             x, cpu=jnp.tanh, tpu=lambda x: x @ x, default=lambda x: x * x * x
@@ -137,8 +136,8 @@ def test_of_platforms_the_own_counts_and_else_the_default():
     assert total(function, shape(3, 3)) == Macs(elementwise=9)
     assert total(function, shape(3, 3), platform="tpu") == Macs(products=27)
     assert total(function, shape(3, 3), platform="cuda") == Macs(elementwise=18)
-    # The stem as it is written down, and on CPUs by blocks of 2 x 2 pixels: 4 x 4 blocks of 12
-    # channels make 3 x 4 blocks of four times eight.
+    # On CPUs, the stem runs on blocks of 2 x 2 pixels: a 4 x 4 kernel of 12 channels makes 3 x 4
+    # blocks of four times eight.
     args = shape(1, 12, 13, 3), shape(7, 7, 3, 8)
     for platform in ("cuda", "none"):
         assert total(blocked_convolution, *args, platform=platform).products == 6 * 7 * 49 * 3 * 8
@@ -154,7 +153,7 @@ def doubled(x):
 doubled.defvjp(lambda x: (2.0 * x, None), lambda _, cotangent: (2.0 * cotangent,))
 
 
-def test_programs_inside_are_counted_where_they_stand():
+def test_inner_programs_count():
     assert total(jax.jit(lambda x: jax.jit(jnp.tanh)(x) * 2.0), shape(4)).total == 8
     assert total(doubled, shape(4)).total == 4
     assert total(jax.checkpoint(lambda x: 2.0 * x), shape(4)).total == 4
@@ -162,7 +161,7 @@ def test_programs_inside_are_counted_where_they_stand():
     assert total(jax.grad(lambda x: jnp.tanh(x).sum()), shape(4)).total > 0
 
 
-def test_names_are_those_of_all_that_encloses():
+def test_names_include_all_enclosing_scopes():
     @jax.jit
     def inner(x):
         with jax.named_scope("third"):
@@ -182,7 +181,7 @@ def test_names_are_those_of_all_that_encloses():
     }
 
 
-def test_what_the_result_does_not_need_costs_nothing():
+def test_dead_code_counts_zero():
     def two(x):
         return x @ x, jnp.tanh(x)
 
@@ -191,16 +190,15 @@ def test_what_the_result_does_not_need_costs_nothing():
     assert total(two, shape(4, 4)) == Macs(64, 16)
 
 
-def test_a_program_that_is_unknown_is_named_rather_than_left_out():
+def test_unknown_inner_program_is_an_error():
     def solved(x):
         return lax.custom_linear_solve(lambda y: 3.0 * y, x, lambda f, y: y / 3.0, symmetric=True)
 
-    with pytest.raises(ValueError, match=r"the operation \w*linear_solve holds a program"):
+    with pytest.raises(ValueError, match=r"the operation \w*linear_solve contains a program"):
         macs.count(solved, shape(4))
 
 
-def test_it_agrees_with_the_compiler():
-    """On a program of products and convolutions, where both count the same."""
+def test_count_of_products_agrees_with_the_compiler():
 
     def function(x, k, w):
         return conv()(x, k).reshape(-1, 16) @ w

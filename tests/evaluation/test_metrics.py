@@ -1,4 +1,4 @@
-"""The metrics against float64 SciPy, torchmetrics and closed values."""
+"""Metrics against float64 SciPy, torchmetrics and closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ ALL = (metrics.l1, metrics.psnr, metrics.ssim, metrics.ms_ssim)
 
 @jax.jit
 def measured(images, references):
-    """All metrics by name, in one program for each shape."""
+    """All metrics by name, in one program per shape."""
     return {metric.__name__: metric(images, references) for metric in ALL}
 
 
 def _pictures(rng, shape):
-    """Smooth pictures and noisy versions of them, each image noisier than the one before."""
+    """Smooth images and versions with increasing noise."""
     base = rng.uniform(-1, 1, shape)
     base = np.clip(ndimage.gaussian_filter(base, (0, 2, 2, 0)) * 4, -1, 1)
     amount = np.linspace(0.02, 0.3, shape[0]).reshape(-1, 1, 1, 1)
@@ -29,7 +29,7 @@ def _pictures(rng, shape):
 
 
 def _similarity(x, y):
-    """Equation 13 of Wang et al. 2004 with a full 2-D window: the whole, and without luminance."""
+    """Equation 13 of Wang et al. 2004 with a full 2-D window, with and without luminance."""
     rows, columns = np.mgrid[-5:6, -5:6]
     window = np.exp(-(rows**2 + columns**2) / (2 * 1.5**2))
     window = (window / window.sum())[..., None]
@@ -45,7 +45,7 @@ def _similarity(x, y):
 
 
 def _edge_padded(image):
-    """With sides of 11 px at least, half of what is missing on either end."""
+    """Pads both ends to sides of at least 11 px."""
     missing = [max(11 - side, 0) for side in image.shape[:2]]
     return np.pad(image, [*((each // 2, each - each // 2) for each in missing), (0, 0)], "edge")
 
@@ -56,7 +56,7 @@ def _betas(count):
 
 
 def _reference_ms_ssim(x, y, scales):
-    """Wang et al. 2003, equation 7, by the names of its terms."""
+    """Wang et al. 2003, equation 7."""
     value = 1
     for scale, beta in enumerate(_betas(scales)):
         if scale:
@@ -69,7 +69,7 @@ def _reference_ms_ssim(x, y, scales):
 
 
 def _expected(images, references, scales):
-    """What `measured` must give, in float64 on the [0, 1] scale, one image at a time."""
+    """Reference of `measured`, in float64 on the [0, 1] scale, one image at a time."""
     found = {metric.__name__: [] for metric in ALL}
     for pair in zip(images, references, strict=True):
         x, y = ((np.float64(each) + 1) / 2 for each in pair)
@@ -91,11 +91,11 @@ def _assert_agree(got, expected):
         np.testing.assert_allclose(got[name], expected[name], err_msg=name, **options)
 
 
-# The least side of three scales and the largest of two, the window's, and smaller than it.
+# Smallest side of three scales, largest of two, the window's, and smaller ones.
 @pytest.mark.parametrize(
     ("size", "scales"), [((44, 61), 3), ((43, 80), 2), ((11, 30), 1), ((4, 10), 1), ((1, 1), 1)]
 )
-def test_they_agree_with_float64(rng, size, scales):
+def test_metrics_agree_with_float64(rng, size, scales):
     x, y = _pictures(rng, (3, *size, 3))
     expected = _expected(x, y, scales)
     # The comparison covers a range of values.
@@ -104,10 +104,9 @@ def test_they_agree_with_float64(rng, size, scales):
 
 
 def _extremes(rng):
-    """Gray pairs: nearly flat and dark or bright, constants, opposites and equals, each of 24 px.
+    """Gray pairs: dark and bright nearly flat ones, constants, opposites and equals.
 
-    C1 and C2 decide where pictures are flat: constants on the wrong scale show there, and rounding
-    in the bright.
+    Flat images expose wrong values of C1 and C2, bright ones rounding.
     """
     faint = np.float32(0.02 * rng.uniform(size=(24, 24, 1)))
     noise = np.float32(rng.uniform(-1, 1, (24, 24, 1)))
@@ -116,7 +115,7 @@ def _extremes(rng):
     return [np.stack(each) for each in zip(*pairs, (noise, -noise), (noise, noise), strict=True)]
 
 
-def test_they_agree_with_float64_on_flat_opposite_and_equal_pictures(rng):
+def test_metrics_agree_with_float64_on_extremes(rng):
     x, y = _extremes(rng)
     got, expected = measured(x, y), _expected(x, y, 2)
     assert expected["ssim"][3] < -0.5 and got["ms_ssim"][3] == 0
@@ -125,7 +124,7 @@ def test_they_agree_with_float64_on_flat_opposite_and_equal_pictures(rng):
     assert {name: float(each[4]) for name, each in got.items()} == pytest.approx(best, abs=1e-5)
 
 
-def test_five_scales_agree_with_torchmetrics(rng):
+def test_ms_ssim_agrees_with_torchmetrics(rng):
     x, y = _pictures(rng, (2, 176, 177, 3))
     expected = multiscale_structural_similarity_index_measure(
         *(torch.tensor((np.float64(a) + 1) / 2).permute(0, 3, 1, 2) for a in (x, y)),
@@ -145,12 +144,7 @@ def test_half_precision_images_are_measured_in_float32(rng):
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
-def test_an_empty_batch_has_no_values():
-    none = jax.ShapeDtypeStruct((0, 16, 16, 3), jnp.float32)
-    assert {each.shape for each in jax.eval_shape(measured, none, none).values()} == {(0,)}
-
-
-def test_rounding_does_not_build_up_over_many_pixels():
+def test_rounding_errors_do_not_accumulate():
     # A float32 running sum over a million pixels would be off in the third digit.
     x = np.tile(np.float32([[0.1], [0.3]]), (512, 1024))[None, :, :, None]
     got = jax.jit(lambda x: [metric(x, -x)[0] for metric in ALL[:3]])(x)
@@ -167,20 +161,20 @@ def test_rounding_does_not_build_up_over_many_pixels():
         ((2, 0, 8, 3), (2, 0, 8, 3), r"got shape \(2, 0, 8, 3\)"),
     ],
 )
-def test_wrong_shapes_are_refused(x_shape, y_shape, message):
+def test_invalid_shapes_are_an_error(x_shape, y_shape, message):
     with pytest.raises(ValueError, match=f"l1.*{message}"):
         metrics.l1(np.zeros(x_shape, np.float32), np.zeros(y_shape, np.float32))
 
 
 @pytest.mark.parametrize("metric", ALL)
-def test_uint8_images_are_refused(metric):
-    # Their differences would wrap around and still look like numbers.
+def test_uint8_images_are_an_error(metric):
+    # Their differences would overflow.
     image = np.zeros((1, 12, 12, 3), np.uint8)
     with pytest.raises(ValueError, match=f"{metric.__name__} takes floating-point.*uint8"):
         metric(image, image)
 
 
-def test_background_kept_is_the_psnr_over_the_pixels_of_the_background(rng):
+def test_background_psnr_is_over_background_pixels(rng):
     shape = (2, 6, 5)
     originals = np.float32(rng.uniform(-1, 1, (*shape, 3)))
     images = np.float32(originals + rng.normal(0, 0.1, (*shape, 3)))
@@ -200,7 +194,7 @@ def test_background_kept_is_the_psnr_over_the_pixels_of_the_background(rng):
         metrics.background_kept(images, originals, weight, displacement[..., :1])
 
 
-def test_background_is_where_little_is_blended_in_and_little_is_moved():
+def test_background_is_defined_by_weight_and_displacement():
     image = np.zeros((5, 4, 4, 3), np.float32)
     maps = [(0.09, 0.3, 0.3), (0.11, 0, 0), (0, 0.4, 0.4), (0, 0, -0.6), (0, -0.6, 0)]
     maps = np.broadcast_to(np.float32(maps)[:, None, None], (5, 4, 4, 3))

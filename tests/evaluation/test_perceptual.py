@@ -1,4 +1,4 @@
-"""The perceptual distance of real weights: what it sees, and that it can be compiled and pulled."""
+"""The perceptual distance with real weights."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def distance():
 
 @pytest.fixture(scope="module")
 def compiled(distance):
-    """The distance, by one program for the layers of either picture."""
+    """The distance with compiled layers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet_lite, "taps", jax.jit(efficientnet_lite.taps))
         patch.setattr(perceptual, "feature_distance", jax.jit(feature_distance))
@@ -30,26 +30,22 @@ def compiled(distance):
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Odd sides, which no stride divides."""
+    """Images with odd sides."""
     pieces = [each[100:151, 200:261] for each in (data.astronaut(), data.coffee(), data.chelsea())]
     return np.float32(np.stack(pieces) / 127.5 - 1)
 
 
-def test_it_is_the_distance_of_the_layers_at_the_size_of_the_pictures(
-    distance, compiled, photographs
-):
+def test_distance_compares_layers_at_native_size(distance, compiled, photographs):
     blurred = ndimage.gaussian_filter(photographs, (0, 1, 1, 0))
     params, pair = distance.network.params, (photographs, blurred)
     layers = [efficientnet_lite.taps(params, (each + 1) * 127.5) for each in pair]
-    assert layers[0][0].shape == (3, 26, 31, 32)  # Half the size of the pictures, not of 224 px.
+    assert layers[0][0].shape == (3, 26, 31, 32)  # Half the image size, not half of 224 px.
     got = compiled(photographs, blurred)
     assert got.shape == (3,) and got.dtype == jnp.float32
     np.testing.assert_allclose(got, jax.jit(feature_distance)(*layers), rtol=1e-3)
 
 
-def test_it_grows_with_blur_and_more_than_with_an_equally_large_change_of_brightness(
-    compiled, photographs
-):
+def test_distance_grows_with_blur_more_than_with_brightness(compiled, photographs):
     blurs = [ndimage.gaussian_filter(photographs, (0, s, s, 0)) for s in (0, 0.5, 1, 2, 4)]
     values = np.array([compiled(each, photographs) for each in blurs])
     np.testing.assert_array_equal(values[0], np.zeros(3))
@@ -59,18 +55,18 @@ def test_it_grows_with_blur_and_more_than_with_an_equally_large_change_of_bright
 
 
 @pytest.mark.full
-def test_it_can_be_compiled_and_pulled_where_pictures_are_equal_or_flat(distance, photographs):
-    pictures = photographs[:, :31, :33]
-    grey = np.zeros_like(pictures)
+def test_gradient_is_finite_for_equal_and_flat_images(distance, photographs):
+    images = photographs[:, :31, :33]
+    grey = np.zeros_like(images)
     pull = jax.jit(jax.value_and_grad(lambda images, given: distance(images, given).sum()))
-    for images, references in ((pictures, pictures), (grey, grey)):
-        assert np.isfinite(pull(images, references)[1]).all()
-    value, step = pull(grey, pictures)
+    for first, second in ((images, images), (grey, grey)):
+        assert np.isfinite(pull(first, second)[1]).all()
+    value, step = pull(grey, images)
     assert np.isfinite(step).all()
-    assert pull(grey - 1e-2 * step / np.abs(step).max(), pictures)[0] < value
+    assert pull(grey - 1e-2 * step / np.abs(step).max(), images)[0] < value
 
 
-def test_what_decides_a_value_is_in_the_protocol(distance):
+def test_protocol_defines_a_value(distance):
     assert distance.name == "efficientnet_lite0"
     assert distance.protocol() == {
         "name": "efficientnet_lite0",
@@ -80,7 +76,7 @@ def test_what_decides_a_value_is_in_the_protocol(distance):
     }
 
 
-def test_other_pictures_and_networks_are_refused(distance):
+def test_invalid_images_and_networks_are_an_error(distance):
     image = np.zeros((1, 8, 8, 3), np.float32)
     with pytest.raises(ValueError, match=r"PerceptualDistance: images .* differ"):
         distance(image, image[:, 1:])

@@ -82,7 +82,7 @@ def test_cost_chart_has_a_line_per_fusion_through_its_factors(groups):
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.texts] == ["1", "2", "4"] * 4
     line = axes.lines[0]
-    assert list(line.get_xdata()) == [group.macs / 1e9 for group in groups[:3]]
+    assert list(line.get_xdata()) == [group.cost.macs / 1e9 for group in groups[:3]]
     assert list(line.get_ydata()) == [
         group.statistic("output/l1_ratio").mean for group in groups[:3]
     ]

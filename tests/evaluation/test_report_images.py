@@ -43,9 +43,9 @@ def test_cells_are_found_by_their_grid(rng):
     found = report_images.cells(sheet)
     assert [len(row) for row in found] == [5, 5, 5]
     for row, cells in zip(rows, found, strict=True):
-        for picture, cell in zip(row, cells, strict=True):
+        for image, cell in zip(row, cells, strict=True):
             left = (cell.shape[1] - 12) // 2
-            np.testing.assert_array_equal(cell[:12, left : left + 12], picture)
+            np.testing.assert_array_equal(cell[:12, left : left + 12], image)
 
 
 def test_image_without_a_grid_has_no_cells(rng):
@@ -90,17 +90,17 @@ def test_sheets_come_from_the_first_evaluated_seed(tmp_path):
         write_run(tmp_path / f"s{seed}", config(seed=seed), evaluated=seed > 0, sheet=tiny_sheet)
         for seed in range(3)
     ]
-    (picture,) = report_images.sheets(comparison.groups(runs.read(folders)))
-    assert picture.title == "s0 and 2 more, seed 1" and "seed 1" in picture.alt
-    assert picture.png == (folders[1] / "evaluation" / "sheet.png").read_bytes()
+    (image,) = report_images.sheets(comparison.groups(runs.read(folders)))
+    assert image.title == "s0 and 2 more, seed 1" and "seed 1" in image.alt
+    assert image.png == (folders[1] / "evaluation" / "sheet.png").read_bytes()
 
 
 def test_titles_name_the_direction_of_a_sheet(tmp_path):
     folder = write_run(tmp_path / "one")
     for name in ("sheet_a_to_b", "sheet_b_to_a"):
         tiny_sheet(folder / "evaluation" / f"{name}.png", 0)
-    pictures = report_images.sheets(comparison.groups(runs.read([folder])))
-    assert [each.title for each in pictures] == ["one, a to b, seed 0", "one, b to a, seed 0"]
+    images = report_images.sheets(comparison.groups(runs.read([folder])))
+    assert [each.title for each in images] == ["one, a to b, seed 0", "one, b to a, seed 0"]
 
 
 def test_broken_sheet_is_an_error(tmp_path):

@@ -26,6 +26,7 @@ def l1(fusion, factor, values, **changes):
     ]
 
 
+WITHIN = "undefined: within the spread"
 COMPLETE = [
     *l1("full", 1, [0.10, 0.12]),
     *l1("full", 2, [0.12, 0.13]),
@@ -107,41 +108,30 @@ def test_costs_of_different_sizes_are_not_divided(tmp_path):
     assert family.rows[0].cost_share == pytest.approx(cost(2)["share"])
 
 
-def test_share_is_undefined_within_the_spread():
-    assert (
-        share("output/l1", {0: 0.1}, {0: 0.2}, {0: 0.2}).reason == "undefined: nothing to recover"
-    )
-    # Differences of 0.01 and -0.02, which are less than their spread.
-    found = share("output/l1", {0: 0.1, 1: 0.1}, {0: 0.20, 1: 0.20}, {0: 0.21, 1: 0.18})
-    assert found.statistic is None and found.reason == "undefined: within the spread"
-    # 0.1 and 0.1 apart, and so without any spread.
-    found = share("output/l1", {0: 0.1, 1: 0.1}, {0: 0.2, 1: 0.3}, {0: 0.1, 1: 0.2})
-    assert found.statistic.mean == pytest.approx(1.5) and found.reason == ""
-
-
-def test_share_uses_common_seeds():
-    this, alone, whole = {0: 0.12, 1: 9, 3: 9}, {0: 0.20, 2: 0.2, 3: 0.2}, {0: 0.10, 1: 0.1}
+@pytest.mark.parametrize(
+    ("this", "alone", "whole", "mean", "reason"),
+    [
+        ({0: 0.1}, {0: 0.2}, {0: 0.2}, None, "undefined: nothing to recover"),
+        # Differences of 0.01 and -0.02, which are less than their spread.
+        ({0: 0.1, 1: 0.1}, {0: 0.2, 1: 0.2}, {0: 0.21, 1: 0.18}, None, WITHIN),
+        # Differences of 0.1, which have no spread.
+        ({0: 0.1, 1: 0.1}, {0: 0.2, 1: 0.3}, {0: 0.1, 1: 0.2}, 1.5, ""),
+        # Seeds that are not common to all three are ignored.
+        ({0: 0.12, 1: 9, 3: 9}, {0: 0.2, 2: 0.2, 3: 0.2}, {0: 0.1, 1: 0.1}, 0.8, ""),
+        # Without a common seed, means are compared.
+        ({0: 0.1, 1: 0.2}, {2: 0.3, 3: 0.3}, {4: 0.1}, 0.75, "of means: no common seed"),
+        ({0: 0.1}, {2: 0.2, 3: 0.4}, {4: 0.2}, None, WITHIN),
+        ({0: math.nan}, {0: 0.2}, {0: 0.1}, None, "a score is not finite"),
+        ({0: 0.1}, {0: 0.2}, {0: 0.3}, -1.0, "full resolution is worse"),
+    ],
+)
+def test_share_is_defined_beyond_the_spread(this, alone, whole, mean, reason):
     found = share("output/l1", this, alone, whole)
-    assert found.statistic.count == 1 and found.statistic.mean == pytest.approx(0.8)
+    assert found.reason == reason
+    assert (found.statistic and found.statistic.mean) == (mean and pytest.approx(mean))
 
 
-def test_share_without_a_common_seed_uses_means():
-    found = share("output/l1", {0: 0.1, 1: 0.2}, {2: 0.3, 3: 0.3}, {4: 0.1})
-    assert found.statistic.mean == pytest.approx(0.15 / 0.2) and found.statistic.spread is None
-    assert found.reason == "of means: no common seed"
-    found = share("output/l1", {0: 0.1}, {2: 0.2, 3: 0.4}, {4: 0.2})
-    assert found.reason == "undefined: within the spread"
-
-
-def test_share_notes_nan_and_worse_full_resolution():
-    found = share("output/l1", {0: math.nan}, {0: 0.2}, {0: 0.1})
-    assert found.statistic is None and found.reason == "a score is not finite"
-    found = share("output/l1", {0: 0.1}, {0: 0.2}, {0: 0.3})
-    assert found.statistic.mean == pytest.approx(-1.0)
-    assert found.reason == "full resolution is worse"
+def test_share_respects_the_direction_and_uses_raw_values():
     assert share("output/psnr", {0: 1.0}, {0: 2.0}, {0: 3.0}).reason == ""
-
-
-def test_share_uses_raw_values_where_one_is_best():
     found = share("output/sharpness", {0: 1.1}, {0: 0.6}, {0: 1.0})
     assert found.statistic.mean == pytest.approx(0.5 / 0.4) and found.reason == ""

@@ -31,7 +31,7 @@ def test_run_is_read_completely(tmp_path):
     assert run.evaluation.step == run.last_step == 2500
     assert run.evaluation.scalars["identity/l1"] == 0.0442
     assert run.evaluation.protocol["sets.extractor.weights_sha256"] == "0123456789ab"
-    assert run.evaluation.size == (64, 64) and 0 < run.evaluation.share < 1
+    assert run.evaluation.cost.size == (64, 64) and 0 < run.evaluation.cost.share < 1
     assert list(run.history["test/output/ssim"]) == [500, 1000, 1500, 2000, 2500]
     assert [path.name for path in run.sheets] == ["sheet.png"]
     assert run.start["python"] == "3.11.7"
@@ -73,7 +73,7 @@ def test_sweep_keeps_its_order_and_failures(tmp_path):
     failures = {"never": "train exited\nwith status 1", "b1": "lost"}
     write_sweep(tmp_path / "sweep", variants, failures=failures)
     (sweep,) = runs.read([tmp_path / "sweep"])
-    assert [variant.label for variant in sweep.variants] == ["second", "first"]
+    assert list(sweep.variants) == ["second", "first"]
     first, second, never = runs.all_runs([sweep])
     assert first.name == "sweep/b0" and first.complete
     assert second.state == "failed: lost; trained to step 2,500, evaluated at step 2,500"
@@ -171,8 +171,7 @@ def test_sweep_without_title_is_an_error(tmp_path):
 def test_cost_may_be_missing(tmp_path):
     folder = write_run(tmp_path / "one")
     write_evaluation(folder, {"a": 1.0}, protocol=PROTOCOL, cost={"macs": "NaN"})
-    evaluation = read_one(folder).evaluation
-    assert evaluation.macs is None and evaluation.share is None and evaluation.size is None
+    assert read_one(folder).evaluation.cost == runs.Cost(None, None, None)
 
 
 def test_history_file_matches_the_training_log():

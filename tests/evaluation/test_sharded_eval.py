@@ -1,4 +1,4 @@
-"""Who reads and measures what, and how it comes together again."""
+"""Distribution of examples over processes and devices."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from warp_translate.evaluation.accumulator import Accumulator
-from warp_translate.evaluation.sharded_eval import InOrder, Spread
+from warp_translate.evaluation.sharded_eval import Accumulator, InOrder, Spread
 
 
 class Exchange:
-    """What several processes would gather, among threads that each play one."""
+    """Gathers between threads that stand for processes."""
 
     def __init__(self, count):
         self.barrier = threading.Barrier(count, timeout=60)
@@ -32,7 +31,7 @@ class Exchange:
 
 
 def as_processes(count, devices, chunk, work):
-    """Does work in as many threads, each with a spread of its own devices; their results."""
+    """Results of ``work`` in threads with disjoint devices."""
     exchange = Exchange(count)
 
     def one(index):
@@ -50,7 +49,7 @@ def examples_of(count):
 
 
 def dealt(spread, examples):
-    """The batches that this process reads, as `pipeline.eval_batches` deals them."""
+    """The batches of a process, as `pipeline.eval_batches` deals them."""
     starts = range(0, len(examples), spread.batch)[spread.process_index :: spread.process_count]
     return [{"x": examples[start : start + spread.batch]} for start in starts]
 
@@ -58,13 +57,12 @@ def dealt(spread, examples):
 @pytest.mark.parametrize(
     ("processes", "devices", "chunk", "counts"),
     [
-        # Fewer examples than devices, whole batches, one less and one more.
+        # Fewer examples than devices, whole batches, one less, and one more.
         *((1, 1, 1, (1, 3)), (1, 8, 2, (1, 31, 33)), (2, 1, 4, (3, 16, 17)), (2, 4, 1, (8, 9))),
         *((3, 2, 3, (18, 100)), (8, 1, 1, (2, 32))),
     ],
 )
-def test_every_example_is_there_once_and_in_order(processes, devices, chunk, counts):
-    """Shares may be unequal, and the set smaller than the devices are many."""
+def test_results_hold_every_example_once_and_in_order(processes, devices, chunk, counts):
 
     def work(spread):
         add = spread.map(lambda shared, batch: ({"x": batch["x"] + shared}, {"y": -batch["x"]}))
@@ -92,17 +90,17 @@ def test_every_example_is_there_once_and_in_order(processes, devices, chunk, cou
             assert [one["y"] for _, one in totals.kept] == list(-examples[places])
 
 
-def test_each_device_measures_a_chunk_of_its_own():
+def test_each_device_measures_its_own_chunk():
     spread = Spread(2, tuple(jax.devices()[:4]))
     rows = spread.map(lambda shared, batch: batch["x"] * shared)(
         spread.share(np.float32(2)), {"x": np.arange(5, dtype=np.float32)}
     )
     chunks = {shard.device: np.asarray(shard.data).tolist() for shard in rows.addressable_shards}
-    # The last example fills what is left, the rest of a chunk and whole ones.
+    # Padded with the last example.
     assert [chunks[device] for device in spread.devices] == [[0, 2], [4, 6], [8, 8], [8, 8]]
 
 
-def test_what_is_measured_again_is_not_compiled_again():
+def test_mapped_function_is_compiled_once():
     spread = Spread(2, tuple(jax.devices()[:2]))
     traced = []
     mapped = spread.map(lambda shared, batch: traced.append(1) or batch["x"] * shared)
@@ -113,11 +111,11 @@ def test_what_is_measured_again_is_not_compiled_again():
 
 
 @pytest.mark.parametrize("size", [0, 5])
-def test_a_batch_that_does_not_fit_the_devices_is_refused(size):
+def test_batch_of_invalid_size_is_an_error(size):
     spread = Spread(2, tuple(jax.devices()[:2]))
     mapped = spread.map(lambda shared, batch: batch["x"])
     with pytest.raises(
-        ValueError, match=f"a batch of {size} examples must be of 1 to 4, 2 on each"
+        ValueError, match=f"a batch must hold 1 to 4 examples, 2 on each of 2 devices, got {size}"
     ):
         mapped((), {"x": np.zeros(size)})
 
@@ -125,12 +123,12 @@ def test_a_batch_that_does_not_fit_the_devices_is_refused(size):
 @pytest.mark.parametrize(
     "shares",
     [
-        ((2, 1), (2, 2)),  # A smaller batch that is not the last: one of process 1 comes after it.
-        ((2,), (2, 2)),  # Process 0 has left its second batch out.
+        ((2, 1), (2, 2)),  # The smaller batch is not the last.
+        ((2,), (2, 2)),  # The second batch of process 0 is missing.
         ((), (2,)),
     ],
 )
-def test_batches_that_are_not_the_parts_of_one_set_are_refused(shares):
+def test_batches_of_different_sets_are_an_error(shares):
     def work(spread):
         rows = InOrder(spread)
         for size in shares[spread.process_index]:
@@ -141,6 +139,34 @@ def test_batches_that_are_not_the_parts_of_one_set_are_refused(shares):
     as_processes(2, 1, 2, work)
 
 
-def test_a_chunk_without_examples_is_refused():
-    with pytest.raises(ValueError, match="a chunk of 0 examples"):
+def test_empty_chunk_is_an_error():
+    with pytest.raises(ValueError, match="at least 1 example, got 0"):
         Spread(0)
+
+
+def _accumulator(**options):
+    spread = Spread(4, tuple(jax.devices()[:1]))
+    measure = spread.map(lambda _, batch: ({"x": batch["x"]}, batch["x"]))
+    return Accumulator(spread, measure, (), **options)
+
+
+def test_values_are_summed_in_float64():
+    accumulator = _accumulator()
+    accumulator.add({"x": np.array([2.0**25, 1.0, 1.0, -(2.0**25)], np.float32)})
+    assert accumulator.totals().means == {"x": 0.5}
+
+
+def test_kept_examples_are_not_views_of_their_batches():
+    accumulator = _accumulator(keep=2, expected=3)
+    accumulator.add({"x": np.zeros((3, 2), np.float32)})
+    kept = accumulator.totals().kept
+    assert len(kept) == 2 and all(example["x"].base is None for example, _ in kept)
+
+
+def test_unexpected_number_of_examples_is_an_error():
+    with pytest.raises(ValueError, match="nothing to evaluate: no batch was added"):
+        _accumulator().totals()
+    accumulator = _accumulator(expected=4)
+    accumulator.add({"x": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match="3 examples were measured instead of 4"):
+        accumulator.totals()

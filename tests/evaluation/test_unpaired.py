@@ -1,4 +1,4 @@
-"""Evaluation between domains on translations whose every figure is known."""
+"""Evaluation between domains with translations of known scores."""
 
 import dataclasses
 import functools
@@ -12,7 +12,8 @@ from scipy.spatial import distance
 
 from warp_translate.errors import UserError
 from warp_translate.evaluation import distribution_metrics, metrics
-from warp_translate.evaluation.distances import kernel_distance
+from warp_translate.evaluation.distances import frechet_distance, kernel_distance
+from warp_translate.evaluation.distribution_metrics import DistributionMetrics
 from warp_translate.evaluation.evaluator import PairedEvaluation
 from warp_translate.evaluation.features import FeatureExtractor
 from warp_translate.evaluation.recognition import Recogniser
@@ -22,15 +23,24 @@ from warp_translate.evaluation.unpaired import DomainsEvaluation
 from warp_translate.models import Translation
 from warp_translate.types import to_float, to_uint8
 
-COLOUR = FeatureExtractor(
-    "colour", 64 * "a", (4, 4), "linear", lambda images: images.mean((1, 2)) / 255
+COLOR = FeatureExtractor(
+    "color", 64 * "a", (4, 4), "linear", lambda images: images.mean((1, 2)) / 255
+)
+# A classifier of three grey levels.
+GREY = Recogniser(
+    FeatureExtractor(
+        *("grey", 64 * "b", (4, 4), "linear"),
+        lambda images: -abs(images.mean((1, 2, 3))[:, None] - np.float32([[90, 113, 135]])),
+    ),
+    ("dark", "middle", "light"),
+    (0, 1),
 )
 STEP = 16 / 127.5
-KINDS = ("before", "after", "real")
+SPREAD = Spread(4, tuple(jax.devices()[:1]))
 
 
 def _brighter(original, by=STEP):
-    """Adds a constant; on the left half it claims to have changed nothing."""
+    """Adds a constant, with a background on the left half."""
     ones = jnp.ones_like(original[..., :1])
     left = jnp.arange(original.shape[2])[None, None, :, None] < original.shape[2] // 2
     return Translation(
@@ -47,29 +57,23 @@ def _darker(original):
     return _brighter(original, by=-2 * STEP)
 
 
-SPREAD = Spread(4, tuple(jax.devices()[:1]))
-
-
-@functools.cache
-def evaluation(translate_ab, translate_ba, *options, **named):
-    """Of two functions; a generator is one network with parameters, here 0 or 1.
-
-    One for all tests that want the same, each of which would compile it anew.
-    """
+@functools.cache  # Shares the compiled programs.
+def evaluation(translate_ab, translate_ba, *networks, **options):
+    """An evaluation of two functions, selected by the parameters 0 and 1."""
 
     def translate(params, original):
         if translate_ba is None:
             return translate_ab(original)
         return jax.lax.cond(params == 0, translate_ab, translate_ba, original)
 
-    return DomainsEvaluation(translate, *options, **named)
+    return DomainsEvaluation(translate, DistributionMetrics(*networks), **options)
 
 
 def evaluate_domains(
     translate_ab,
     translate_ba,
-    batches_a,
-    batches_b,
+    a,
+    b,
     *,
     extractor=None,
     recogniser=None,
@@ -79,19 +83,20 @@ def evaluate_domains(
     **options,
 ):
     measure = evaluation(
-        *(translate_ab, translate_ba, spread, extractor, paired, mask_weights),
-        recogniser=recogniser,
+        *(translate_ab, translate_ba, spread, extractor, recogniser),
+        paired=paired,
+        mask_weights=mask_weights,
     )
     params_ba = None if translate_ba is None else np.int32(1)
-    result = measure(np.int32(0), params_ba, batches_a, batches_b, **options)
+    result = measure(np.int32(0), params_ba, _batches(a, spread), _batches(b, spread), **options)
     missing = set(measure.names(both=translate_ba is not None)) ^ result.scalars.keys()
     assert all(name.endswith(("/ratio", "/others", "background/psnr")) for name in missing)
     return result
 
 
 def _images(rng, count, low, size=16):
-    colours = rng.integers(low, low + 20, (count, 1, 1, 3))
-    return np.uint8(colours + rng.integers(0, 8, (count, size, size, 3)))
+    colors = rng.integers(low, low + 20, (count, 1, 1, 3))
+    return np.uint8(colors + rng.integers(0, 8, (count, size, size, 3)))
 
 
 def _batches(images, spread=SPREAD):
@@ -106,15 +111,19 @@ def domains():
 
 
 @pytest.fixture(scope="module")
+def scalars(domains):
+    return evaluate_domains(_brighter, _darker, *domains, extractor=COLOR).scalars
+
+
+@pytest.fixture(scope="module")
 def evaluated(domains):
-    """Both ways of evaluating, by whether they are paired; of A the first five only."""
+    """Results by whether the domains are paired, of five images each."""
     a, b = domains[0][:5], domains[1]
     return {
         paired: evaluate_domains(
-            _brighter,
-            _darker,
-            _batches(a),
-            _batches(b),
+            *(_brighter, _darker, a, b),
+            extractor=COLOR,
+            recogniser=GREY,
             paired=paired,
             sheet_rows=3,
             counts=(5, 5),
@@ -123,241 +132,194 @@ def evaluated(domains):
     }
 
 
-def _one(translate):
-    """The same translation, which notes how many images it is handed."""
-
-    def counted(original):
-        jax.debug.callback(lambda count: counted.calls.append(int(count)), original.shape[0])
-        return translate(original)
-
-    counted.calls = []
-    return counted
-
-
-def test_scalars_of_both_directions_are_those_of_the_translations(domains):
-    a, b = domains
-    result = evaluate_domains(_brighter, _darker, _batches(a), _batches(b), extractor=COLOUR)
-    scalars = result.scalars
+def test_scalars_of_both_directions(scalars):
     for direction, step in (("a_to_b", 1), ("b_to_a", -2)):
-        found = {
-            name.removeprefix(f"{direction}/"): value
-            for name, value in scalars.items()
-            if name.startswith(direction)
+        expected = {
+            **{"cycle/l1": STEP / 2, "mask/mean": 0.25, "mask/saturated": 0.5},
+            **{"displacement/mean_px": 2.5, "background/share": 0.5},
+            "background/psnr": -20 * np.log10(abs(step) * STEP / 2),
+            "output/sharpness_of_original": 1,
         }
-        assert found["cycle/l1"] == pytest.approx(STEP / 2, rel=1e-4)
-        assert found["mask/mean"] == pytest.approx(0.25)
-        assert found["mask/saturated"] == pytest.approx(0.5)
-        assert found["displacement/mean_px"] == pytest.approx(2.5)
-        assert found["background/share"] == pytest.approx(0.5)
-        assert found["background/psnr"] == pytest.approx(
-            -20 * np.log10(abs(step) * STEP / 2), rel=1e-5
-        )
-        assert found["output/sharpness_of_original"] == pytest.approx(1, rel=1e-4)
+        found = {name: scalars[f"{direction}/{name}"] for name in expected}
+        assert found == pytest.approx(expected, rel=1e-4)
     assert len(scalars) == 2 * 18
 
 
-def test_distances_are_those_of_the_pictures_before_and_after(domains):
+def test_distances_and_similarities_compare_features(domains, scalars):
     a, b = domains
-    scalars = evaluate_domains(
-        _brighter, _darker, _batches(a), _batches(b), extractor=COLOUR
-    ).scalars
     for direction, source, target, step in (("a_to_b", a, b, 16), ("b_to_a", b, a, -32)):
-        before = kernel_distance(COLOUR(source), COLOUR(target))
-        after = kernel_distance(COLOUR(np.uint8(source.astype(int) + step)), COLOUR(target))
-        prefix = f"{direction}/kernel_distance/colour"
-        assert scalars[f"{prefix}/before"] == pytest.approx(before.value, rel=1e-4)
-        assert scalars[f"{prefix}/after"] == pytest.approx(after.value, rel=1e-4)
-        assert scalars[f"{prefix}/ratio"] == pytest.approx(after.value / before.value, rel=1e-4)
-        errors = [scalars[f"{prefix}/{name}_error"] for name in ("before", "after")]
-        assert errors == pytest.approx([before.standard_error, after.standard_error], rel=1e-4)
-    assert scalars["a_to_b/kernel_distance/colour/ratio"] < 0.9
-
-
-def test_a_translated_picture_is_compared_with_its_own_original(domains):
-    a, b = domains
-    scalars = evaluate_domains(
-        _brighter, _darker, _batches(a), _batches(b), extractor=COLOUR
-    ).scalars
-    for direction, source, step in (("a_to_b", a, 16), ("b_to_a", b, -32)):
-        before, after = COLOUR(source), COLOUR(np.uint8(source.astype(int) + step))
-        # SciPy's is the distance, one minus the similarity.
-        similarity = 1 - distance.cdist(after, before, "cosine")
-        prefix = f"{direction}/similarity/colour"
+        features = COLOR(source), COLOR(np.uint8(source.astype(int) + step))
+        before, after = (kernel_distance(each, COLOR(target)) for each in features)
+        expected = {
+            **{"before": before.value, "before_error": before.standard_error},
+            **{"after": after.value, "after_error": after.standard_error},
+            "ratio": after.value / before.value,
+        }
+        for name, value in expected.items():
+            found = scalars[f"{direction}/kernel_distance/color/{name}"]
+            assert found == pytest.approx(value, rel=1e-4), name
+        for name, each in zip(("before", "after"), features, strict=True):
+            found = scalars[f"{direction}/frechet_distance/color/{name}"]
+            assert found == pytest.approx(frechet_distance(each, COLOR(target)), rel=1e-4)
+        similarity = 1 - distance.cdist(*features[::-1], "cosine")
+        prefix = f"{direction}/similarity/color"
         assert scalars[f"{prefix}/original"] == pytest.approx(np.diag(similarity).mean(), abs=1e-6)
         others = similarity[~np.eye(len(similarity), dtype=bool)]
         assert scalars[f"{prefix}/others"] == pytest.approx(others.mean(), abs=1e-6)
+    assert scalars["a_to_b/kernel_distance/color/ratio"] < 0.9
 
 
-def test_similarity_of_opposites_of_zeros_and_of_a_single_picture():
+def test_similarity_of_opposites_zeros_and_a_single_image():
     features = np.float32([[3, 0], [0, 2]])
-    found = distribution_metrics.similarity("net", features, -features)
-    assert found == {"similarity/net/original": -1, "similarity/net/others": 0}
-    # Features of nothing are like nothing, and no NaN comes of them.
-    found = distribution_metrics.similarity("net", features, np.float32([[6, 0], [0, 0]]))
-    assert found == {"similarity/net/original": 0.5, "similarity/net/others": 0}
+    similarity = functools.partial(distribution_metrics.similarity, "net", features)
+    assert similarity(-features) == {"similarity/net/original": -1, "similarity/net/others": 0}
+    # Zero features have similarity 0, not NaN.
+    assert similarity(np.float32([[6, 0], [0, 0]])) == {
+        **{"similarity/net/original": 0.5, "similarity/net/others": 0}
+    }
     assert distribution_metrics.similarity("net", features[:1], features[:1]) == {
         "similarity/net/original": 1
     }
 
 
-def _nearest(images):
-    """Scores of three levels of grey: 90, 113 and 135."""
-    return -abs(images.mean((1, 2, 3))[:, None] - np.float32([[90, 113, 135]]))
-
-
-def test_shares_that_a_recogniser_takes_for_the_target(rng):
+def test_recogniser_scores_are_shares_of_the_target():
     a = np.uint8(np.broadcast_to([[[[96]]], [[[100]]], [[[84]]]], (3, 16, 16, 3)))
     b = np.uint8(np.full((4, 16, 16, 3), 113))
     b[3] = 135
-    network = FeatureExtractor("grey", 64 * "b", (4, 4), "linear", _nearest)
-    recogniser = Recogniser(network, ("dark", "middle", "light"), (0, 1))
-    result = evaluate_domains(
-        _brighter, _darker, _batches(a), _batches(b), recogniser=recogniser
-    ).scalars
+    result = evaluate_domains(_brighter, _darker, a, b, recogniser=GREY).scalars
     found = {name: value for name, value in result.items() if "recognised" in name}
     assert found == {
-        # 112, 116 and 100 are the translations.
+        # Translated to 112, 116 and 100.
         "a_to_b/recognised/grey/before": 0,
         "a_to_b/recognised/grey/after": pytest.approx(2 / 3),
         "a_to_b/recognised/grey/real": 0.75,
-        # 81 thrice, and 103.
+        # Translated to 81, three times, and 103.
         "b_to_a/recognised/grey/before": 0,
         "b_to_a/recognised/grey/after": 0.75,
         "b_to_a/recognised/grey/real": 1,
     }
-    assert recogniser.protocol()["domains"] == ["dark", "middle"]
+    assert GREY.protocol()["domains"] == ["dark", "middle"]
+    shares = {"before": 0, "after": 0.5, "real": 1}
     assert distribution_metrics.in_words(
-        {f"recognised/grey/{k}": v for k, v in zip(KINDS, (0, 0.5, 1), strict=True)}
+        {f"recognised/grey/{name}": share for name, share in shares.items()}
     ) == [
         "taken for the target by grey: 0.0 % untouched, 50.0 % translated, 100.0 % of the real ones"
     ]
-    few = dataclasses.replace(recogniser, domains=(0, 3))
+    few = dataclasses.replace(GREY, domains=(0, 3))
     with pytest.raises(UserError, match="grey knows 3 classes, from 0 to 2: there is none for"):
-        evaluate_domains(_brighter, _darker, _batches(a), _batches(b), recogniser=few)
+        evaluate_domains(_brighter, _darker, a, b, recogniser=few)
 
 
 def test_further_real_images_join_the_target_domain(domains, rng):
-    a, b = domains
-    further_a, further_b = _images(rng, 6, 90), _images(rng, 3, 120)
-    result = evaluate_domains(
-        _brighter,
-        _darker,
-        _batches(a),
-        _batches(b),
-        extractor=COLOUR,
-        further_a=COLOUR(further_a),
-        further_b=COLOUR(further_b),
-    )
-    before = kernel_distance(COLOUR(a), np.concatenate([COLOUR(b), COLOUR(further_b)]))
-    found = result.scalars["a_to_b/kernel_distance/colour/before"]
-    assert found == pytest.approx(before.value, rel=1e-4)
-    before = kernel_distance(COLOUR(b), np.concatenate([COLOUR(a), COLOUR(further_a)]))
-    found = result.scalars["b_to_a/kernel_distance/colour/before"]
-    assert found == pytest.approx(before.value, rel=1e-4)
+    (a, b), further = domains, (COLOR(_images(rng, 6, 90)), COLOR(_images(rng, 3, 120)))
+    found = evaluate_domains(
+        *(_brighter, _darker, a, b), extractor=COLOR, further_a=further[0], further_b=further[1]
+    ).scalars
+    for direction, source, target, more in (("a_to_b", a, b, 1), ("b_to_a", b, a, 0)):
+        real = np.concatenate([COLOR(target), further[more]])
+        expected = kernel_distance(COLOR(source), real).value
+        name = f"{direction}/kernel_distance/color/before"
+        assert found[name] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_protocol_says_how_and_is_json():
+def test_protocol_is_json():
     def protocol(extractor, paired=False):
-        evaluation = DomainsEvaluation(lambda *_: None, SPREAD, extractor, paired)
+        distributions = DistributionMetrics(SPREAD, extractor)
+        evaluation = DomainsEvaluation(lambda *_: None, distributions, paired)
         return json.loads(json.dumps(evaluation.protocol((7, 5), (6, 3))))
 
-    found = protocol(COLOUR)
+    found = protocol(COLOR)
     assert found["images"] == {"a": 7, "b": 5}
-    assert found["paired"] is False and protocol(COLOUR, paired=True)["paired"] is True
+    assert found["paired"] is False and protocol(COLOR, paired=True)["paired"] is True
     assert found["real_a"] == {"test": 7, "further": 6}
     assert found["real_b"] == {"test": 5, "further": 3}
-    assert found["extractor"] == {
-        "name": "colour",
-        "weights_sha256": 12 * "a",
-        "size": [4, 4],
-        "resize": "linear, antialiased, whole picture",
-    }
+    assert found["extractor"] == COLOR.protocol()
     without = protocol(None)
     assert found.keys() - without.keys() >= {"extractor", "kernel_distance", "real_a", "real_b"}
 
 
-def test_without_an_extractor_there_are_no_distances(domains):
-    a, b = domains
-    scalars = evaluate_domains(_brighter, None, _batches(a), _batches(b)).scalars
-    assert not any("distance" in name for name in scalars)
+def test_features_of_a_set_keep_the_order_of_the_images(domains):
+    found = DistributionMetrics(SPREAD, COLOR).features(_batches(domains[0]))
+    np.testing.assert_array_equal(found, COLOR(domains[0]))
+    assert DistributionMetrics(SPREAD).features(_batches(domains[0])) is None
 
 
-def test_features_of_a_set_come_in_the_order_of_its_images(domains):
-    evaluation = DomainsEvaluation(lambda *_: None, SPREAD, COLOUR)
-    np.testing.assert_array_equal(evaluation.embed(_batches(domains[0])), COLOUR(domains[0]))
-
-
-def test_one_generator_is_one_direction_without_a_cycle(domains):
-    a, b = domains
-    result = evaluate_domains(
-        _brighter, None, _batches(a), _batches(b), sheet_rows=2, counts=(7, 5), extractor=COLOUR
-    )
+def test_single_generator_has_one_direction_and_no_cycle(domains):
+    result = evaluate_domains(_brighter, None, *domains, sheet_rows=2, counts=(7, 5))
     assert all(name.startswith("a_to_b/") for name in result.scalars)
+    assert not any("distance" in name for name in result.scalars), "there is no extractor"
     assert "a_to_b/cycle/l1" not in result.scalars
     assert list(result.sheets) == ["a_to_b"]
     assert not {"back", "truth"} & set(result.sheets["a_to_b"].columns)
 
 
-def test_each_test_image_is_translated_once_and_translated_images_once_back(domains):
-    a, b = domains
-    forth, back = _one(_brighter), _one(_darker)
-    evaluate_domains(forth, back, iter(_batches(a)), iter(_batches(b)), extractor=COLOUR)
+def test_each_image_is_translated_once_and_back_once(domains):
+    calls = {_brighter: [], _darker: []}
+
+    def counted(translate):
+        def call(original):
+            jax.debug.callback(calls[translate].append, original.shape[0])
+            return translate(original)
+
+        return call
+
+    evaluate_domains(counted(_brighter), counted(_darker), *domains, extractor=COLOR)
     jax.effects_barrier()
-    # Two batches of A and two of B, of four with their filling.
-    assert forth.calls == back.calls == [4, 4, 4, 4]
+    # Two batches of A and two of B, padded to four.
+    assert all(list(map(int, found)) == [4, 4, 4, 4] for found in calls.values())
 
 
-def test_paired_domains_get_the_figures_of_the_evaluation_on_pairs(domains, evaluated):
+def test_paired_domains_have_the_scores_of_a_paired_evaluation(domains, evaluated):
     a, b = domains[0][:5], domains[1]
-    result = evaluated[True]
     assert "a_to_b/output/l1" not in evaluated[False].scalars
-    measure = PairedEvaluation(lambda by, original: _brighter(original, by), Spread(5))
     for direction, step, source, truth in (("a_to_b", STEP, a, b), ("b_to_a", -2 * STEP, b, a)):
+        # The target of a paired evaluation is B.
+        grey = dataclasses.replace(GREY, domains=(0, 1) if direction == "a_to_b" else (1, 0))
+        measure = PairedEvaluation(
+            lambda by, original: _brighter(original, by),
+            DistributionMetrics(Spread(5), COLOR, grey),
+        )
         expected = measure(np.float32(step), [{"source": source, "target": truth}]).scalars
-        found = {name: result.scalars[f"{direction}/{name}"] for name in expected}
+        found = {name: evaluated[True].scalars[f"{direction}/{name}"] for name in expected}
         assert found == pytest.approx(expected, rel=1e-4)
         assert {"output/l1_ratio", "output/psnr_gain", "output/ssim"} <= expected.keys()
 
 
 @pytest.mark.parametrize("counts", [None, (7, 5)])
-def test_paired_domains_of_unequal_numbers_are_refused(domains, counts):
-    given = [_batches(each) for each in domains]
+def test_unequal_numbers_of_paired_images_are_an_error(domains, counts):
     rows = {} if counts is None else {"sheet_rows": 1, "counts": counts}
     with pytest.raises(UserError, match=r"paired test images come in numbers of .* unpaired"):
-        evaluate_domains(_brighter, _darker, *given, paired=True, **rows)
+        evaluate_domains(_brighter, _darker, *domains, paired=True, **rows)
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_sheets_show_each_direction_with_its_own_examples(domains, evaluated, paired):
+def test_sheets_show_examples_of_each_direction(domains, evaluated, paired):
     a, b = domains[0][:5], domains[1]
-    result = evaluated[paired]
-    given = {"a_to_b": (a, b, 16, -16), "b_to_a": (b, a, -32, -16)}
-    assert list(result.sheets) == list(given)
-    for direction, (source, truth, step, there_and_back) in given.items():
-        sheet = result.sheets[direction]
+    given = {"a_to_b": (a, b, 16), "b_to_a": (b, a, -32)}
+    assert list(evaluated[paired].sheets) == list(given)
+    for direction, (source, truth, step) in given.items():
+        sheet = evaluated[paired].sheets[direction]
         assert sheet.columns == (
             *("original", "reduced", "pretranslated", "mask", "displacement", "warped"),
-            *("output", "back"),
-            *(("truth",) if paired else ()),
+            *("output", "back", *(("truth",) if paired else ())),
         )
         assert sheet.wheel_magnitude == pytest.approx(5)
         for row, i in zip(sheet.rows, (0, 2, 4), strict=True):
             shown = dict(zip(sheet.columns, row, strict=True))
-            np.testing.assert_array_equal(shown["original"], source[i])
-            np.testing.assert_array_equal(shown["output"], np.uint8(source[i].astype(int) + step))
-            np.testing.assert_array_equal(
-                shown["back"], np.uint8(source[i].astype(int) + there_and_back)
-            )
+            original = source[i].astype(int)
+            np.testing.assert_array_equal(shown["original"], original)
+            np.testing.assert_array_equal(shown["output"], original + step)
+            np.testing.assert_array_equal(shown["back"], original - 16)
             if paired:
                 np.testing.assert_array_equal(shown["truth"], truth[i])
         assert render_sheet(sheet.rows, sheet.columns).ndim == 3
 
 
-def test_the_mean_over_backgrounds_leaves_out_images_without_one(domains):
+def test_background_psnr_is_the_mean_over_images_with_a_background(domains):
     a, b = domains
 
     def some(original):
-        """Keeps the background of every other image; and of those, the brighter ones better."""
+        """Keeps the background of every other image, better if it is brighter."""
         translation = _brighter(original)
         kept = (jnp.round((original[:, 0, 0, 0] + 1) * 127.5) % 2 == 0)[:, None, None, None]
         error = STEP * (original[:, :1, :1, :1] + 1)
@@ -365,7 +327,7 @@ def test_the_mean_over_backgrounds_leaves_out_images_without_one(domains):
             mask=jnp.where(kept, translation.mask, 0.5), output=original + error
         )
 
-    scalars = evaluate_domains(some, None, _batches(a), _batches(b)).scalars
+    scalars = evaluate_domains(some, None, a, b).scalars
     original = to_float(a)
     translation = some(original)
     kept = metrics.background_kept(
@@ -376,96 +338,80 @@ def test_the_mean_over_backgrounds_leaves_out_images_without_one(domains):
     assert scalars["a_to_b/background/share"] == pytest.approx(float(kept.share.mean()), rel=1e-5)
 
 
-def test_where_nothing_is_background_there_is_no_figure_for_it(domains):
-    a, b = domains
-
+def test_no_background_has_no_psnr(domains):
     def moved(original):
         translation = _brighter(original)
         return translation.replace(displacement=translation.displacement + 1)
 
-    scalars = evaluate_domains(moved, None, _batches(a), _batches(b)).scalars
+    scalars = evaluate_domains(moved, None, *domains).scalars
     assert "a_to_b/background/psnr" not in scalars
     assert scalars["a_to_b/background/share"] == 0
 
 
-def test_a_mask_that_weighs_the_warped_image_is_turned_for_the_background(domains):
-    a, b = domains
-
-    def turned(original):
+def test_background_respects_mask_weights(domains, scalars):
+    def inverted(original):
         translation = _brighter(original)
         return translation.replace(mask=1 - translation.mask)
 
-    given = evaluate_domains(_brighter, None, _batches(a), _batches(b)).scalars
-    found = evaluate_domains(turned, None, _batches(a), _batches(b), mask_weights="warped").scalars
-    for name in ("psnr", "share"):
-        assert found[f"a_to_b/background/{name}"] == pytest.approx(
-            given[f"a_to_b/background/{name}"]
-        )
+    found = evaluate_domains(inverted, None, *domains, mask_weights="warped").scalars
+    for name in ("a_to_b/background/psnr", "a_to_b/background/share"):
+        assert found[name] == pytest.approx(scalars[name])
 
 
-def test_a_ratio_to_nothing_is_left_out(rng):
+def test_ratio_to_a_negative_distance_is_omitted(rng):
     images = _images(rng, 6, 100)
-    # The same set on both sides: the unbiased estimate is negative.
-    scalars = evaluate_domains(
-        _brighter, None, _batches(images), _batches(images), extractor=COLOUR
-    ).scalars
-    assert scalars["a_to_b/kernel_distance/colour/before"] < 0
-    assert "a_to_b/kernel_distance/colour/ratio" not in scalars
+    # The unbiased estimate of a set to itself is negative.
+    scalars = evaluate_domains(_brighter, None, images, images, extractor=COLOR).scalars
+    assert scalars["a_to_b/kernel_distance/color/before"] < 0
+    assert "a_to_b/kernel_distance/color/ratio" not in scalars
 
 
-def test_translated_pictures_are_seen_as_they_would_be_written(domains):
+def test_extractor_sees_outputs_as_uint8(domains):
     seen = []
 
     def embed(images):
         seen.append(np.asarray(images))
         return images.mean((1, 2))
 
-    extractor = FeatureExtractor("seen", 64 * "0", (16, 16), "linear", embed)
-    a, b = domains
-
     def beyond(original):
         return _brighter(original).replace(output=original * 3)
 
-    evaluate_domains(beyond, None, _batches(a), _batches(b), extractor=extractor)
-    expected = np.asarray(to_uint8(to_float(a[:4]) * 3), np.float32)
+    extractor = FeatureExtractor("seen", 64 * "0", (16, 16), "linear", embed)
+    evaluate_domains(beyond, None, *domains, extractor=extractor)
+    expected = np.asarray(to_uint8(to_float(domains[0][:4]) * 3), np.float32)
     assert any(np.array_equal(np.rint(each[:4]), expected) for each in seen)
 
 
-def test_too_few_images_for_a_distance_and_none_at_all_are_errors(domains):
+def test_too_few_images_are_an_error(domains):
     a, b = domains
     with pytest.raises(UserError, match="2 translated and 5 real images are too few"):
-        evaluate_domains(_brighter, None, _batches(a[:2]), _batches(b), extractor=COLOUR)
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate_domains(_brighter, None, [], _batches(b))
+        evaluate_domains(_brighter, None, a[:2], b, extractor=COLOR)
+    for extractor in (None, COLOR):
+        with pytest.raises(ValueError, match="nothing to evaluate"):
+            evaluate_domains(_brighter, None, a[:0], b, extractor=extractor)
 
 
-def test_the_number_of_devices_changes_no_bit(domains):
-    """Means, distances and pictures, by an extractor that sums in whatever order it is compiled."""
-
-    def evaluate(count):
-        spread = Spread(2, tuple(jax.devices()[:count]))
-        kernel = np.random.default_rng(1).normal(size=(48, 5)).astype(np.float32)
-        embed = jax.jit(lambda images: images.reshape(len(images), -1) @ kernel / 255)
-        extractor = FeatureExtractor("random", 64 * "b", (4, 4), "linear", embed)
-        return evaluate_domains(
-            _brighter,
-            _darker,
-            _batches(domains[0], spread),
-            _batches(domains[1], spread),
+def test_results_are_bit_equal_for_any_number_of_devices(domains):
+    kernel = np.random.default_rng(1).normal(size=(48, 5)).astype(np.float32)
+    embed = jax.jit(lambda images: images.reshape(len(images), -1) @ kernel / 255)
+    extractor = FeatureExtractor("random", 64 * "b", (4, 4), "linear", embed)
+    one, *others = (
+        evaluate_domains(
+            *(_brighter, _darker, *domains),
             extractor=extractor,
             sheet_rows=2,
             counts=(7, 5),
-            spread=spread,
+            spread=Spread(2, tuple(jax.devices()[:count])),
         )
-
-    one = evaluate(1)
-    for several in map(evaluate, (2, 8)):
+        for count in (1, 2, 8)
+    )
+    for several in others:
         assert one.scalars == several.scalars
         for name, sheet in one.sheets.items():
             jax.tree.map(np.testing.assert_array_equal, sheet.rows, several.sheets[name].rows)
 
 
-def test_each_chunk_is_embedded_on_a_device_of_its_own(domains):
+def test_each_chunk_is_embedded_on_its_own_device(domains):
     seen = []
 
     def embed(images):
@@ -476,6 +422,6 @@ def test_each_chunk_is_embedded_on_a_device_of_its_own(domains):
     spread = Spread(2, tuple(jax.devices()[:4]))
     images = domains[0]
     np.testing.assert_array_equal(
-        distribution_metrics.embed(extractor, spread, images), extractor(images)
+        distribution_metrics.sharded_features(extractor, spread, images), extractor(images)
     )
     assert set(seen[:4]) == set(spread.devices)

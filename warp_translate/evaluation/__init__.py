@@ -1,1 +1,1 @@
-"""How good a translation is, in figures and in pictures."""
+"""Metrics, evaluations, cost and reports."""

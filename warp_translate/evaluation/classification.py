@@ -1,4 +1,4 @@
-"""How well a classifier tells domains apart, and what it says of images of none of them."""
+"""Evaluation of a domain classifier, including images of no known domain."""
 
 import dataclasses
 import functools
@@ -14,16 +14,15 @@ from warp_translate.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationResult:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-      scalars: ``cross_entropy`` and ``accuracy``, means over domains, so that each counts alike;
-        ``accuracy/NAME`` of each domain; ``known``, the share of images above the threshold;
-        ``accuracy_known`` among those; ``unknown_scrambled``, the share of images in scrambled
-        pieces that are taken for none of the domains.
-      confusion: ``[D, D]`` counts, true domain by the most probable one.
-      doubtful: for each domain its images and their probability for the true domain, the least
-        sure first.
+      scalars: ``cross_entropy`` and ``accuracy``, means over domains, which all weigh the same;
+        ``accuracy/NAME`` per domain; ``known``, the share of images above the threshold;
+        ``accuracy_known`` among those; ``unknown_scrambled``, the share of scrambled images below
+        the threshold.
+      confusion: ``[D, D]`` counts of true domains by most probable domain.
+      doubtful: images and their probability of the true domain, least certain first, per domain.
     """
 
     scalars: dict[str, float]
@@ -33,14 +32,14 @@ class ClassificationResult:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierEvaluation:
-    """Measures classifiers on images of known domains, over all devices; compiled once for all.
+    """Evaluates classifiers on labelled images, on all devices; compiled once for all parameters.
 
     Attributes:
-      probabilities: maps parameters and uint8 ``[B, S, S, 3]`` to ``[B, D]``, each image for
-        itself; 4 divides ``S``.
+      probabilities: maps parameters and uint8 ``[B, S, S, 3]`` to ``[B, D]``, each image
+        independently; 4 divides ``S``.
       spread: the devices.
-      domains: their D names.
-      threshold: an image is of none of the domains if no probability reaches it.
+      domains: D names.
+      threshold: an image belongs to no domain if no probability reaches it.
     """
 
     probabilities: Callable[[PyTree, Array], Array]
@@ -56,28 +55,24 @@ class ClassifierEvaluation:
         kept: int = 0,
         counts: Sequence[int] | None = None,
     ) -> ClassificationResult:
-        """Measures each image exactly once, one batch in memory at a time.
+        """Evaluates each image once, with one batch in memory at a time.
 
-        All processes must call this, each with its share of the images, and all get the same.
+        All processes must call this, each with its share of the images; all get the same result.
 
         Args:
-          params: of the classifier.
-          images: for each domain batches of ``image``, uint8 ``[B, S, S, 3]``, as `Spread` deals
-            them.
-          kept: how many doubtful images of each domain are kept.
+          params: parameters of the classifier.
+          images: per domain, batches of ``image``, uint8 ``[B, S, S, 3]``, as `Spread` deals them.
+          kept: number of doubtful images to keep per domain.
           counts: number of images of each domain in the whole set, if known.
 
-        Returns:
-          The figures.
-
         Raises:
-          ValueError: a domain has no images, or another number than was said.
+          ValueError: a domain has no images, or not as many as expected.
         """
         shared = self.spread.share(params)
         confusion = np.zeros((len(self.domains), len(self.domains)), np.int64)
         entropies, known, right_known, unknown_scrambled, doubtful = [], [], [], [], []
         for place, (name, batches) in enumerate(zip(self.domains, images, strict=True)):
-            found, seen = self._of_domain(shared, place, batches, kept)
+            found, worst = self._of_domain(shared, place, batches, kept)
             count, probabilities = found.all()
             if not count:
                 raise ValueError(f"the domain {name} has no images")
@@ -91,21 +86,16 @@ class ClassifierEvaluation:
             known.append(sure)
             right_known.append((best == place)[sure])
             unknown_scrambled.append(probabilities["scrambled"].max(1) < self.threshold)
-            everyones = [each for of_one in self.spread.gather(seen) for each in of_one]
+            everyones = [each for of_one in self.spread.gather(worst) for each in of_one]
             doubtful.append([(each.image, each.probability) for each in _worst(everyones, kept)])
-        each = confusion.diagonal() / confusion.sum(1)
+        accuracies = confusion.diagonal() / confusion.sum(1)
         among_known = np.concatenate(right_known)
-        scalars = {
-            "cross_entropy": float(np.mean(entropies)),
-            "accuracy": float(each.mean()),
-            **{
-                f"accuracy/{name}": float(value)
-                for name, value in zip(self.domains, each, strict=True)
-            },
-            "known": float(np.concatenate(known).mean()),
-            "accuracy_known": float(among_known.mean()) if among_known.size else 0.0,
-            "unknown_scrambled": float(np.concatenate(unknown_scrambled).mean()),
-        }
+        values = [
+            *(np.mean(entropies), accuracies.mean(), *accuracies, np.concatenate(known).mean()),
+            among_known.mean() if among_known.size else 0.0,
+            np.concatenate(unknown_scrambled).mean(),
+        ]
+        scalars = dict(zip(self.names(), map(float, values), strict=True))
         return ClassificationResult(scalars, confusion, doubtful)
 
     def names(self) -> list[str]:
@@ -117,10 +107,10 @@ class ClassifierEvaluation:
 
     def _of_domain(
         self, shared: PyTree, domain: int, batches: Iterable[Batch], kept: int
-    ) -> tuple[InOrder, list["_Seen"]]:
-        """Measures this process's images of one domain."""
+    ) -> tuple[InOrder, list["_Example"]]:
+        """Probabilities and worst examples of this process's images of one domain."""
         found = InOrder(self.spread)
-        seen: list[_Seen] = []
+        worst: list[_Example] = []
         for number, batch in enumerate(batches):
             shown = batch["image"]
             places = self.spread.start(number) + np.arange(len(shown), dtype=np.int32)
@@ -128,19 +118,19 @@ class ClassifierEvaluation:
             made = self._mapped(shared, {"image": shown, "place": places, "domain": domains})
             rows = {name: np.asarray(row)[: len(shown)] for name, row in made.items()}
             found.add(len(shown), rows)
-            seen += map(_Seen, rows["shown"][:, domain].tolist(), places.tolist(), shown)
-            # A view would keep the whole batch in memory.
-            seen = [
-                dataclasses.replace(each, image=each.image.copy()) for each in _worst(seen, kept)
+            worst += map(_Example, rows["shown"][:, domain].tolist(), places.tolist(), shown)
+            # Copies, since views would keep the whole batch in memory.
+            worst = [
+                dataclasses.replace(each, image=each.image.copy()) for each in _worst(worst, kept)
             ]
-        return found, seen
+        return found, worst
 
     @functools.cached_property
     def _mapped(self) -> Callable[[PyTree, Batch], dict[str, Array]]:
         return self.spread.map(self._measure)
 
     def _measure(self, params: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
-        # A picture is cut by its place in the set, wherever and with whomever it is measured.
+        # Keys depend on the position in the set, not on the batch or device.
         root = jax.random.key(0)
         keys = jax.vmap(lambda *names: functools.reduce(jax.random.fold_in, names, root))(
             batch["domain"], batch["place"]
@@ -153,13 +143,13 @@ class ClassifierEvaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Seen:
-    """An image, its place in its set and its probability for its own domain."""
+class _Example:
+    """The probability of an image's own domain, its position in the set, and the image."""
 
     probability: float
     place: int
     image: np.ndarray
 
 
-def _worst(seen: list[_Seen], count: int) -> list[_Seen]:
+def _worst(seen: list[_Example], count: int) -> list[_Example]:
     return sorted(seen, key=lambda each: (each.probability, each.place))[:count]

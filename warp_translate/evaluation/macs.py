@@ -1,20 +1,19 @@
-"""Counts the multiplications of a traced function, by the names under which they stand.
+"""Counts the multiplications of a traced function by name scope.
 
-Nothing is compiled or run, and no formula of a network is kept here: what is counted is the very
-program, so that the count follows whatever becomes of the network.
+Traces the function without compiling it, so the count needs no formula per network.
 
 The convention:
 
-- A convolution counts, for every position and channel of its output, the kernel's positions times
-  the input channels of a group. What it multiplies with the zeros of its padding counts too, and a
-  transposed convolution is counted at its output.
-- A matrix product counts its rows times its columns times what is summed over.
-- Elementwise, a multiplication or division of floating-point numbers counts one for every element
-  of the result, and so does a function such as ``tanh`` or ``exp``. Additions, comparisons,
-  selections, rounding, integers, gathers and whatever only moves numbers count none.
-- A scan counts its body as often as it runs, a loop of unknown length once. Of the branches of a
-  condition the dearest counts, and of those that depend on the platform the platform's own.
-- What the result does not depend on counts none: the compiler drops it.
+- A convolution counts the kernel's positions times the input channels of a group for every position
+  and channel of its output. Zeros of the padding count too, and a transposed convolution is counted
+  at its output.
+- A matrix product counts rows times columns times the summed dimension.
+- Elementwise, a floating-point multiplication, division or function such as ``tanh`` counts one per
+  element of the result. Additions, comparisons, selections, rounding, integers, gathers and data
+  movement count zero.
+- A scan counts its body for every iteration, a loop of unknown length once. A condition counts its
+  most expensive branch, or that of the platform.
+- Dead code counts zero, since the compiler removes it.
 """
 
 import collections
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 Names = tuple[str, ...]
-"""The words of a name stack, the outermost first: names of modules and of ``jax.named_scope``."""
+"""A name stack, outermost first: names of modules and of ``jax.named_scope``."""
 
 _ONE_FOR_EACH_RESULT = frozenset(
     (
@@ -40,14 +39,14 @@ _ONE_FOR_EACH_RESULT = frozenset(
     )
 )
 _ONE_FOR_EACH_OPERAND = frozenset(("reduce_prod", "cumprod"))
-# Their inner programs are run once, where they stand, and give what the equation gives.
+# Equations that run their inner program once and return its results.
 _CALLS = frozenset(
     (
         *("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat", "remat2"),
         *("checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
     )
 )
-# Their inner programs only say how two numbers become one.
+# Equations whose inner program combines two elements.
 _COMBINERS = ("reduce", "scatter", "select_and_scatter")
 
 
@@ -57,7 +56,7 @@ class Macs:
 
     Attributes:
       products: of convolutions and matrix products.
-      elementwise: of everything else.
+      elementwise: of all other operations.
     """
 
     products: int = 0
@@ -65,7 +64,7 @@ class Macs:
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """The sum of both."""
         return self.products + self.elementwise
 
     def __add__(self, other: "Macs") -> "Macs":
@@ -77,11 +76,11 @@ class Macs:
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """What a function multiplies.
+    """The count of a function.
 
     Attributes:
-      by_names: what counts, by the names that it stands under.
-      open_loops: loops of unknown length, each of which counts as if it ran once.
+      by_names: counts by name stack.
+      open_loops: number of loops of unknown length, counted as if they ran once.
     """
 
     by_names: dict[Names, Macs]
@@ -89,7 +88,7 @@ class Counted:
 
     @property
     def total(self) -> Macs:
-        """All of it."""
+        """The sum over all names."""
         return sum(self.by_names.values(), Macs())
 
 
@@ -97,23 +96,22 @@ def count(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> Co
     """Counts the multiply-accumulate operations of a function, by the convention of this file.
 
     Args:
-      function: a function that ``jax.make_jaxpr`` takes.
+      function: a function that ``jax.make_jaxpr`` accepts.
       *args: arrays or ``jax.ShapeDtypeStruct``.
-      platform: whose branch of ``jax.lax.platform_dependent`` counts; the default's where it has
-        none.
+      platform: selects the branch of ``jax.lax.platform_dependent``; the default without one.
 
     Returns:
-      The count, for all examples of a batch together.
+      The count for the whole batch.
 
     Raises:
-      ValueError: there is an operation with a program inside that this file does not know.
+      ValueError: an unknown operation contains an inner program.
     """
     traced = _without_constants(jax.make_jaxpr(function)(*args))
     return _count(traced, (), [True] * len(traced.outvars), platform)
 
 
 def _count(jaxpr: Jaxpr, outer: Names, wanted: Sequence[bool], platform: str) -> Counted:
-    """Counts a program of which only some results are wanted."""
+    """Counts the equations that the wanted results depend on."""
     found: dict[Names, Macs] = collections.defaultdict(Macs)
     open_loops = 0
     needed = {
@@ -126,7 +124,7 @@ def _count(jaxpr: Jaxpr, outer: Names, wanted: Sequence[bool], platform: str) ->
         if not any(results) and not equation.effects:
             continue
         needed.update(var for var in equation.invars if not isinstance(var, Literal))
-        # An inner program's names go on where the equation that holds it stands.
+        # Names of an inner program are relative to its equation.
         names = (*outer, *re.findall(r"[\w.-]+", str(equation.source_info.name_stack)))
         own = _own(equation)
         if own.total:
@@ -140,12 +138,11 @@ def _count(jaxpr: Jaxpr, outer: Names, wanted: Sequence[bool], platform: str) ->
 
 
 def _own(equation: Any) -> Macs:
-    """What an equation counts beside the programs inside of it."""
+    """The count of an equation without its inner programs."""
     name = equation.primitive.name
     result: Any = equation.outvars[0].aval if equation.outvars else None
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
-        # The kernel's positions times the input channels of a group.
         read = math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return Macs(products=result.size * read)
     if name == "dot_general":
@@ -164,12 +161,12 @@ def _own(equation: Any) -> Macs:
 def _inner(
     equation: Any, names: Names, results: Sequence[bool], platform: str
 ) -> list[tuple[Counted, int]]:
-    """The programs inside of an equation that count, and how often each does."""
+    """The counts of the inner programs of an equation, with their multiplicities."""
     name, params = equation.primitive.name, equation.params
 
     def counted(closed: Any, wanted: Sequence[bool] | None = None) -> Counted:
         inner = _without_constants(closed)
-        # What a loop hands on to itself may be needed though it is no result.
+        # A loop may need a carry that is not a result.
         return _count(inner, names, wanted or [True] * len(inner.outvars), platform)
 
     if name == "scan":
@@ -178,19 +175,19 @@ def _inner(
         return [(counted(params["cond_jaxpr"]), 1), (counted(params["body_jaxpr"]), 1)]
     if name == "cond":
         for place, of in enumerate(params.get("branches_platforms") or ()):
-            if of is None or platform in of:  # The default, whose place is the last, is for all.
+            if of is None or platform in of:  # None is the default, which is last.
                 return [(counted(params["branches"][place], results), 1)]
         branches = [counted(branch, results) for branch in params["branches"]]
         return [(max(branches, key=lambda branch: branch.total.total), 1)]
-    values = jax.tree.leaves(dict(params))  # Some hold their programs in tuples.
+    values = jax.tree.leaves(dict(params))  # Programs may be in tuples.
     programs = [value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
     if name in _CALLS:
         return [(counted(program, results), 1) for program in programs]
     if programs and not name.startswith(_COMBINERS):
-        raise ValueError(f"the operation {name} holds a program that cannot be counted")
+        raise ValueError(f"the operation {name} contains a program that cannot be counted")
     return []
 
 
 def _without_constants(program: Any) -> Jaxpr:
-    """The program of one that carries its constants; in jax 0.11 both are the same."""
+    """The jaxpr of a closed one; in jax 0.11 both are the same."""
     return program if isinstance(program, Jaxpr) else program.jaxpr

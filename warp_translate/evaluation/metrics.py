@@ -1,9 +1,8 @@
-"""Full-reference image metrics: one number per image, as pure batched array functions.
+"""Full-reference image metrics as pure batched array functions.
 
-Every function takes two floating-point NHWC batches in [-1, 1] of the same shape and returns
-float32 ``[B]``, so that the caller averages over a data set of any batching; `background_kept`
-takes the maps of the translation besides and returns two of them. Values outside the
-range are measured as they are. All arithmetic is float32 whatever the images' type.
+Every metric takes images and references, two floating-point batches ``[B, H, W, C]`` in [-1, 1],
+returns float32 ``[B]`` and raises ValueError for other shapes and types. Values outside the range
+are not clipped. All arithmetic is float32.
 """
 
 import functools
@@ -15,35 +14,27 @@ import numpy as np
 from warp_translate.types import Array
 
 PSNR_CAP_DB = 100.0
-"""What ``psnr`` gives for identical images, and its largest value."""
+"""Maximum of `psnr`, reached by identical images."""
 
 BACKGROUND_WEIGHT = 0.1
-"""A pixel is background only where less than this of it comes from the pretranslated image."""
+"""Weight of the pretranslated image below which a pixel can be background."""
 
 BACKGROUND_DISPLACEMENT = 0.5
-"""A pixel is background only where it was moved by less than this many pixels."""
+"""Displacement in pixels below which a pixel can be background."""
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_K1 = 0.01
 _SSIM_K2 = 0.03
 
-# Of the scales of `ms_ssim`, the finest first: Wang et al. 2003, section 3.2. They sum to 1.0001.
+# Of the scales of `ms_ssim`, finest first: Wang et al. 2003, section 3.2. They sum to 1.0001.
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def l1(images: Array, references: Array) -> Array:
     """Mean absolute error on the [0, 1] scale: half of the mean difference in [-1, 1].
 
-    Args:
-      images: floating point ``[B, H, W, C]`` in [-1, 1].
-      references: same shape, in [-1, 1].
-
-    Returns:
-      float32 ``[B]`` in [0, 1]; 0 for identical images, 1 for black against white.
-
-    Raises:
-      ValueError: not two floating-point images of the same shape ``[B, H, W, C]``.
+    Returns float32 ``[B]`` in [0, 1]; 0 for identical images, 1 for black against white.
     """
     images, references = checked("l1", images, references)
     return 0.5 * _image_mean(jnp.abs(images - references))
@@ -53,73 +44,45 @@ def psnr(images: Array, references: Array) -> Array:
     """Peak signal-to-noise ratio in dB; the peak is the full range, 2 in [-1, 1].
 
     ``10 log10(peak^2 / mse)`` with the error averaged over pixels and channels. Capped at
-    ``PSNR_CAP_DB``, which identical images get, so that one of them does not make the mean over a
-    data set infinite; 100 dB is an error of 1/400 of an 8-bit step.
+    ``PSNR_CAP_DB``, so that a pair of identical images does not make the mean over a data set
+    infinite; 100 dB is an error of 1/400 of an 8-bit step.
 
-    Args:
-      images: floating point ``[B, H, W, C]`` in [-1, 1].
-      references: same shape, in [-1, 1].
-
-    Returns:
-      float32 ``[B]`` in dB, at most ``PSNR_CAP_DB``.
-
-    Raises:
-      ValueError: not two floating-point images of the same shape ``[B, H, W, C]``.
+    Returns float32 ``[B]`` in dB, at most ``PSNR_CAP_DB``.
     """
     images, references = checked("psnr", images, references)
-    error = _image_mean(jnp.square(0.5 * (images - references)))
-    return _decibels(error)
+    return _decibels(_image_mean(jnp.square(0.5 * (images - references))))
 
 
 def ssim(images: Array, references: Array) -> Array:
     """Structural similarity (Wang, Bovik, Sheikh and Simoncelli, 2004, equation 13).
 
     The paper's parameters: an 11x11 Gaussian window of standard deviation 1.5 px, K1 = 0.01 and
-    K2 = 0.03 on the [0, 1] scale, population moments, only windows that lie inside the picture.
-    Computed on each channel and averaged over windows and channels. A side shorter than the window
-    is extended to 11 px by repeating the edge, half on either end, so every size has a value.
+    K2 = 0.03 on the [0, 1] scale, population moments, and only windows inside the image. Averaged
+    over windows and channels. A side shorter than the window is extended to 11 px by repeating the
+    edge on both ends.
 
-    Args:
-      images: floating point ``[B, H, W, C]`` in [-1, 1].
-      references: same shape, in [-1, 1].
-
-    Returns:
-      float32 ``[B]`` in [-1, 1]; 1 for identical images.
-
-    Raises:
-      ValueError: not two floating-point images of the same shape ``[B, H, W, C]``.
+    Returns float32 ``[B]`` in [-1, 1]; 1 for identical images.
     """
     images, references = checked("ssim", images, references)
     return _similarity(0.5 * images + 0.5, 0.5 * references + 0.5).whole
 
 
 def ms_ssim(images: Array, references: Array) -> Array:
-    """Structural similarity over several scales (Wang, Simoncelli and Bovik, 2003, equation 7).
+    """Multiscale structural similarity (Wang, Simoncelli and Bovik, 2003, equation 7).
 
-    Both pictures are halved four times by averages of 2x2 pixels, where the last row or column of
-    an odd side falls away. The result is the product of the contrast-structure terms of the first
-    four scales and of the whole similarity of the last, each the mean over windows and channels as
-    in `ssim` and raised to the paper's weight of its scale. As usual, a negative mean counts as
-    zero: its power would not be real.
+    Both images are halved four times by averages of 2x2 pixels, dropping the last row or column of
+    an odd side. The result is the product of the contrast-structure terms of the first four scales
+    and the whole similarity of the last, each averaged over windows and channels as in `ssim` and
+    raised to the paper's weight of its scale. Negative means count as zero.
 
-    Everything is as in torchmetrics 1.8, so that values can be checked: at the last scale the
-    windows reach over the edge, into the mirrored picture. Wang's own code leaves those windows
-    out, as `ssim` does and as the scales before the last do; the difference is small except for
-    small pictures.
+    Follows torchmetrics 1.8: at the last scale the windows extend into the mirrored image. Wang's
+    code omits those windows, as `ssim` does; the difference is small except for small images.
 
-    Five scales need sides of 176 px. Smaller pictures use as many of the first scales as hold a
-    window of 11 px, one at least, with the weights of those divided by their sum. So pictures of
-    different sizes compare only where they have the same number of scales.
+    Five scales need sides of 176 px. Smaller images use the first scales that hold a window of 11
+    px, at least one, with normalized weights. Only images with the same number of scales are
+    comparable.
 
-    Args:
-      images: floating point ``[B, H, W, C]`` in [-1, 1].
-      references: same shape, in [-1, 1].
-
-    Returns:
-      float32 ``[B]`` in [0, 1]; 1 for identical images.
-
-    Raises:
-      ValueError: not two floating-point images of the same shape ``[B, H, W, C]``.
+    Returns float32 ``[B]`` in [0, 1]; 1 for identical images.
     """
     images, references = checked("ms_ssim", images, references)
     x, y = 0.5 * images + 0.5, 0.5 * references + 0.5
@@ -140,11 +103,11 @@ def ms_ssim(images: Array, references: Array) -> Array:
 
 
 class BackgroundKept(NamedTuple):
-    """How well the translation left alone what it claims to have left alone.
+    """How well a translation preserves its background.
 
     Attributes:
-      psnr: float32 ``[B]`` in dB, at most ``PSNR_CAP_DB``; NaN where an image has no background.
-      share: float32 ``[B]`` in [0, 1], the pixels that are background.
+      psnr: float32 ``[B]`` in dB, at most ``PSNR_CAP_DB``; NaN for an image without background.
+      share: float32 ``[B]`` in [0, 1], the share of background pixels.
     """
 
     psnr: Array
@@ -154,25 +117,21 @@ class BackgroundKept(NamedTuple):
 def background_kept(
     images: Array, originals: Array, weight: Array, displacement: Array
 ) -> BackgroundKept:
-    """Peak signal-to-noise ratio against the original, over the pixels of the background alone.
+    """PSNR to the original over background pixels, with their share.
 
     Background is where the pretranslated image weighs less than ``BACKGROUND_WEIGHT`` and the
-    displacement is shorter than ``BACKGROUND_DISPLACEMENT``: every such pixel counts fully, every
-    other one not at all. A translation that touches everything has no background, so that the
-    ratio says nothing without the share. The error is averaged as in `psnr`.
+    displacement is shorter than ``BACKGROUND_DISPLACEMENT``. The PSNR is meaningless without the
+    share, since a translation that changes everything has no background.
 
     Args:
       images: the outputs, floating point ``[B, H, W, C]`` in [-1, 1].
       originals: same shape, in [-1, 1].
-      weight: of the pretranslated image in the output, ``[B, H, W, 1]`` in [0, 1]: the mask, or 1
-        minus the mask where it weighs the warped image.
+      weight: weight of the pretranslated image in the output, ``[B, H, W, 1]`` in [0, 1]: the mask,
+        or 1 minus the mask if it weighs the warped image.
       displacement: ``[B, H, W, 2]`` in pixels.
 
-    Returns:
-      The ratio and the share.
-
     Raises:
-      ValueError: not two floating-point images of the same shape, or maps that do not fit them.
+      ValueError: not two floating-point images of the same shape, or maps of other shapes.
     """
     images, originals = checked("background_kept", images, originals)
     sides = images.shape[:3]
@@ -190,15 +149,7 @@ def background_kept(
 
 
 def checked(name: str, images: Array, references: Array) -> tuple[Array, Array]:
-    """What every full-reference metric does first with its arguments.
-
-    Args:
-      name: of the metric, for messages.
-      images: floating point ``[B, H, W, C]``.
-      references: same shape.
-
-    Returns:
-      Both as float32.
+    """Checks the arguments of the metric ``name`` and converts them to float32.
 
     Raises:
       ValueError: not two floating-point images of the same shape ``[B, H, W, C]`` with pixels.
@@ -215,7 +166,7 @@ def checked(name: str, images: Array, references: Array) -> tuple[Array, Array]:
 
 
 def _decibels(error: Array) -> Array:
-    """Ratio to a peak of 1, capped; a NaN stays one."""
+    """PSNR of a mean squared error with peak 1, capped; preserves NaN."""
     return -10.0 * jnp.log10(jnp.maximum(error, 10.0 ** (-PSNR_CAP_DB / 10.0)))
 
 
@@ -225,22 +176,16 @@ def _image_mean(values: Array) -> Array:
 
 
 class _Similarity(NamedTuple):
-    """Means of the terms of the structural similarity, ``[B]`` each.
-
-    Attributes:
-      whole: luminance times contrast and structure.
-      structure: contrast and structure alone.
-    """
+    """Structural similarity with and without its luminance term, ``[B]`` each."""
 
     whole: Array
     structure: Array
 
 
 def _similarity(x: Array, y: Array) -> _Similarity:
-    """Compares float32 ``[B, H, W, C]`` on the [0, 1] scale; small ones are extended."""
+    """Compares float32 ``[B, H, W, C]`` on the [0, 1] scale."""
     x, y = _extended(x), _extended(y)
-    # The second moments do not mind a shift and lose less to cancellation about the image's mean.
-    # The luminance term does mind it.
+    # Centering reduces cancellation in the second moments; the luminance term needs the means.
     shift_x = jnp.mean(x, axis=(1, 2), keepdims=True)
     shift_y = jnp.mean(y, axis=(1, 2), keepdims=True)
     x, y = x - shift_x, y - shift_y
@@ -256,7 +201,7 @@ def _similarity(x: Array, y: Array) -> _Similarity:
 
 
 def _scales(side: int) -> int:
-    """How many scales of `ms_ssim` hold a window, for the shorter side of a picture."""
+    """Number of scales of `ms_ssim` for the shorter side of an image."""
     fitting = sum(side >> scale >= _SSIM_WINDOW for scale in range(len(_SCALE_WEIGHTS)))
     return max(fitting, 1)
 
@@ -269,7 +214,7 @@ def _halved(images: Array) -> Array:
 
 
 def _extended(images: Array) -> Array:
-    """Repeats the edges of the sides that are shorter than the SSIM window."""
+    """Repeats the edges of sides that are shorter than the SSIM window."""
     pads = [(0, 0)]
     for size in images.shape[1:3]:
         missing = max(_SSIM_WINDOW - size, 0)
@@ -278,7 +223,7 @@ def _extended(images: Array) -> Array:
 
 
 def _mirrored(images: Array) -> Array:
-    """Pads so that there is an SSIM window around every pixel; small sides are extended first."""
+    """Pads by reflection to an SSIM window around every pixel; extends small sides first."""
     reach = _SSIM_WINDOW // 2
     pads = ((0, 0), (reach, reach), (reach, reach), (0, 0))
     return jnp.pad(_extended(images), pads, mode="reflect")
@@ -290,8 +235,7 @@ def _gaussian_mean(images: Array) -> Array:
     weights = np.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
     weights /= weights.sum()
     height, width = (size - _SSIM_WINDOW + 1 for size in images.shape[1:3])
-    # Shifted sums rather than a convolution: true float32 on every device, where a convolution
-    # would be rounded to bfloat16 or TF32 unless told otherwise.
+    # Shifted sums, since some devices round convolutions to bfloat16 or TF32 by default.
     columns = [float(w) * images[:, i : i + height] for i, w in enumerate(weights)]
     images = functools.reduce(jnp.add, columns)
     rows = [float(w) * images[:, :, i : i + width] for i, w in enumerate(weights)]

@@ -1,4 +1,4 @@
-"""A feature network that the user gives as an ONNX file."""
+"""Feature networks from ONNX files."""
 
 import os
 from pathlib import Path
@@ -12,23 +12,15 @@ _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class OnnxNetwork:
-    """An open ONNX graph that maps pictures to features.
-
-    Attributes:
-      size: height and width in pixels that it takes.
-    """
+    """An ONNX graph that maps images to features; ``size`` is its input height and width."""
 
     size: tuple[int, int]
 
     def __init__(self, session: Any, path: str | os.PathLike[str]) -> None:
-        """Checks the graph.
-
-        Args:
-          session: an ``onnxruntime.InferenceSession``.
-          path: of the file, for messages.
+        """Checks an ``onnxruntime.InferenceSession`` of a file.
 
         Raises:
-          UserError: the graph has not one input of the right kind.
+          UserError: the graph does not have exactly one valid input.
         """
         self._session, self._path = session, path
         inputs = session.get_inputs()
@@ -57,10 +49,10 @@ class OnnxNetwork:
           images: floats ``[n, *size, 3]`` in [0, 255].
 
         Returns:
-          The graph's first output, ``[n, D]``; sides of one pixel are dropped.
+          The graph's first output as ``[n, D]``; dimensions of size 1 are dropped.
 
         Raises:
-          UserError: the output is not one row of features for each image.
+          UserError: the output is not one row of features per image.
         """
         pixels = np.asarray(images)
         if self._channels_first:
@@ -81,31 +73,28 @@ class OnnxNetwork:
 def open_network(path: str | os.PathLike[str]) -> OnnxNetwork:
     """Opens an ONNX file with ONNX Runtime, on the CPU.
 
-    The graph takes pixels as they are, from 0 to 255, and brings them to its own range itself: so
-    the file alone, which has a checksum, decides the features.
+    The graph normalizes its input, pixels from 0 to 255, itself, so the checksum of the file
+    determines the features.
 
     Args:
-      path: a graph with one input, float32 or uint8, ``[batch, 3, H, W]`` or ``[batch, H, W, 3]``,
-        H and W fixed, whose first output is ``[batch, D]``.
-
-    Returns:
-      The network.
+      path: a graph with one input, float32 or uint8, ``[batch, 3, H, W]`` or ``[batch, H, W, 3]``
+        with fixed H and W, whose first output is ``[batch, D]``.
 
     Raises:
-      UserError: it is no such graph, or ONNX Runtime is not installed.
+      UserError: the graph is invalid, or ONNX Runtime is not installed.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"{path} needs ONNX Runtime: pip install 'warp-translate[eval]'") from error
     options = onnxruntime.SessionOptions()
-    # Threads that wait by spinning take the cores of everything else that runs.
+    # Spinning threads would slow down everything else.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(
             Path(path), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # Its exceptions have no common base of their own.
+    except Exception as error:  # Its exceptions have no common base class.
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be opened as ONNX ({reason}): export it anew") from error
+        raise UserError(f"{path} cannot be opened as ONNX ({reason}): export it again") from error
     return OnnxNetwork(session, path)

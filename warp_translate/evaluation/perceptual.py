@@ -1,4 +1,4 @@
-"""How far pictures are from their references in the eyes of a network, at their own size."""
+"""Perceptual distance between images and references at native size."""
 
 import dataclasses
 import os
@@ -14,25 +14,22 @@ from warp_translate.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class PerceptualDistance:
-    """`feature_distance` between the layers of EfficientNet-Lite0, at the size of the pictures.
+    """`feature_distance` between layers of EfficientNet-Lite0 at the size of the images.
 
     After Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-    CVPR 2018, with another network and without weights learnt from people's judgements: values do
-    not compare with those of LPIPS, nor with those of other weights.
-
-    Attributes:
-      network: with its weights.
+    CVPR 2018, with another network and without weights learned from human judgments: values are not
+    comparable with those of LPIPS or of other weights.
     """
 
     network: features.LoadedNetwork
 
     @property
     def name(self) -> str:
-        """Of the network."""
+        """Name of the network."""
         return self.network.name
 
     def __call__(self, images: Array, references: Array) -> Array:
-        """Compares pictures, each with its reference; may be compiled and differentiated.
+        """Compares images with their references; can be compiled and differentiated.
 
         Args:
           images: floating-point RGB ``[B, H, W, 3]`` in [-1, 1].
@@ -45,13 +42,12 @@ class PerceptualDistance:
           ValueError: not two floating-point images of the same shape ``[B, H, W, 3]``.
         """
         pair = checked("PerceptualDistance", images, references)
-        seen = [
-            efficientnet_lite.taps(self.network.params, (each + 1.0) * PIXEL_SCALE) for each in pair
-        ]
-        return feature_distance(*seen)
+        return feature_distance(
+            *(efficientnet_lite.taps(self.network.params, (x + 1.0) * PIXEL_SCALE) for x in pair)
+        )
 
     def protocol(self) -> dict[str, Any]:
-        """What a reader of a value must know, ready for JSON."""
+        """The definition of a value, ready for JSON."""
         return {
             "name": self.name,
             "weights_sha256": self.network.checksum[:12],
@@ -63,15 +59,5 @@ class PerceptualDistance:
 def load_perceptual_distance(
     name_or_path: str | os.PathLike[str] = features.EFFICIENTNET_LITE0,
 ) -> PerceptualDistance:
-    """Loads the network of a perceptual distance.
-
-    Args:
-      name_or_path: what `features.load_network` takes.
-
-    Returns:
-      The distance.
-
-    Raises:
-      UserError: as `features.load_network`.
-    """
+    """Loads a perceptual distance; arguments and errors as of `features.load_network`."""
     return PerceptualDistance(features.load_network(name_or_path))

@@ -1,4 +1,4 @@
-"""Whether a network takes translated pictures for pictures of the domain they should belong to."""
+"""Whether a classifier assigns translated images to the target domain."""
 
 import dataclasses
 from typing import Any
@@ -11,12 +11,12 @@ from warp_translate.evaluation.features import FeatureExtractor
 
 @dataclasses.dataclass(frozen=True)
 class Recogniser:
-    """A network that tells classes apart, two of which are the domains A and B.
+    """A classifier, two of whose classes are the domains A and B.
 
     Attributes:
-      network: gives scores of the classes as its features, of the whole picture.
-      classes: names of the classes in the order of the scores, or None where they have none.
-      domains: the classes that A and B are, as places in that order.
+      network: gives class scores as its features, of the whole image.
+      classes: class names in the order of the scores, or None.
+      domains: class indices of A and B.
     """
 
     network: FeatureExtractor
@@ -24,10 +24,10 @@ class Recogniser:
     domains: tuple[int, int]
 
     def most_probable(self, scores: np.ndarray) -> np.ndarray:
-        """Maps scores ``[N, classes]`` to the classes, int ``[N]``.
+        """Maps scores ``[N, classes]`` to the most probable classes, int ``[N]``.
 
         Raises:
-          UserError: there are fewer classes than the domains say.
+          UserError: a domain's class index is out of range.
         """
         if scores.shape[1] <= max(self.domains):
             raise UserError(
@@ -38,13 +38,12 @@ class Recogniser:
         return scores.argmax(1)
 
     def scores(self, of_classes: dict[str, np.ndarray], target: int) -> dict[str, float]:
-        """The shares of pictures that the network takes for those of a domain.
+        """Shares of images that the network assigns to the target domain.
 
         Args:
-          of_classes: the most probable class of each picture, int ``[N]``, of the originals
-            ("before"), the translated pictures ("after") and real pictures of the domain they
-            should belong to ("real").
-          target: that domain, 0 for A and 1 for B.
+          of_classes: most probable classes, int ``[N]``, of the originals ("before"), the
+            translated images ("after") and real images of the target domain ("real").
+          target: the target domain, 0 for A and 1 for B.
 
         Returns:
           ``recognised/NAME/before``, ``after`` and ``real``.
@@ -56,11 +55,11 @@ class Recogniser:
         }
 
     def names(self) -> list[str]:
-        """The names of what `scores` gives."""
+        """The names of the scalars of `scores`."""
         return [f"recognised/{self.network.name}/{kind}" for kind in ("before", "after", "real")]
 
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the shares must know, ready for JSON."""
+        """The definition of the shares, ready for JSON."""
         named = self.classes or range(max(self.domains) + 1)
         return {
             **self.network.protocol(),

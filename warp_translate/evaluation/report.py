@@ -33,11 +33,7 @@ _NOT_RECOVERED = (
 
 
 def results(sources: Sequence[Source], metrics: Sequence[str] | None = None) -> str:
-    """The table of results as Markdown.
-
-    Args:
-      sources: runs and sweeps from `runs.read`.
-      metrics: scalar names; a default selection if None.
+    """The table of results as Markdown; arguments as of `build`.
 
     Raises:
       UserError: the runs are not comparable, or none has a requested score.

@@ -53,7 +53,10 @@ _MARKERS = "osD^vPX"  # One fewer than the colors, so that more pairs are distin
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
 _LIGHTEST = 0.45
 
-Points = list[tuple[float, Statistic]]
+Points = list[tuple[float, Statistic, str]]
+"""Positions on the x-axis, values and labels."""
+
+Series = list[tuple[Style, Points]]
 
 
 def lines(groups: Sequence[Group]) -> list[tuple[str, Style, list[Group]]]:
@@ -101,12 +104,7 @@ def styles(groups: Sequence[Group]) -> dict[str, Style]:
 
 
 def score_curves(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | None:
-    """Scores on the test set over training steps; None without any.
-
-    Args:
-      groups: the groups to compare.
-      metrics: scalar names without ``test/``.
-    """
+    """Scores on the test set over training steps; None without any."""
     panels = []
     for metric in metrics:
         points = {group.key: _over_steps(group, TEST + metric) for group in groups}
@@ -118,7 +116,7 @@ def score_curves(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | No
         if ends:
             head = column(metric)
             alt = f"{head.title} on the test set over the steps of training. Last: {ends}."
-            panels.append(Panel(head.line, alt, functools.partial(_draw_curves, groups, points)))
+            panels.append(_curve_panel(head.line, alt, groups, points))
     caption = "On the test set over the steps of training: the mean over the seeds"
     return _curves("curves", groups, panels, caption)
 
@@ -130,12 +128,17 @@ def training_curves(groups: Sequence[Group]) -> Charts | None:
     for name in [name for name in _TRAINING if name in logged][:_MOST_TRAINING]:
         points = {group.key: _averaged(_over_steps(group, name)) for group in groups}
         alt = f"{_TRAINING[name]} over the steps of training."
-        draw = functools.partial(_draw_curves, groups, points)
-        panels.append(Panel(_TRAINING[name], alt, draw))
+        panels.append(_curve_panel(_TRAINING[name], alt, groups, points))
     caption = (
         f"While training, {_MOST_POINTS} averages of each line at most: the mean over the seeds"
     )
     return _curves("training", groups, panels, caption)
+
+
+def _curve_panel(title: str, alt: str, groups: Sequence[Group], points: dict[str, Points]) -> Panel:
+    found = styles(groups)
+    series = [(found[key], line) for key, line in points.items() if line]
+    return Panel(title, alt, functools.partial(_draw_curves, series))
 
 
 def _curves(
@@ -155,25 +158,26 @@ def _curves(
 
 
 def cost_charts(groups: Sequence[Group], metrics: Sequence[str]) -> Charts | None:
-    """Scores against multiplications, with a line through the factors of otherwise equal groups.
-
-    Returns:
-      A panel per score; None if no cost is known.
-    """
-    found = lines([group for group in groups if group.macs is not None])
+    """Scores against multiplications, with a line per fusion; None if no cost is known."""
+    found = lines([group for group in groups if group.cost.macs is not None])
     panels = []
     for metric in metrics:
         if catalogue.describe(metric).better == "none":
             continue
-        series = [(style, _against_cost(members, metric)) for _, style, members in found]
-        points = [point for _, line in series for point in line]
-        if points:
+        series: Series = []
+        words = []
+        for _, style, members in found:
+            line: Points = []
+            for group in members:
+                macs, value = (group.cost.macs or 0) / 1e9, group.statistic(metric)
+                if value is not None and math.isfinite(value.mean):
+                    line.append((macs, value, str(group.factor)))
+                    score = number(metric, value.mean)
+                    words.append(f"{group.label} {score} at {significant(macs)} GMAC")
+            series.append((style, line))
+        if words:
             head = column(metric)
-            words = "; ".join(
-                f"{group.label} {number(metric, value.mean)} at {significant(macs)} GMAC"
-                for group, macs, value in points
-            )
-            alt = f"{head.title} against multiplications: {words}."
+            alt = f"{head.title} against multiplications: {'; '.join(words)}."
             panels.append(Panel(head.line, alt, functools.partial(_draw_cost, series)))
     if not panels:
         return None
@@ -222,7 +226,7 @@ def _over_steps(group: Group, name: str) -> Points:
         for step, value in run.history.get(name, {}).items():
             if math.isfinite(value):
                 values.setdefault(step, []).append(value)
-    return [(step, Statistic.of(found)) for step, found in sorted(values.items())]
+    return [(step, Statistic.of(found), "") for step, found in sorted(values.items())]
 
 
 def _averaged(points: Points) -> Points:
@@ -230,39 +234,23 @@ def _averaged(points: Points) -> Points:
     every = math.ceil(len(points) / _MOST_POINTS)
     if every < 2:
         return points
-    found = []
+    found: Points = []
     for start in range(0, len(points), every):
         part = points[start : start + every]
-        spreads = [each.spread for _, each in part if each.spread is not None]
+        spreads = [each.spread for _, each, _ in part if each.spread is not None]
         average = Statistic(
-            statistics.fmean(each.mean for _, each in part),
+            statistics.fmean(each.mean for _, each, _ in part),
             statistics.fmean(spreads) if spreads else None,
             part[0][1].count,
         )
-        found.append((statistics.fmean(step for step, _ in part), average))
+        found.append((statistics.fmean(step for step, _, _ in part), average, ""))
     return found
 
 
-def _against_cost(members: Sequence[Group], metric: str) -> list[tuple[Group, float, Statistic]]:
-    found = []
-    for group in members:
-        value = group.statistic(metric)
-        if value is not None and math.isfinite(value.mean) and group.macs is not None:
-            found.append((group, group.macs / 1e9, value))
-    return found
-
-
-def _draw_curves(groups: Sequence[Group], points: dict[str, Points], axes: Axes) -> None:
-    found = styles(groups)
-    for group in groups:
-        line = points[group.key]
-        if not line:
-            continue
-        style = found[group.key]
-        steps = [step for step, _ in line]
-        means = np.array([each.mean for _, each in line])
-        spreads = np.array([each.spread or 0.0 for _, each in line])
-        marker = style.marker if len(line) < 3 else ""
+def _draw_curves(series: Series, axes: Axes) -> None:
+    for style, points in series:
+        steps, means, spreads = _columns(points)
+        marker = style.marker if len(points) < 3 else ""
         axes.plot(steps, means, **_line(style), marker=marker, markersize=4)
         if spreads.any():
             axes.fill_between(
@@ -273,29 +261,15 @@ def _draw_curves(groups: Sequence[Group], points: dict[str, Points], axes: Axes)
     _look(axes, "step")
 
 
-def _draw_cost(
-    series: Sequence[tuple[Style, Sequence[tuple[Group, float, Statistic]]]], axes: Axes
-) -> None:
-    for style, line in series:
-        axes.errorbar(
-            [macs for _, macs, _ in line],
-            [value.mean for _, _, value in line],
-            yerr=[value.spread or 0.0 for _, _, value in line],
-            **_line(style),
-            marker=style.marker,
-            markersize=5,
-            elinewidth=1.0,
-        )
-        for group, macs, value in line if len(line) > 1 else ():
-            axes.annotate(
-                str(group.factor),
-                (macs, value.mean),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=style.color,
-            )
-    costs = [macs for _, line in series for _, macs, _ in line]
+def _draw_cost(series: Series, axes: Axes) -> None:
+    for style, points in series:
+        macs, means, spreads = _columns(points)
+        line: dict[str, Any] = {**_line(style), "marker": style.marker, "markersize": 5}
+        axes.errorbar(macs, means, yerr=spreads, elinewidth=1.0, **line)
+        text: Any = {"textcoords": "offset points", "fontsize": 8.5, "color": style.color}
+        for x, value, label in points if len(points) > 1 else ():
+            axes.annotate(label, (x, value.mean), xytext=(5, 4), **text)
+    costs = [x for _, points in series for x, _, _ in points]
     if max(costs) > _LOG_FROM * min(costs) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
@@ -303,6 +277,13 @@ def _draw_cost(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda macs, _: f"{macs:,.6g}"))
     axes.margins(x=0.1, y=0.14)
     _look(axes, "GMAC")
+
+
+def _columns(points: Points) -> tuple[Any, Any, Any]:
+    """Positions, means and spreads."""
+    values = [(x, value.mean, value.spread or 0.0) for x, value, _ in points]
+    x, means, spreads = np.array(values).reshape(-1, 3).T
+    return x, means, spreads
 
 
 def _line(style: Style) -> dict[str, Any]:

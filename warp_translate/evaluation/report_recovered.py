@@ -86,13 +86,8 @@ class Family:
 def families(groups: Sequence[Group], metrics: Sequence[str]) -> list[Family]:
     """The recovered shares of all groups that have the required references.
 
-    Args:
-      groups: the groups to compare.
-      metrics: scalar names; descriptive ones are skipped.
-
-    Returns:
-      One family per set of full-method groups that differ only in their factor. Of several matching
-      groups of pretranslated only, the most similar one counts.
+    Full-method groups that differ only in their factor make a family. Of several matching groups of
+    pretranslated only, the most similar one counts. Descriptive metrics are skipped.
     """
     metrics = [name for name in metrics if catalogue.describe(name).better != "none"]
     evaluated = [group for group in groups if group.evaluated and group.factor is not None]
@@ -152,21 +147,17 @@ def _rows(members: Mapping[tuple[str, int], Group], metrics: Sequence[str]) -> I
 
 def _cost_share(group: Group, whole: Group | None) -> float | None:
     """Relative to the group at factor 1, or as the evaluation states it."""
-    if whole and whole.macs and group.macs is not None and group.cost_size == whole.cost_size:
-        return group.macs / whole.macs
-    return group.cost_share
+    own, full = group.cost, whole.cost if whole else None
+    if full and full.macs and own.macs is not None and own.size == full.size:
+        return own.macs / full.macs
+    return own.share
 
 
 def share(metric: str, this: _Scores, alone: _Scores, whole: _Scores) -> Share:
     """R of one score: per common seed, or of the means without a common seed.
 
-    Undefined where the denominator is zero or within its spread.
-
-    Args:
-      metric: scalar name.
-      this: scores of the full method by seed, at least one, as of the two that follow.
-      alone: scores of pretranslated only.
-      whole: scores of full resolution.
+    Undefined where the denominator is zero or within its spread. Takes at least one score of the
+    full method, of pretranslated only and of full resolution.
     """
     seeds = [seed for seed in this if seed in alone and seed in whole]
     low, top = Statistic.of(alone.values()), Statistic.of(whole.values())

@@ -31,16 +31,10 @@ _NOTES = {
 def results(
     groups: Sequence[Group], metrics: Sequence[str], styles: Mapping[str, Style] | None = None
 ) -> Table:
-    """A row per group, a column per score, and the cost.
-
-    Args:
-      groups: the groups to compare.
-      metrics: scalar names.
-      styles: chart styles by `Group.key`.
-    """
+    """A row per group with chart style by `Group.key`, a column per score, and the cost."""
     marks = {metric: comparison.marks(groups, metric) for metric in metrics}
-    costs = any(group.macs is not None for group in groups)
-    shares = any(group.cost_share is not None for group in groups)
+    costs = any(group.cost.macs is not None for group in groups)
+    shares = any(group.cost.share is not None for group in groups)
     counts = {(len(group.evaluated), len(group.runs)) for group in groups}
     alike = len(counts) == 1 and len(set(*counts)) == 1
     rows = []
@@ -51,9 +45,10 @@ def results(
             for metric in metrics
         ]
         if costs:
-            cells.append(Cell(_NONE if group.macs is None else significant(group.macs / 1e9)))
+            macs = group.cost.macs
+            cells.append(Cell(_NONE if macs is None else significant(macs / 1e9)))
         if shares:
-            cells.append(Cell(_fraction(group.cost_share)))
+            cells.append(Cell(_fraction(group.cost.share)))
         rows.append(Row(group.label, tuple(cells), (styles or {}).get(group.key)))
     columns = [] if alike else [Column("seeds")]
     columns += map(column, metrics)
@@ -131,27 +126,18 @@ def recovered(family: Family) -> Table:
 
 
 def configurations(groups: Sequence[Group]) -> tuple[Table, ...]:
-    """The configuration fields that differ; no table without any."""
+    """The configuration fields that differ, split to fit a page; no table without any."""
     started = [group for group in groups if group.config]
     configs = [group.config for group in started]
-    fields = comparison.differing(configs)
-    if not fields:
-        return ()
-    cells = {}
-    for field in fields:
+    rows = []
+    for field in comparison.differing(configs):
         values = [comparison.value(config, field) for config in configs]
-        cells[field] = [Cell(each, mark="changed" * (each != values[0])) for each in values]
-    caption = "Fields that differ between the configurations"
-    if len(fields) <= len(started):  # The longer side runs down the page.
-        rows = [
-            Row(group.label, tuple(cells[field][place] for field in fields))
-            for place, group in enumerate(started)
-        ]
-        columns = tuple(Column(field, numeric=False) for field in fields)
-        notes = ("Bold: differs from the first row.",)
-        return (Table("variant", columns, _under_sources(started, rows), caption, notes),)
-    rows = [Row(field, tuple(cells[field])) for field in fields]
+        cells = tuple(Cell(each, mark="changed" * (each != values[0])) for each in values)
+        rows.append(Row(field, cells))
+    if not rows:
+        return ()
     columns = tuple(Column(group.label, numeric=False) for group in started)
+    caption = "Fields that differ between the configurations"
     notes = (f"Bold: differs from {started[0].label}.",)
     return tuple(_parts(Table("field", columns, tuple(rows), caption, notes)))
 

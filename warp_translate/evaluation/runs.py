@@ -29,6 +29,15 @@ _MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
+class Cost:
+    """Multiplications of a translation, also relative to factor 1, at a height and width."""
+
+    macs: float | None = None
+    share: float | None = None
+    size: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The result of ``warp-translate evaluate``.
 
@@ -36,25 +45,21 @@ class Evaluation:
       step: training steps of the checkpoint.
       scalars: by name, without ``test/``; may be NaN.
       protocol: how they were computed, by dotted name.
-      macs: multiplications of one translation; None if not counted.
-      share: ``macs`` relative to factor 1.
-      size: height and width in pixels that ``macs`` refers to.
+      cost: cost of a translation.
     """
 
     step: int
     scalars: Mapping[str, float]
     protocol: Mapping[str, Any]
-    macs: float | None = None
-    share: float | None = None
-    size: tuple[int, ...] | None = None
+    cost: Cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run.
+    """A training run in a work directory.
 
     Attributes:
-      folder: its work directory.
+      folder: the work directory.
       name: a unique name, prefixed by its sweep.
       config: values by dotted name; empty if the training never started.
       history: values by name, then by ascending step.
@@ -112,49 +117,33 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
-    """Runs of a sweep that differ only in their seeds."""
-
-    label: str
-    runs: tuple[Run, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Sweep:
     """An experiment with several variants, from ``sweep.json``.
 
     Attributes:
-      folder: its work directory.
       name: a unique name.
       title: one line.
       claim: the hypothesis, as prose.
       command: the command line that started it.
       machine: description of the machine.
       seconds: duration; None if unknown.
-      variants: in the order of the sweep.
+      variants: runs by label; those of a variant differ only in their seeds.
     """
 
-    folder: Path
     name: str
     title: str
     claim: str
     command: tuple[str, ...]
     machine: Mapping[str, Any]
     seconds: float | None
-    variants: tuple[Variant, ...]
+    variants: Mapping[str, tuple[Run, ...]]
 
 
 Source = Sweep | Run
 
 
 def read(folders: Sequence[str | os.PathLike[str]]) -> list[Source]:
-    """Reads run and sweep folders.
-
-    Args:
-      folders: at least one.
-
-    Returns:
-      A source per folder, in the same order.
+    """Reads run and sweep folders, at least one, in order.
 
     Raises:
       UserError: a folder is neither, is given twice, or holds a file that cannot be read.
@@ -181,10 +170,7 @@ def all_runs(sources: Sequence[Source]) -> list[Run]:
     """The runs of all sources, in order."""
     found: list[Run] = []
     for source in sources:
-        if isinstance(source, Run):
-            found.append(source)
-        else:
-            found += [run for variant in source.variants for run in variant.runs]
+        found += [source] if isinstance(source, Run) else sum(source.variants.values(), ())
     return found
 
 
@@ -218,28 +204,26 @@ def _sweep(folder: Path, sweep_name: str) -> Sweep:
     content = _json(path)
     try:
         failures = dict(content.get("failures") or {})
-        variants = []
+        variants = {}
         for label, variant in content["variants"].items():
             names = [str(name) for name in variant["runs"]]
             if not names or any(Path(name).name != name for name in names):
                 raise ValueError(f"variant {label!r} must name folders inside the sweep's")
-            runs = tuple(
+            variants[str(label)] = tuple(
                 _run(folder / name, f"{sweep_name}/{name}", str(failures.get(name, "")))
                 for name in names
             )
-            variants.append(Variant(str(label), runs))
         if not variants:
             raise ValueError("it has no variants")
         seconds = content.get("seconds")
         return Sweep(
-            folder=folder,
             name=sweep_name,
             title=str(content["title"]),
             claim=str(content.get("claim", "")),
             command=tuple(map(str, content.get("command", ()))),
             machine=dict(content.get("machine") or {}),
             seconds=None if seconds is None else float(seconds),
-            variants=tuple(variants),
+            variants=variants,
         )
     except _MALFORMED as error:
         raise UserError(
@@ -268,13 +252,12 @@ def _evaluation(path: Path) -> Evaluation | None:
     content = _json(path)
     try:
         cost = content.get("cost") or {}
+        size = tuple(map(int, cost["size"])) if "size" in cost else None
         return Evaluation(
             step=int(content["step"]),
             scalars={str(name): float(value) for name, value in content["scalars"].items()},
             protocol=flat(content["protocol"]),
-            macs=_number(cost, "macs"),
-            share=_number(cost, "share"),
-            size=tuple(map(int, cost["size"])) if "size" in cost else None,
+            cost=Cost(_number(cost, "macs"), _number(cost, "share"), size),
         )
     except _MALFORMED as error:
         raise UserError(
@@ -335,7 +318,7 @@ def _json(path: Path) -> dict[str, Any]:
         return sealed.unseal(content)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({_reason(error)}): give another run, or write it anew"
+            f"{path} cannot be read ({_reason(error)}): give another run, or write it again"
         ) from error
 
 

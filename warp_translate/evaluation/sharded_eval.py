@@ -1,10 +1,9 @@
-"""Measuring on several devices and processes, whose number decides no figure.
+"""Evaluation on several devices and processes, with results independent of their number.
 
-Examples are measured in chunks of one size, a chunk at a time on a device. A device runs the same
-program on the same examples however many others there are, and what it finds is put in the order of
-the examples before anything is added up. So one, two and eight devices of a process give the same
-bits, where they are of one kind; those of several processes give the same but for rounding, since
-their program is compiled anew.
+Examples are measured in chunks of a fixed size, one chunk per device at a time. Every device runs
+the same program, and results are ordered by example before any sum. So any number of devices of one
+kind in a process gives the same bits; several processes agree up to rounding, since each compiles
+the program itself.
 """
 
 import dataclasses
@@ -24,26 +23,20 @@ _AXIS = "chunks"
 _SHARED, _CHUNKS = PartitionSpec(), PartitionSpec(_AXIS)
 
 
-def _alone(found: Any) -> list[Any]:
-    return [found]
-
-
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The devices that measure together, and which examples each process reads.
+    """The devices of an evaluation and the share of each process.
 
-    The examples are cut into batches of `Spread.batch`, and process p of n reads the batches
-    number p, p + n, p + 2 n and so on. No device waits for another while it measures: only `gather`
-    brings together what the processes found, so their shares need not be equal, and a process whose
-    share is empty takes part in it too.
+    Of n processes, process p reads the batches number p, p + n, p + 2 n and so on, of `batch`
+    examples each. Devices do not wait for each other; only `gather` combines the results, so shares
+    may be unequal or empty.
 
     Attributes:
-      chunk: examples that a device measures at once.
-      devices: those of this process; every process has as many.
-      process_index: which process this is, from 0.
+      chunk: examples per device and call.
+      devices: devices of this process; every process has the same number.
+      process_index: index of this process.
       process_count: number of processes.
-      gather: gives every process what each of them has, in their order; all of them must call it,
-        with anything that can be pickled.
+      gather: returns the values of all processes in order; a collective call of picklable values.
     """
 
     chunk: int
@@ -52,40 +45,40 @@ class Spread:
     )
     process_index: int = 0
     process_count: int = 1
-    gather: Callable[[Any], list[Any]] = _alone
+    gather: Callable[[Any], list[Any]] = lambda found: [found]
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
-            raise ValueError(f"a chunk of {self.chunk} examples must be of at least 1")
+            raise ValueError(f"a chunk must hold at least 1 example, got {self.chunk}")
 
     @property
     def batch(self) -> int:
-        """Examples that the devices of a process measure at once."""
+        """Examples per process and call."""
         return self.chunk * len(self.devices)
 
     def start(self, number: int) -> int:
-        """The place in the whole set of the first example of this process's ``number``-th batch."""
+        """Position in the whole set of the first example of this process's ``number``-th batch."""
         return (number * self.process_count + self.process_index) * self.batch
 
     def share(self, tree: PyTree) -> PyTree:
-        """Gives every device of this process a copy, for the first argument of what `map` makes."""
+        """Replicates a tree over the devices, as first argument of a mapped function."""
         return jax.device_put(tree, NamedSharding(self._mesh, _SHARED))
 
     def map(
         self, function: Callable[[PyTree, Mapping[str, Array]], PyTree]
     ) -> Callable[[PyTree, Batch], PyTree]:
-        """Compiles a function of one chunk for all of a batch.
+        """Compiles a function of a chunk for a whole batch.
 
         Args:
-          function: maps what the devices share and examples, arrays ``[chunk, ...]`` by name, to a
-            tree of arrays ``[chunk, ...]``. A row must not depend on the other rows.
+          function: maps a shared tree and examples, arrays ``[chunk, ...]`` by name, to a tree of
+            arrays ``[chunk, ...]``. Rows must be independent.
 
         Returns:
-          A function of what `share` placed and of at most `batch` examples, arrays ``[B, ...]`` by
-          name, that gives a tree of arrays ``[batch, ...]``, of which the rows from B on are
-          filling. It is compiled once for examples of one shape.
+          A function of the result of `share` and of up to `batch` examples, arrays ``[B, ...]`` by
+          name, that returns a tree of arrays ``[batch, ...]``; rows from B on are padding. It is
+          compiled once per shape of examples.
         """
-        # No value is reduced over the axis, so there is no variation over it to be checked.
+        # No value is reduced over the axis, so variance over it need not be checked.
         mapped = jax.jit(
             jax.shard_map(
                 function,
@@ -97,56 +90,56 @@ class Spread:
         )
 
         def on_batch(shared: PyTree, batch: Batch) -> PyTree:
-            placed = jax.device_put(self._filled(batch), NamedSharding(self._mesh, _CHUNKS))
+            placed = jax.device_put(self._padded(batch), NamedSharding(self._mesh, _CHUNKS))
             return mapped(shared, placed)
 
         return on_batch
 
     def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Cuts rows into the chunks of the devices; the last may be smaller."""
+        """Splits rows into chunks; the last may be smaller."""
         return [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (_AXIS,))
 
-    def _filled(self, batch: Batch) -> dict[str, np.ndarray]:
+    def _padded(self, batch: Batch) -> dict[str, np.ndarray]:
         size = len(next(iter(batch.values())))
         if not 1 <= size <= self.batch:
             raise ValueError(
-                f"a batch of {size} examples must be of 1 to {self.batch}, {self.chunk} on each of "
-                f"{len(self.devices)} devices"
+                f"a batch must hold 1 to {self.batch} examples, {self.chunk} on each of "
+                f"{len(self.devices)} devices, got {size}"
             )
-        # Repeats the last example: a chunk that is cut short is filled alike on any devices.
-        filling = np.minimum(np.arange(self.batch), size - 1)
-        return {name: array[filling] for name, array in batch.items()}
+        # Repeats the last example, which pads alike for any number of devices.
+        rows = np.minimum(np.arange(self.batch), size - 1)
+        return {name: array[rows] for name, array in batch.items()}
 
 
 class InOrder:
-    """What the processes find of their own batches, put together in the order of the examples."""
+    """Collects rows of all processes in the order of the examples."""
 
     def __init__(self, spread: Spread) -> None:
-        """Begins with nothing."""
+        """Starts empty."""
         self._spread = spread
         self._parts: list[tuple[int, PyTree]] = []
 
     def add(self, size: int, rows: PyTree) -> None:
-        """Takes what was found of this process's next batch.
+        """Adds the rows of this process's next batch.
 
         Args:
           size: number of examples, at least 1.
-          rows: a tree of arrays, whose rows follow the order of the examples.
+          rows: a tree of arrays with rows in the order of the examples.
         """
         self._parts.append((size, jax.tree.map(np.asarray, rows)))
 
     def all(self) -> tuple[int, PyTree]:
-        """Brings together what all processes have; all of them must call this.
+        """Combines the rows of all processes; all of them must call this.
 
         Returns:
-          The number of examples and the tree of all rows; the tree is None without examples.
+          The number of examples and the tree of all rows, None without examples.
 
         Raises:
-          ValueError: the batches are not the parts of one set, as `Spread` deals them.
+          ValueError: the batches are not those of one set, as `Spread` deals them.
         """
         everyone = self._spread.gather(self._parts)
         rounds = max(map(len, everyone))
@@ -168,3 +161,96 @@ class InOrder:
             return 0, None
         rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(rows for _, rows in parts))
         return sum(sizes), rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Results of an `Accumulator`.
+
+    Attributes:
+      count: number of examples.
+      means: mean of each value over the examples.
+      kept: selected examples, each with its measured outputs.
+    """
+
+    count: int
+    means: dict[str, float]
+    kept: list[tuple[dict[str, np.ndarray], PyTree]]
+
+
+class Accumulator:
+    """Measures batches, keeping all values and a few examples.
+
+    Keeps the values of every example and sums them in the order of the examples, so the result does
+    not depend on the batch size.
+    """
+
+    def __init__(
+        self,
+        spread: Spread,
+        measure: Callable[[PyTree, Batch], tuple[dict[str, Array], PyTree]],
+        shared: PyTree,
+        *,
+        keep: int = 0,
+        expected: int | None = None,
+    ) -> None:
+        """Starts without examples.
+
+        Args:
+          spread: the devices.
+          measure: maps ``shared`` and a batch to values ``[B]`` by name and a tree of outputs
+            ``[B, ...]``; mapped by ``spread.map``.
+          shared: its parameters, placed by ``spread.share``.
+          keep: number of examples to keep, evenly spaced over the set.
+          expected: number of examples in the whole set; required by ``keep``.
+        """
+        self._spread, self._measure, self._shared = spread, measure, shared
+        self._expected = expected
+        places = np.linspace(0, (expected or 1) - 1, keep).round().astype(int)
+        self._wanted = sorted(set(places.tolist()))
+        self._batches = 0
+        self._values = InOrder(spread)
+        self._kept: list[tuple[int, dict[str, np.ndarray], PyTree]] = []
+
+    def add(self, batch: Batch) -> PyTree:
+        """Measures the next batch of this process.
+
+        Args:
+          batch: arrays ``[B, ...]`` by name, with B as `Spread` deals them.
+
+        Returns:
+          The outputs, arrays ``[batch, ...]``; rows from B on are padding.
+        """
+        size = len(next(iter(batch.values())))
+        values, made = self._measure(self._shared, batch)
+        start = self._spread.start(self._batches)
+        wanted = [place - start for place in self._wanted if 0 <= place - start < size]
+        if wanted:
+            rows = jax.tree.map(lambda array: np.asarray(array)[wanted], made)
+            for number, row in enumerate(wanted):
+                # A copy, since a view would keep the whole batch in memory.
+                example = {name: array[row].copy() for name, array in batch.items()}
+                one = jax.tree.map(lambda array, i=number: array[i], rows)
+                self._kept.append((start + row, example, one))
+        self._values.add(size, {name: np.asarray(value)[:size] for name, value in values.items()})
+        self._batches += 1
+        return made
+
+    def totals(self) -> Totals:
+        """Combines the results of all processes; all of them must call this.
+
+        Raises:
+          ValueError: there are no examples, not as many as expected, or batches are missing.
+        """
+        count, values = self._values.all()
+        if not count:
+            raise ValueError("there is nothing to evaluate: no batch was added")
+        if self._expected is not None and count != self._expected:
+            raise ValueError(f"{count} examples were measured instead of {self._expected}")
+        kept = [one for each in self._spread.gather(self._kept) for one in each]
+        kept.sort(key=lambda one: one[0])
+        return Totals(
+            count,
+            {name: float(value.astype(np.float64).mean()) for name, value in values.items()},
+            [(example, made) for _, example, made in kept],
+        )

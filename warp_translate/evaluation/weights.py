@@ -1,7 +1,7 @@
-"""Reads the tensors of a weights file without running anything that it holds.
+"""Reads tensors from weight files without executing their contents.
 
-A ``.pth`` is a pickle, and a pickle is a program. The one read here is known by its SHA-256 first,
-and its unpickler still admits nothing but tensors: neither check leans on the other.
+A ``.pth`` file is a pickle, which can run code. It is read only if its SHA-256 is known, and then
+by an unpickler that accepts nothing but tensors.
 """
 
 import collections
@@ -16,7 +16,7 @@ import numpy as np
 
 from warp_translate.errors import UserError
 
-# What opens every file of PyTorch's format before 1.6: torch/serialization.py, MAGIC_NUMBER.
+# Header of PyTorch's format before 1.6: torch/serialization.py, MAGIC_NUMBER.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
@@ -24,7 +24,7 @@ _TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 class _Storage(NamedTuple):
-    """A flat piece of memory that the file holds further on."""
+    """A flat buffer that follows later in the file."""
 
     key: str
     dtype: np.dtype
@@ -32,7 +32,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A tensor: where it lies in a storage, in elements."""
+    """A tensor as a view of a storage; offset and strides in elements."""
 
     storage: _Storage
     offset: int
@@ -54,26 +54,26 @@ def read_pth(path: str | os.PathLike[str], expected_sha256: str) -> dict[str, np
 
     Args:
       path: the ``.pth`` file.
-      expected_sha256: of the whole file, in hexadecimal; nothing is unpickled unless it is this.
+      expected_sha256: required checksum in hexadecimal, verified before unpickling.
 
     Returns:
-      float32 and int64 arrays, contiguous, by name.
+      Contiguous float32 and int64 arrays by name.
 
     Raises:
-      UserError: the file cannot be read or is another one.
+      UserError: the file cannot be read or has another checksum.
       pickle.UnpicklingError: it holds something other than tensors.
     """
     contents = _contents(path)
     found = hashlib.sha256(contents).hexdigest()
     if found != expected_sha256:
         raise UserError(
-            f"{path} has SHA-256 {found[:12]}, not {expected_sha256[:12]}: it is not the file that "
-            "this program knows; install it anew"
+            f"{path} has SHA-256 {found[:12]}, not {expected_sha256[:12]}: it is not the expected "
+            "file; install it again"
         )
     file = io.BytesIO(contents)
     if _load(file) != _MAGIC or _load(file) != _PROTOCOL:
         raise pickle.UnpicklingError(f"{path} is not in PyTorch's format before 1.6")
-    _load(file)  # The sizes of the types where it was written, fixed in this format.
+    _load(file)  # Sizes of the writer's types, fixed in this format.
     views = _load(file)
     storages = {view.storage.key: view.storage for view in views.values()}
     memory = {key: _stored(file, storages[key]) for key in _load(file)}
@@ -81,13 +81,7 @@ def read_pth(path: str | os.PathLike[str], expected_sha256: str) -> dict[str, np
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the tensors of a ``.safetensors`` file, which holds no program.
-
-    Args:
-      path: the file.
-
-    Returns:
-      Arrays by name.
+    """Reads the tensors of a ``.safetensors`` file by name.
 
     Raises:
       UserError: the file cannot be read, or safetensors is not installed.
@@ -100,7 +94,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load(_contents(path))
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no intact safetensors file ({error}): save it anew") from error
+        raise UserError(
+            f"{path} is not a valid safetensors file ({error}): save it again"
+        ) from error
 
 
 def _contents(path: str | os.PathLike[str]) -> bytes:
@@ -111,7 +107,7 @@ def _contents(path: str | os.PathLike[str]) -> bytes:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Admits ordered dictionaries and tensors over float32 and int64, and nothing else."""
+    """Accepts only ordered dictionaries and tensors of float32 and int64."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -120,12 +116,12 @@ class _TensorUnpickler(pickle.Unpickler):
             return _view
         if module == "torch" and name in _TYPES:
             return _TYPES[name]
-        raise pickle.UnpicklingError(f"a state dictionary has no use for {module}.{name}")
+        raise pickle.UnpicklingError(f"a state dictionary must not contain {module}.{name}")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size, view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
-            raise pickle.UnpicklingError(f"{kind!r} is no storage of float32 or int64")
+            raise pickle.UnpicklingError(f"{kind!r} is not a storage of float32 or int64")
         return _Storage(key, dtype, size)
 
 
@@ -136,7 +132,7 @@ def _load(file: BinaryIO) -> Any:
 def _view(
     storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
 ) -> _View:
-    """Stands for ``torch._utils._rebuild_tensor_v2``, whose further arguments concern gradients."""
+    """Replaces ``torch._utils._rebuild_tensor_v2``; ignores its arguments for gradients."""
     return _View(storage, offset, shape, strides)
 
 
@@ -148,12 +144,12 @@ def _stored(file: BinaryIO, storage: _Storage) -> np.ndarray:
 
 
 def _array(view: _View, memory: np.ndarray) -> np.ndarray:
-    """Copies a strided view; a convolution's weight may lie in memory in another order."""
+    """Copies a strided view to a contiguous array."""
     last = view.offset + sum(
         (size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True)
     )
     if view.offset < 0 or min(view.strides, default=0) < 0 or last >= memory.size:
-        raise pickle.UnpicklingError(f"a tensor reaches beyond its storage {view.storage}")
+        raise pickle.UnpicklingError(f"a tensor exceeds its storage {view.storage}")
     strides = [stride * memory.itemsize for stride in view.strides]
     strided = np.lib.stride_tricks.as_strided(
         memory[view.offset :], view.shape, strides, writeable=False

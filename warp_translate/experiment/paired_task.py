@@ -8,7 +8,8 @@ from warp_translate.data import pipeline
 from warp_translate.data.augment import EvalCrop
 from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation import distribution_metrics
-from warp_translate.evaluation.evaluator import COLUMNS, PairedEvaluation, PairedResult
+from warp_translate.evaluation.distribution_metrics import DistributionMetrics
+from warp_translate.evaluation.evaluator import PairedEvaluation, PairedResult
 from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
 from warp_translate.progress import Progress
@@ -29,14 +30,13 @@ def paired_task(config: ml_collections.ConfigDict, training: PairedTraining) -> 
     skipped = Skipped()
     crop = EvalCrop(config.data.size)
     spread = multihost.spread(config.evaluation.batch_size)
+    distributions = DistributionMetrics(spread, extractor, recogniser)
     evaluations = {
         each: PairedEvaluation(
             training.at_factor(each).translate,
-            spread,
+            distributions,
             bound=config.generator.max_displacement * each,
-            extractor=extractor,
             perceptual=perceptual,
-            recogniser=recogniser,
         )
         for each in eval_setup.factors(config, factor)
     }
@@ -55,9 +55,9 @@ def paired_task(config: ml_collections.ConfigDict, training: PairedTraining) -> 
         }
         result = results[factor]
         sheet = Sheet(
-            rows=result.examples,
-            columns=COLUMNS,
-            wheel_magnitude=result.wheel_magnitude,
+            rows=result.sheet.rows,
+            columns=result.sheet.columns,
+            wheel_magnitude=result.sheet.wheel_magnitude,
             title=f"{config.data.name}, {config.data.size} px, factor {factor}: unseen test pairs",
             footer=_footer(result),
         )
@@ -79,7 +79,7 @@ def paired_task(config: ml_collections.ConfigDict, training: PairedTraining) -> 
         ),
         protocol=eval_setup.data_protocol(config)
         | {"count": len(test_set), "mask_weights": training.method.mask_weights}
-        | evaluations[factor].judges.protocol()
+        | distributions.protocol()
         | ({"perceptual": perceptual.protocol()} if perceptual else {}),
         scores=eval_setup.names(
             {each: evaluation.names() for each, evaluation in evaluations.items()},

@@ -11,6 +11,7 @@ from warp_translate.data.augment import EvalCrop
 from warp_translate.data.image_source import ImageSource
 from warp_translate.data.records import Skipped, Skipping
 from warp_translate.evaluation import distribution_metrics
+from warp_translate.evaluation.distribution_metrics import DistributionMetrics
 from warp_translate.evaluation.unpaired import DomainsEvaluation, DomainsResult
 from warp_translate.experiment import build, eval_setup, multihost, recognition
 from warp_translate.experiment.task import Report, Sheet, Task
@@ -30,15 +31,14 @@ def unpaired_task(config: ml_collections.ConfigDict, training: UnpairedTraining)
     data = build.domains(config)
     crop = EvalCrop(config.data.size)
     spread = multihost.spread(config.evaluation.batch_size)
+    distributions = DistributionMetrics(spread, extractor, recogniser)
     evaluations = {
         each: DomainsEvaluation(
             training.at_factor(each).translate,
-            spread,
-            extractor=extractor,
+            distributions,
             paired=data.paired_test,
             mask_weights=training.method.mask_weights,
             bound=config.generator.max_displacement * each,
-            recogniser=recogniser,
         )
         for each in eval_setup.factors(config, factor)
     }
@@ -52,12 +52,9 @@ def unpaired_task(config: ml_collections.ConfigDict, training: UnpairedTraining)
         return pipeline.eval_images(images, crop, **eval_setup.reading(spread))
 
     @functools.cache
-    def training_features() -> tuple[np.ndarray | None, np.ndarray | None]:
+    def training_features() -> tuple[np.ndarray | None, ...]:
         """Features of the training images, equal at every evaluation."""
-        if extractor is None:
-            return None, None
-        embed = evaluations[factor].embed
-        return embed(read(data.train_a)), embed(read(data.train_b))
+        return tuple(distributions.features(read(each)) for each in (data.train_a, data.train_b))
 
     def evaluate(params: Mapping[str, PyTree], sheet_rows: int, progress: Progress) -> Report:
         further_a, further_b = training_features()
