@@ -35,13 +35,13 @@ def page(document: Document) -> str:
 
 def markdown(document: Document) -> str:
     """The report as Markdown; `image_files` are its images."""
-    text = _markdown_environment().get_template("report.md").render(document=document)
+    text = _markdown_environment().get_template("report.md.jinja").render(document=document)
     return text.strip() + "\n"
 
 
 def markdown_table(table: Table) -> str:
     """A table and its notes as Markdown."""
-    module: Any = _markdown_environment().get_template("report.md").module
+    module: Any = _markdown_environment().get_template("report.md.jinja").module
     return str(module.table(table)).strip()
 
 
