@@ -13,7 +13,6 @@ from warp_translate.data.labelled import Labelled, open_labelled
 from warp_translate.data.pair import PairSource
 from warp_translate.errors import UserError
 from warp_translate.evaluation.perceptual import load_perceptual_distance
-from warp_translate.evaluation.runs import flat
 from warp_translate.experiment import fields
 from warp_translate.models import Discriminator, DomainClassifier, Generator
 from warp_translate.ops.augment import Augmentation
@@ -70,11 +69,11 @@ def _read(
     config: ml_collections.ConfigDict, consumer: type[_Consumer], section: str, **others: Any
 ) -> _Consumer:
     """Builds a dataclass from the settings that it declares, and other arguments."""
-    values = flat(config.to_dict())
     arguments = {}
     for name, (field, each) in declared(consumer, section).items():
-        if name in values:
-            value = values[name]
+        part, _, last = name.rpartition(".")
+        if last in config[part]:
+            value = config[part][last]
             if each.choices == DTYPES:
                 value = jnp.dtype(value)
             arguments[field] = tuple(value) if isinstance(value, list) else value
