@@ -165,7 +165,8 @@ def flags(rng: random.Random, places: Places) -> Mistakes:
             yield Mistake((*line, f"--{name}=1"), (f"--{name}",))
         for name, kind in kinds.items():
             for value in _INVALID.get(kind, ()):
-                yield Mistake((*line, f"--{name}={value}"), (f"--{name}={value}",))
+                named = f"--{name}" if name == "config" else f"--{name}={value}"
+                yield Mistake((*line, f"--{name}={value}"), (named,))
         if command != "serve":
             named = "rubbish" if command == "translate" else "'rubbish'"
             yield Mistake((*line, "rubbish"), (named,))
