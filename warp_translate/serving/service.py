@@ -142,10 +142,10 @@ class Service:
     def _estimate(
         self, engine: Engine, shape: tuple[int, int, int], factor: int | None, with_maps: bool
     ) -> Need:
-        count, *size = shape
+        count, height, width = shape
         chooser = self._chooser(engine)
-        decided = chooser.choose(*size).factor if factor is None else factor
-        seconds = 1e-3 * count * chooser.milliseconds(*size, decided)
+        decided = chooser.choose(height, width).factor if factor is None else factor
+        seconds = 1e-3 * count * chooser.milliseconds(height, width, decided)
         architecture = engine.bundle.architecture
         return footprint.of_translation(architecture, shape, decided, seconds, with_maps=with_maps)
 
