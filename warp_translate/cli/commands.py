@@ -40,6 +40,7 @@ class Command:
       examples: arguments, without the name of the command.
       required: flags that must be given.
       one_of: flags of which exactly one must be given.
+      prints: flags that only print; with one of them only the first required flag is needed.
       common: flags that many users need.
       advanced: all other flags.
       words: placeholder of the arguments that are not flags; "" if the command takes none.
@@ -50,6 +51,7 @@ class Command:
     examples: tuple[str, str]
     required: tuple[Flag, ...] = ()
     one_of: tuple[Flag, ...] = ()
+    prints: tuple[Flag, ...] = ()
     common: tuple[Flag, ...] = ()
     advanced: tuple[Flag, ...] = ()
     words: str = ""
@@ -58,7 +60,7 @@ class Command:
     @property
     def flags(self) -> tuple[Flag, ...]:
         """All flags of the command."""
-        return (*self.one_of, *self.required, *self.common, *self.advanced)
+        return (*self.one_of, *self.required, *self.common, *self.prints, *self.advanced)
 
     def help(self) -> str:
         """Returns the text for ``--help``."""
@@ -76,7 +78,7 @@ class Command:
         for title, group in (
             ("one of", self.one_of),
             ("required", self.required),
-            ("common", self.common),
+            ("common", (*self.common, *self.prints)),
             ("advanced", self.advanced),
         ):
             if group:

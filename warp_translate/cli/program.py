@@ -75,7 +75,9 @@ def check(command: Command, argv: Sequence[str]) -> None:
     given = [flag for flag in command.one_of if flag.value is not None]
     if len(given) > 1:
         raise UserError(f"{command.name} takes {names}, not both")
-    missing = [f"--{flag.name}" for flag in command.required if flag.value is None]
+    prints = any(flag.value for flag in command.prints)
+    required = command.required[:1] if prints else command.required
+    missing = [f"--{flag.name}" for flag in required if flag.value is None]
     if names and not given:
         missing.insert(0, names)
     if missing:

@@ -34,7 +34,8 @@ COMMAND = Command(
         "--config=experiments/paired.py:size=128 --workdir=runs/mine --config.optim.lr=1e-4",
     ),
     required=(CONFIG, WORKDIR),
-    common=(_ACCEPT_CHANGES, _FIELDS, PROGRESS),
+    common=(_ACCEPT_CHANGES, PROGRESS),
+    prints=(_FIELDS,),
     advanced=(_COMPILATION_CACHE, _PROFILE_STEPS, *shared_flags.PROCESSES),
 )
 
@@ -42,11 +43,16 @@ COMMAND = Command(
 def main(argv: Sequence[str]) -> None:
     """Checks the flags and trains."""
     del argv
+    config = experiment()
+    if _FIELDS.value:
+        from warp_translate.experiment import fields
+
+        print(fields.page(config))
+        return
     import jax
 
     from warp_translate.experiment.train import train
 
-    config = experiment()
     assert WORKDIR.value is not None
     storage.check_folder(WORKDIR.value, "--workdir")
     if _COMPILATION_CACHE.value:
