@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.serving.conftest import architecture_of, random_generator
+from warp_translate import sealed
 from warp_translate.models import translate
 from warp_translate.serving import engine, latency_model
 from warp_translate.serving.latency_model import FactorChooser, LatencyModel
@@ -168,6 +169,8 @@ def test_damaged_calibrations_are_ignored(tmp_path, caplog):
         caplog.clear()
         found = latency_model.load(path)
         assert found == model or (found is None and f"{path} is not used" in caplog.text)
+    path.write_text(sealed.dumps({"of": "another version"}))
+    assert latency_model.load(path) is None
     path.unlink()
     os.mkfifo(path)
     assert latency_model.load(path) is None

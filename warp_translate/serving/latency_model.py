@@ -218,10 +218,12 @@ def load(path: Path) -> LatencyModel | None:
         with sealed.open_regular(path, _MOST_BYTES) as file:
             found = sealed.loads(file.read())
         if not isinstance(found, dict) or not sealed.is_intact(found):
-            raise ValueError("damaged, or of an earlier version")
+            raise ValueError("damaged, or of another version")
+        measured: Any = tuple(map(tuple, found["measured"]))
+        return LatencyModel(found["call"], found["pixel"], found["reduced_pixel"], measured)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         logging.warning(
             "the calibration in %s is not used (%s): run warp-translate device to repeat it",
@@ -229,8 +231,6 @@ def load(path: Path) -> LatencyModel | None:
             reason,
         )
         return None
-    measured: Any = tuple(map(tuple, found["measured"]))
-    return LatencyModel(found["call"], found["pixel"], found["reduced_pixel"], measured)
 
 
 def save(path: Path, model: LatencyModel) -> bool:
