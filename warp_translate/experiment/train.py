@@ -126,7 +126,7 @@ def _train(
         metric_names=(*task.shown, *_ALWAYS_SHOWN),
         stream=sys.stderr if writes else None,
         format=progress_format,
-        if_long=_smaller(config, training, workdir),
+        if_long=_smaller(config, built, workdir),
     )
     say = progress.say
     for each in news:
