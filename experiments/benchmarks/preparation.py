@@ -28,10 +28,9 @@ from PIL import Image
 
 from experiments.benchmarks import measure
 from warp_translate.cpu_count import allowed_cores
-from warp_translate.data.folder_preparation import prepare_folder
-from warp_translate.data.preparation import FILE_FORMAT
-from warp_translate.data.unpaired_folder import UnpairedFolder, unpaired_folder_config
-from warp_translate.data.unpaired_layout import UnpairedLayout
+from warp_translate.data.builders import FILE_FORMAT, UnpairedFolder, folder_config
+from warp_translate.data.folders import Layout
+from warp_translate.data.preparation import prepare
 from warp_translate.image_io import list_images
 
 _ROOT = flags.DEFINE_string("root", None, "Folder of pictures, searched through.")
@@ -51,13 +50,13 @@ status = pathlib.Path("/proc/self/status")
 atexit.register(lambda: print(re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1]))
 """
 _STEPS = {
-    "scan": "from warp_translate.data.unpaired_layout import scan_domains\nscan_domains({root!r})",
+    "scan": "from warp_translate.data.folders import scan_domains\nscan_domains({root!r})",
     "inventory": (
         "from warp_translate.cli.main import main\n"
         "sys.argv[1:] = ['data', '--root=' + {root!r}, '--output=' + {output!r}]\nmain()"
     ),
     "prepare": (
-        "from warp_translate.data.domains import open_domains\n"
+        "from warp_translate.data.sources import open_domains\n"
         "open_domains('unpaired_folder', {data!r}, root={root!r})"
     ),
 }
@@ -77,8 +76,8 @@ def main(argv: Sequence[str]) -> None:
 def _photographs(folder: Path) -> list[dict[str, Any]]:
     """One row for each number of threads."""
     paths = tuple(list_images(_ROOT.value, recursive=True))
-    layout = UnpairedLayout(Path(_ROOT.value).resolve(), {"train": paths}, held_out=False)
-    config = unpaired_folder_config(layout)
+    examples = tuple((path,) for path in paths)
+    config = folder_config(Layout(Path(_ROOT.value).resolve(), {"train": examples}, False))
     data = folder / "data"
     cores = allowed_cores()
 
@@ -86,7 +85,7 @@ def _photographs(folder: Path) -> list[dict[str, Any]]:
         return UnpairedFolder(config=config, data_dir=data, file_format=FILE_FORMAT)
 
     def with_threads(number: int) -> Callable[[], object]:
-        return lambda: prepare_folder(build, "the folder", "mend them", workers=number).name
+        return lambda: prepare(build, "the folder", data, "fix them", workers=number).name
 
     def clear() -> None:
         shutil.rmtree(data, ignore_errors=True)

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from warp_translate.data.augment import EvalCrop, JointAugment, jitter_colour
+from warp_translate.data.augment import EvalCrop, JointAugment, jitter_color
 from warp_translate.errors import UserError
 
 
@@ -209,8 +209,8 @@ def test_colour_against_real_numbers(rng):
     image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     matrix = np.eye(3) + rng.uniform(-0.2, 0.2, (3, 3))
     exact = np.clip(255 - (255.0 - image) @ matrix.T, 0, 255)
-    assert np.abs(jitter_colour(image, matrix) - exact).max() <= 1
-    np.testing.assert_array_equal(jitter_colour(image, np.eye(3)), image)
+    assert np.abs(jitter_color(image, matrix) - exact).max() <= 1
+    np.testing.assert_array_equal(jitter_color(image, np.eye(3)), image)
 
 
 def test_eval_crop_is_the_centre():

@@ -168,7 +168,7 @@ def test_what_is_no_image_is_named(client, rng):
     for data, match in (
         (b"", "is empty"),
         (b"GIF89a" + bytes(40), "unusual kind of GIF"),
-        (picture(rng, 8, 8, 3, form="TIFF"), "of the kind TIFF, which is not taken here"),
+        (picture(rng, 8, 8, 3, form="TIFF"), "TIFF is not accepted here"),
         (b"<svg/>", "is not a JPEG, PNG, WebP"),
         (good[: len(good) // 2], "is damaged or cut short"),
     ):

@@ -37,7 +37,7 @@ from absl import flags
 from warp_translate import storage
 from warp_translate.cli import program
 from warp_translate.cli.path_flag import define_path
-from warp_translate.data import lists, names, tfds_folder
+from warp_translate.data import folders, names, tfds_folder
 from warp_translate.data.fitting import Fit, checked, fits, remedy
 from warp_translate.data.inventory import Alike, Inventory
 from warp_translate.data.listing import Shares, write_list
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     if readers < 0:
         raise UserError(f"--readers={readers} must be 0 or more")
     shares = _shares()
-    if _LIST.value is not None and not lists.is_list(_LIST.value):
+    if _LIST.value is not None and not folders.is_list(_LIST.value):
         raise UserError(f"--list={_LIST.value} must be the name of a .csv file")
     sets = (*names.PAIRED, *names.UNPAIRED, names.LABELLED)
     if _DATA_NAME.value is not None and _DATA_NAME.value not in sets:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from warp_translate import file_tree
 from warp_translate.errors import UserError, shown
 from warp_translate.image_io import FORMAT_OF, SUFFIXES
 from warp_translate.serving.batch_translate import Job
@@ -23,6 +24,11 @@ OutputFormat = Literal["png", "jpeg", "webp", "same"]
 STANDARD = "-"
 """What stands for standard input and output."""
 
+_NOTES = {
+    "folder": "/",
+    "broken": " (a broken link)",
+    "repeated": " (a link to a folder that is taken already)",
+}
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
@@ -89,17 +95,16 @@ def plan_outputs(
             continue
         if folder.is_dir() and folder.samefile(source):
             raise _overwrites(output)
-        found = _Found(recursive)
-        found.look_into(source, folder)
-        passed_over += [f"{shown(source / each)}{why}" for each, why in found.passed_over]
-        folders_passed_over |= found.folders_passed_over
-        if not found.images:
-            hint = "; --recursive looks into its folders" if found.folders_passed_over else ""
+        found, others, with_folders = _look_into(source, folder, recursive)
+        passed_over += others
+        folders_passed_over |= with_folders
+        if not found:
+            hint = "; --recursive looks into its folders" if with_folders else ""
             raise UserError(
                 f"{shown(source)} holds no image: put {', '.join(SUFFIXES)} files in it{hint}"
             )
         own = PurePath(Path(os.path.abspath(source)).name if len(inputs) > 1 else "")
-        for each in sorted(found.images, key=lambda path: path.as_posix()):
+        for each in found:
             images[source / each, own / each] = None
     sources, names = zip(*images, strict=True)
     targets = _unique(sources, names, form or "png", maps)
@@ -145,79 +150,40 @@ def _check_there(source: Path) -> None:
         raise UserError(f"{shown(source)}: there is no such file; check the path")
 
 
-class _Found:
-    """What is in a folder of images; every folder is looked into once, however it is reached."""
+def _look_into(root: Path, output: Path, recursive: bool) -> tuple[list[Path], list[str], bool]:
+    """Searches a folder of images, but for the folder of the outputs.
 
-    def __init__(self, recursive: bool) -> None:
-        self._recursive = recursive
-        self._seen: set[tuple[int, int]] = set()
-        self.images: list[Path] = []
-        self.passed_over: list[tuple[Path, str]] = []
-        self.folders_passed_over = False
+    Args:
+      root: the folder.
+      output: folder of the translations.
+      recursive: searches the folders below, too.
 
-    def look_into(self, root: Path, output: Path) -> None:
-        """Looks into a folder; hidden files and the folder of the outputs do not count.
+    Returns:
+      The images, relative to the root; a line about each other file; and whether folders are among
+      these.
 
-        Args:
-          root: the folder; what is found is told by the path from there.
-          output: where the translations go.
-
-        Raises:
-          UserError: a folder cannot be listed.
-        """
-        if output.is_dir():
-            self._seen.add(_identity(output))
-        self._seen.add(_identity(root))
-        # Links come last: a folder that is there itself keeps the name that it has there.
-        folders, links = [Path()], collections.deque[Path]()
-        while folders:
-            current = folders.pop()
-            for name in _listed(root / current):
-                path = current / name
-                if name.startswith("."):
-                    continue
-                if not os.path.isdir(root / path):
-                    self._file(root, path)
-                elif not self._recursive:
-                    self.folders_passed_over = True
-                    self.passed_over.append((path, "/"))
-                elif os.path.islink(root / path):
-                    links.append(path)
-                else:
-                    self._enter(root, path, folders)
-            while links and not folders:
-                self._enter(root, links.popleft(), folders)
-
-    def _enter(self, root: Path, path: Path, folders: list[Path]) -> None:
-        identity = _identity(root / path)
-        if identity in self._seen:
-            if os.path.islink(root / path):
-                self.passed_over.append((path, " (a link to a folder that is taken already)"))
-            return
-        self._seen.add(identity)
-        folders.append(path)
-
-    def _file(self, root: Path, path: Path) -> None:
-        if not os.path.exists(root / path):
-            self.passed_over.append((path, " (a broken link)"))
-        elif path.suffix.lower() in SUFFIXES and os.path.isfile(root / path):
-            self.images.append(path)
-        else:
-            self.passed_over.append((path, ""))
-
-
-def _listed(folder: Path) -> list[str]:
+    Raises:
+      UserError: a folder cannot be listed.
+    """
+    images, passed_over = [], []
     try:
-        return sorted(os.listdir(folder))
+        skip = file_tree.identity(output) if output.is_dir() else None
+        for entry, kind in file_tree.walk(root, recursive, once=True, skip=skip):
+            path = Path(entry.path).relative_to(root)
+            if kind == "file" and path.suffix.lower() in SUFFIXES:
+                images.append(path)
+            else:
+                passed_over.append((path, kind))
     except OSError as error:
         raise UserError(
-            f"{shown(folder)} cannot be listed ({error.strerror}); check who may read it"
+            f"{shown(error.filename)} cannot be listed ({error.strerror}); check its permissions"
         ) from error
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
+    lines = [f"{shown(root / path)}{_NOTES.get(kind, '')}" for path, kind in sorted(passed_over)]
+    return (
+        sorted(images, key=Path.as_posix),
+        lines,
+        any(kind == "folder" for _, kind in passed_over),
+    )
 
 
 def _unique(
@@ -283,10 +249,10 @@ def _key(path: PurePath) -> str:
 
 def _check_overwriting(jobs: Iterable[Job], maps: Sequence[str], output: str) -> None:
     jobs = list(jobs)
-    inputs = {_identity(job.source) for job in jobs if job.source is not None}
+    inputs = {file_tree.identity(job.source) for job in jobs if job.source is not None}
     for job in jobs:
         for file in job.files(maps):
-            if file.exists() and _identity(file) in inputs:
+            if file.exists() and file_tree.identity(file) in inputs:
                 raise _overwrites(output)
 
 
