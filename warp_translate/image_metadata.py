@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import ExifTags, Image
+from PIL import Image
+from PIL.ExifTags import IFD, Base
 
 Kept = Literal["drop", "safe", "all"]
 """How much metadata is kept.
@@ -18,31 +19,21 @@ translation, and the others may hold private data.
 """
 
 # Descriptions in the first directory, which in TIFF files also holds the pixel layout.
-_MAIN_TAGS = frozenset(
-    {
-        *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
-        *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
-        *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
-        *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
-        *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
-        *(ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
-    }
-)
-# Tags of EXIF's own directory that do not hold for the written image, or cannot be moved.
-_PHOTO_TAGS = range(0x829A, 0xA501)
-_INVALID_TAGS = frozenset(
-    {
-        *(ExifTags.Base.MakerNote, ExifTags.Base.RelatedSoundFile),
-        *(ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight),
-        *(ExifTags.IFD.Interop, ExifTags.Base.Gamma),
-    }
-)
-_PRIVATE_TAGS = frozenset(
-    {
-        *(ExifTags.Base.CameraOwnerName, ExifTags.Base.ImageUniqueID),
-        *(ExifTags.Base.BodySerialNumber, ExifTags.Base.LensSerialNumber),
-    }
-)
+_MAIN_TAGS = {
+    *(Base.ImageDescription, Base.Make, Base.Model, Base.XResolution, Base.YResolution),
+    *(Base.ResolutionUnit, Base.Software, Base.DateTime, Base.Artist, Base.HostComputer),
+    *(Base.Copyright, Base.Rating, Base.XPTitle, Base.XPComment, Base.XPAuthor),
+    *(Base.XPKeywords, Base.XPSubject),
+}
+_PHOTO_TAGS = range(0x829A, 0xA501)  # EXIF's own directory.
+# Those that do not hold for the written image, or cannot be moved.
+_INVALID_TAGS = {
+    *(Base.MakerNote, Base.RelatedSoundFile, Base.ExifImageWidth, Base.ExifImageHeight),
+    *(IFD.Interop, Base.Gamma),
+}
+_PRIVATE_TAGS = {
+    *(Base.CameraOwnerName, Base.ImageUniqueID, Base.BodySerialNumber, Base.LensSerialNumber),
+}
 _SRGB, _INCH = 1, 2
 _PER_INCH = {_INCH: 1.0, 3: 2.54}
 _MAX_BYTES = 65_000  # A JPEG segment holds 65,533.
@@ -82,17 +73,17 @@ def exif_with_dpi(metadata: Metadata) -> bytes | None:
     exif = Image.Exif()
     if metadata.exif is not None:
         exif.load(metadata.exif)
-    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = metadata.dpi
-    exif[ExifTags.Base.ResolutionUnit] = _INCH
+    exif[Base.XResolution], exif[Base.YResolution] = metadata.dpi
+    exif[Base.ResolutionUnit] = _INCH
     return exif.tobytes()
 
 
 def _dpi(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
     found = image.info.get("dpi")
-    named = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+    named = exif.get(Base.XResolution), exif.get(Base.YResolution)
     if image.format == "JPEG" and None in named and not image.info.get("jfif_unit"):
         return None  # Pillow's default of 72.
-    unit = exif.get(ExifTags.Base.ResolutionUnit, _INCH)
+    unit = exif.get(Base.ResolutionUnit, _INCH)
     if found is None and None not in named and unit in _PER_INCH:
         found = named
         scale = _PER_INCH[unit]
@@ -116,18 +107,18 @@ def _exif_block(found: Image.Exif, kept: Kept) -> bytes | None:
     dropped = _INVALID_TAGS if kept == "all" else _INVALID_TAGS | _PRIVATE_TAGS
     photo = {
         tag: value
-        for tag, value in found.get_ifd(ExifTags.IFD.Exif).items()
+        for tag, value in found.get_ifd(IFD.Exif).items()
         if tag in _PHOTO_TAGS and tag not in dropped
     }
-    if ExifTags.Base.ColorSpace in photo:
-        photo[ExifTags.Base.ColorSpace] = _SRGB
+    if Base.ColorSpace in photo:
+        photo[Base.ColorSpace] = _SRGB
     if photo:
-        fresh[ExifTags.IFD.Exif] = photo
-    if kept == "all" and (location := found.get_ifd(ExifTags.IFD.GPSInfo)):
-        fresh[ExifTags.IFD.GPSInfo] = location
+        fresh[IFD.Exif] = photo
+    if kept == "all" and (location := found.get_ifd(IFD.GPSInfo)):
+        fresh[IFD.GPSInfo] = location
     if not fresh:
         return None
-    if ExifTags.Base.Orientation in found:
-        fresh[ExifTags.Base.Orientation] = 1
+    if Base.Orientation in found:
+        fresh[Base.Orientation] = 1
     block = fresh.tobytes()
     return block if len(block) <= _MAX_BYTES else None

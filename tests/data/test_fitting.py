@@ -9,12 +9,11 @@ from PIL import Image
 
 from warp_translate.data.fitting import fits, likeness, remedy
 from warp_translate.data.folders import scan_named_domains, scan_pairs
-from warp_translate.data.inventory import Inventory
 from warp_translate.errors import UserError
 
 
 @pytest.fixture
-def fit(tmp_path):
+def fit(tmp_path, inspected):
     """Fits of a folder with such images; a name may be followed by a size.
 
     Files of one name show the same, unless they are strangers.
@@ -28,12 +27,8 @@ def fit(tmp_path):
             cells = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(cells).resize((width, height)).save(tmp_path / name)
-        inventory = Inventory(tmp_path, ":memory:")
-        inventory.scan()
-        inventory.look(0, lambda count: None)
-        found = fits(inventory), remedy(inventory)
-        inventory.close()
-        return found
+        inventory = inspected(tmp_path)
+        return fits(inventory), remedy(inventory)
 
     return of
 

@@ -24,20 +24,12 @@ def picture(path, seed=0, size=(16, 12), mode="RGB", **options):
 
 
 @pytest.fixture
-def opened(root):
-    made = []
-
+def opened(root, inspected):
     def open_(store=":memory:", workers=0):
-        inventory = Inventory(root, store)
-        made.append(inventory)
-        inventory.scan()
         told = []
-        inventory.look(workers, told.append)
-        return inventory, told
+        return inspected(root, store, workers, told.append), told
 
-    yield open_
-    for inventory in made:
-        inventory.close()
+    return open_
 
 
 @pytest.fixture
@@ -166,11 +158,14 @@ def test_many_processes_find_the_same_and_survive_killed_readers(opened, root, m
     assert inventory.parts()[0].readable == 70
 
 
-def test_an_inventory_of_another_folder_is_refused(root, tmp_path):
+def test_an_inventory_of_another_folder_or_version_is_refused(root, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     Inventory(root, tmp_path / "data.sqlite").close()
     with pytest.raises(UserError, match=r"is the inventory of .*root; choose another --output"):
         Inventory(tmp_path / "other", tmp_path / "data.sqlite")
+    monkeypatch.setattr(inventories, "_VERSION", b"next")
+    with pytest.raises(UserError, match="is the inventory of another version of this program"):
+        Inventory(root, tmp_path / "data.sqlite")
 
 
 def found(inventory):
@@ -250,13 +245,6 @@ def test_a_full_disk_is_an_error(opened, root, tmp_path):
     ):
         inventory.scan()
     inventory.close()
-
-
-def test_an_inventory_of_another_version_is_refused(root, tmp_path, monkeypatch):
-    Inventory(root, tmp_path / "data.sqlite").close()
-    monkeypatch.setattr(inventories, "_VERSION", b"next")
-    with pytest.raises(UserError, match="is the inventory of another version of this program"):
-        Inventory(root, tmp_path / "data.sqlite")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from PIL import Image
 
 from warp_translate.data import lists
 from warp_translate.data.fitting import fits
-from warp_translate.data.inventory import Inventory
 from warp_translate.data.listing import Shares, write_list
 from warp_translate.errors import UserError
 
@@ -25,16 +24,13 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def list_of(root, tmp_path):
-    def make(**shares):
-        inventory = Inventory(root, ":memory:")
-        inventory.scan()
-        inventory.look(0, lambda count: None)
+def list_of(root, tmp_path, inspected):
+    """Writes list.csv of a folder or list; returns its rows."""
+
+    def make(source=root, **shares):
+        inventory = inspected(source)
         path = tmp_path / "list.csv"
-        try:
-            counts = write_list(path, inventory, fits(inventory)[0], Shares(**shares))
-        finally:
-            inventory.close()
+        counts = write_list(path, inventory, fits(inventory)[0], Shares(**shares))
         with open(path, newline="") as text:
             rows = list(csv.reader(text))
         assert sum(counts.values()) == len(rows) - 1
@@ -119,42 +115,31 @@ def test_copies_of_test_images_in_other_groups_are_left_out(list_of, root):
     assert parted
 
 
-def test_groups_of_a_list_stay_in_one_split(root, tmp_path):
+def test_groups_of_a_list_stay_in_one_split(list_of, root, tmp_path):
     lines = ["file,domain,group"]
     for number in range(60):
         for kind in ("pear", "apple"):
             picture(root / f"{kind}{number}.png", 1000 * len(kind) + number)
             lines.append(f"root/{kind}{number}.png,{kind},{number % 12}")
     (tmp_path / "grouped.csv").write_text("\n".join(lines) + "\n")
-    inventory = Inventory(tmp_path / "grouped.csv", ":memory:")
-    inventory.scan()
-    inventory.look(0, lambda count: None)
-    write_list(tmp_path / "split.csv", inventory, fits(inventory)[0], Shares(test=0.3))
-    inventory.close()
     by_group = {}
-    for entry in lists.read(tmp_path / "split.csv"):
-        number = int("".join(filter(str.isdigit, entry.files[0].stem)))
-        by_group.setdefault(number % 12, set()).add(entry.split)
+    for name, _, split in list_of(tmp_path / "grouped.csv", test=0.3)[1:]:
+        number = int("".join(filter(str.isdigit, name)))
+        by_group.setdefault(number % 12, set()).add(split)
     assert len(by_group) == 12 and all(len(splits) == 1 for splits in by_group.values())
     assert {split for splits in by_group.values() for split in splits} == {"train", "test"}
 
 
-def test_a_list_of_a_list_is_equal(list_of, root, tmp_path):
+def test_a_list_of_a_list_is_equal(list_of, root, tmp_path, inspected):
     for number in range(3):
         picture(root / f"train/pear/{number}.png", number)
         picture(root / f"train/apple/{number}.png", 10 + number)
     for kind in ("pear", "apple"):
         picture(root / f"test/{kind}/x.png", len(kind))
     rows = list_of()
-    inventory = Inventory(tmp_path / "list.csv", ":memory:")
-    inventory.scan()
-    inventory.look(0, lambda count: None)
-    ways = fits(inventory)
+    ways = fits(inspected(tmp_path / "list.csv"))
     assert [way.name for way in ways] == ["unpaired_folder", "domain_folders"]
-    write_list(tmp_path / "again.csv", inventory, ways[0], Shares())
-    inventory.close()
-    with open(tmp_path / "again.csv", newline="") as text:
-        assert sorted(csv.reader(text)) == sorted(rows)
+    assert sorted(list_of(tmp_path / "list.csv")) == sorted(rows)
 
 
 def test_an_empty_test_split_is_an_error_and_keeps_the_old_list(list_of, root, tmp_path):

@@ -91,11 +91,12 @@ def prepare(
     place = None
     if storage.scheme(root):
         place = storage.to_path(root) / local.relative_to(storage.cached(root)).as_posix()
-        if not is_prepared(local) and fetch_prepared(place):
-            builder = _quietly(build)
-    if not is_prepared(local):
+        if not is_prepared(local):
+            fetch_prepared(place)
+    if missing := not is_prepared(local):
         _make(builder, name, remedy, workers)
-        builder = _quietly(build)  # The old one does not know the result of another process.
+    if missing or not builder.info.splits:  # Prepared after it was built, perhaps elsewhere.
+        builder = _quietly(build)
     try:
         if place and INFO_FILE not in storage.files_below(place):
             storage.put(local, place, last=(INFO_FILE,))
@@ -132,14 +133,8 @@ def open_version(folder: Path, remedy: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def fetch_prepared(place: Path) -> bool:
-    """Copies a prepared set from a bucket to its place in `expand_data_dir`.
-
-    Args:
-      place: the folder of a version, in the bucket.
-
-    Returns:
-      True if it exists.
+def fetch_prepared(place: Path) -> None:
+    """Copies a prepared version, if it exists, from a bucket to its place in `expand_data_dir`.
 
     Raises:
       UserError: it cannot be read.
@@ -148,7 +143,7 @@ def fetch_prepared(place: Path) -> bool:
     partial = local.with_name(f".{local.name}.{os.getpid()}.partial")
     try:
         if INFO_FILE not in storage.files_below(place):
-            return False
+            return
         storage.fetch(place, partial)
         with contextlib.suppress(OSError):  # Another process was faster.
             partial.rename(local)
@@ -156,7 +151,6 @@ def fetch_prepared(place: Path) -> bool:
         raise UserError(f"{place} cannot be read ({error.strerror}); try again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return True
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:

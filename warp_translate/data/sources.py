@@ -108,10 +108,7 @@ def prepare(
             )
         return open_tfds_folder(root, PAIR)
     assert root is not None
-    layout, remedy = _scan_local(name, root)
-    total = len(layout.splits["train"]) + len(layout.splits["test"])
-    _warn_held_out(layout, {"test": f"of {total} pairs"})
-    return _prepare(PairedFolder, folder_config(layout, direction), name, data_dir, remedy)
+    return _prepare_folder(name, data_dir, root, {"test": "pairs"}, direction=direction)
 
 
 def open_pairs(builder: tfds.core.DatasetBuilder, split: str) -> PreparedPairs:
@@ -158,9 +155,8 @@ def open_domains(
     elif name == names.TFDS_FOLDER:
         builder = open_tfds_folder(root, IMAGE)
     else:
-        layout, remedy = _scan_local(name, root, domains)
-        _warn_held_out(layout, {"testA": "images of A", "testB": "images of B"})
-        builder = _prepare(UnpairedFolder, folder_config(layout), name, data_dir, remedy)
+        labels = {"testA": "images of A", "testB": "images of B"}
+        builder = _prepare_folder(name, data_dir, root, labels, domains)
     splits = map(builder.as_data_source, folders.UNPAIRED_SPLITS)
     return Domains(*map(PreparedImages, splits), paired_test=False)
 
@@ -198,9 +194,8 @@ def open_labelled(
     if name == names.LABELLED:
         _check_arguments(name, root=root)
         assert root is not None
-        layout, remedy = _scan_local(name, root, domains)
-        _warn_held_out(layout, {f"test{i}": f"of {each}" for i, each in enumerate(domains)})
-        builder = _prepare(UnpairedFolder, folder_config(layout), name, data_dir, remedy)
+        labels = {f"test{place}": f"of {domain}" for place, domain in enumerate(domains)}
+        builder = _prepare_folder(name, data_dir, root, labels, domains)
         return Labelled(
             domains,
             *(
@@ -254,28 +249,32 @@ def scan(name: str, root: _PathLike, domains: str | Sequence[str] | None = None)
     return lists.scan_pairs(root) if listed else folders.scan_pairs(root, strips=strips)
 
 
-def _scan_local(
-    name: str, root: _PathLike, domains: str | Sequence[str] | None = None
-) -> tuple[Layout, str]:
-    """Scans a folder or list, perhaps in a bucket; and what to do about unusable files."""
+def _prepare_folder(
+    name: str,
+    data_dir: _PathLike | None,
+    root: _PathLike,
+    labels: Mapping[str, str],
+    domains: str | Sequence[str] | None = None,
+    *,
+    direction: str = "",
+) -> tfds.core.DatasetBuilder:
+    """Scans and prepares a folder or list; ``labels`` name its test splits in the warning."""
     root = folders.local_root(root)
     layout = scan(name, root, domains)
-    if name == "portraits":
-        return layout, "fix them, or remove them and their rows"
-    if any(len(files) == 1 for files in layout.splits.get("train", ())):
-        return layout, "fix or remove them"  # A list cannot hold strips.
-    words = ("warp-translate", "data", f"--root={root}", f"--data_name={name}", "--list=FILE.csv")
-    return layout, (
-        f"fix or remove them, or train on a list without them, which {shlex.join(words)} writes"
-    )
-
-
-def _warn_held_out(layout: Layout, labels: Mapping[str, str]) -> None:
     if layout.held_out:
         counts = (f"{len(layout.splits[split])} {label}" for split, label in labels.items())
         logging.warning(
             "%s has no test split: held out for testing are %s", layout.root, ", ".join(counts)
         )
+    remedy = "fix or remove them"
+    if name == "portraits":
+        remedy += " and their rows"
+    elif any(len(files) == 2 for files in layout.splits.get("train", ())) or not direction:
+        words = ("data", f"--root={root}", f"--data_name={name}", "--list=FILE.csv")
+        writer = shlex.join(("warp-translate", *words))
+        remedy += f", or train on a list without them, which {writer} writes"
+    builder = PairedFolder if direction else UnpairedFolder
+    return _prepare(builder, folder_config(layout, direction), name, data_dir, remedy)
 
 
 def _prepare(
