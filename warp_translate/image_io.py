@@ -68,8 +68,8 @@ class DecodedImage:
       warning: a problem of the file that does not prevent reading its pixels.
       kind: Pillow's name of the file format.
       mode: Pillow's name of the stored pixel format.
-      unchanged: True if ``rgb`` is what any decoder makes of the file: RGB, neither rotated nor
-        converted.
+      unchanged: True if ``rgb`` is what any decoder makes of the file: gray or RGB, neither rotated
+        nor converted.
     """
 
     rgb: np.ndarray
@@ -213,11 +213,7 @@ def image_size(
 
 
 def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
-    """Composites an image over a gray background.
-
-    Args:
-      image: the image.
-      background: value of all three channels, 0 to 255.
+    """Composites an image over a gray ``background`` of 0 to 255.
 
     Returns:
       uint8 [H, W, 3]: ``alpha * rgb + (1 - alpha) * background``, rounded to nearest.
@@ -234,12 +230,7 @@ def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
 
 
 def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.ndarray:
-    """Removes the background from a composite: `flatten` inverted, up to rounding.
-
-    Args:
-      rgb: uint8 [H, W, 3], composited over the background.
-      alpha: uint8 [H, W].
-      background: value of all three channels, 0 to 255.
+    """Inverts `flatten` up to rounding: removes the background from ``rgb``, uint8 [H, W, 3].
 
     Returns:
       uint8 [H, W, 3]: ``(rgb - (1 - alpha) * background) / alpha``, rounded and clipped; ``rgb``
@@ -328,14 +319,9 @@ def write_image(
     quality: int | None = None,
     metadata: Metadata | None = None,
 ) -> None:
-    """Writes an image file atomically; the suffix selects the format, see `encode_image`.
+    """Writes an image file atomically into an existing folder; see `encode_image`.
 
-    Args:
-      path: the file; its folder must exist.
-      rgb: uint8 [H, W, 3].
-      alpha: uint8 [H, W] or None; not for JPEG.
-      quality: of JPEG and WebP, see `encode_image`.
-      metadata: written beside the pixels.
+    The suffix selects the format.
 
     Raises:
       UserError: unknown suffix, alpha with JPEG, or the file cannot be written.
@@ -365,12 +351,7 @@ def write_image(
 def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
     """Lists the images of a folder by suffix, sorted by path; logs the number of other files.
 
-    Args:
-      folder: see `file_tree.files`.
-      recursive: searches the folders below, too.
-
-    Returns:
-      At least one image.
+    See `file_tree.files` for ``recursive``.
 
     Raises:
       UserError: ``folder`` is missing, is no folder, or holds no image.
@@ -480,7 +461,8 @@ def _to_arrays(
         if image.mode not in ("L", "RGB", "CMYK", "LAB"):
             image = image.convert("L" if image.mode == "1" else "RGB")
         image = image_color.to_srgb(image, profile)
-    return np.array(image.convert("RGB")), alpha, image is original and image.mode == "RGB"
+    unchanged = image is original and image.mode in ("L", "RGB")
+    return np.array(image.convert("RGB")), alpha, unchanged
 
 
 def _bands(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -59,7 +59,7 @@ def check(data: bytes, kind: str, name: str, most_pixels: int, trusted: bool) ->
       data: the file.
       kind: from `kind_of`.
       name: of the image in errors.
-      most_pixels: limit of a tile.
+      most_pixels: of a tile.
       trusted: False for a file of a stranger.
 
     Raises:

@@ -34,6 +34,14 @@ def opened(tmp_path):
     return lambda: open_domains("unpaired_folder", tmp_path / "data", root=tmp_path / "root")
 
 
+def stored(tmp_path, split):
+    """The stored bytes of the images of a split."""
+    (folder,) = (tmp_path / "data/unpaired_folder").glob("*/1.1.0")
+    builder = tfds.builder_from_directory(folder)
+    records = builder.as_data_source(split, decoders={"image": UNDECODED})
+    return [record["image"] for record in records]
+
+
 @pytest.fixture
 def strips(tmp_path, rng):
     """Strips of several sizes, by path below the root."""
@@ -141,6 +149,9 @@ def test_any_jpeg_comes_back_as_it_is_read_elsewhere(tmp_path, images, rng, open
         np.testing.assert_array_equal(image, read_image(path).rgb)
     assert np.abs(domains.test_b[6].astype(int) - [20, 9, 200]).max() < 4
     assert domains.test_b[7].shape == (9, 6, 3)
+    assert [data[:2] == b"\xff\xd8" for data in stored(tmp_path, "testB")] == [
+        *(False, True, False, False, True, False, False, False, True, True, True)
+    ]
 
 
 def test_a_jpeg_is_stored_as_it_is_and_decoded_once(tmp_path, images, opened, monkeypatch):
@@ -155,11 +166,7 @@ def test_a_jpeg_is_stored_as_it_is_and_decoded_once(tmp_path, images, opened, mo
     monkeypatch.setattr(image_feature, "cv2", None)  # The decoder of prepared sets.
     opened()
     assert len(decoded) == len(list((tmp_path / "root").rglob("*.jpg")))
-    (folder,) = (tmp_path / "data/unpaired_folder").glob("*/1.1.0")
-    records = tfds.builder_from_directory(folder).as_data_source(
-        "trainA", decoders={"image": UNDECODED}
-    )
-    assert records[1]["image"] == (tmp_path / "root/trainA/1.jpg").read_bytes()
+    assert stored(tmp_path, "trainA")[1] == (tmp_path / "root/trainA/1.jpg").read_bytes()
 
 
 def test_a_changed_folder_is_prepared_anew(tmp_path, images, opened):

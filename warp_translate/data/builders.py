@@ -32,7 +32,7 @@ class FolderConfig(tfds.core.BuilderConfig):
     direction: str
 
 
-def folder_config(layout: Layout, direction: str = "") -> FolderConfig:
+def folder_config(layout: Layout, direction: str | None = None) -> FolderConfig:
     """Returns a config named after the fingerprint of the files.
 
     So a changed folder is prepared anew; earlier preparations remain until the user removes them.
@@ -40,10 +40,10 @@ def folder_config(layout: Layout, direction: str = "") -> FolderConfig:
     Raises:
       UserError: unknown direction, or a file vanished.
     """
-    if direction and direction not in DIRECTIONS:
+    if direction is not None and direction not in DIRECTIONS:
         raise UserError(f"direction {direction!r} is none of {', '.join(DIRECTIONS)}; use one")
     name = f"{direction}_{layout.fingerprint()}" if direction else layout.fingerprint()
-    return FolderConfig(name=name, layout=layout, direction=direction)
+    return FolderConfig(name=name, layout=layout, direction=direction or "")
 
 
 class FolderBuilder(tfds.core.GeneratorBasedBuilder):

@@ -27,21 +27,13 @@ _UNIFORM_DEVIATION = 12**-0.5  # Standard deviation of the uniform distribution 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to train on a folder.
+    """A way to train on a folder."""
 
-    Attributes:
-      name: of the data set, for ``config.data.name``.
-      title: content of the images.
-      arguments: of ``warp-translate train``, without the folders.
-      obstacles: problems to fix first, one line each with the remedy.
-      tested: number of test images or pairs of each domain; empty if unknown.
-    """
-
-    name: str
+    name: str  # Of the data set, for ``config.data.name``.
     title: str
-    arguments: tuple[str, ...]
-    obstacles: tuple[str, ...] = ()
-    tested: tuple[int, ...] = ()
+    arguments: tuple[str, ...]  # Of ``warp-translate train``, without the folders.
+    obstacles: tuple[str, ...] = ()  # Problems to fix first, one line each with the remedy.
+    tested: tuple[int, ...] = ()  # Number of test images of each domain; empty if unknown.
 
 
 def fits(inventory: Inventory) -> list[Fit]:

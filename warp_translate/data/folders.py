@@ -177,12 +177,8 @@ def is_strip(width: int, height: int) -> bool:
 def find_root(root: str | os.PathLike[str], content: str) -> Path:
     """Returns the absolute path of a folder.
 
-    Args:
-      root: the folder.
-      content: expected content, for the error.
-
     Raises:
-      UserError: there is no such folder.
+      UserError: there is no such folder; the message names the expected content.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
@@ -223,17 +219,11 @@ def hold_out(
 ) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
     """Holds out the items whose names have the smallest SHA-256, at least one.
 
-    Args:
-      items: by name.
-      folder: where they are, for the error.
-      noun: of one item, for the error.
-      share: of the items to hold out.
-
     Returns:
       The remaining and the held-out items, in their order.
 
     Raises:
-      UserError: fewer than two items.
+      UserError: fewer than two items; the message names the folder and the noun.
     """
     if len(items) < 2:
         raise UserError(
@@ -249,11 +239,7 @@ def hold_out(
 
 
 def stat_file(path: Path) -> os.stat_result:
-    """Returns size and times of a file found by a scan.
-
-    Raises:
-      UserError: it has vanished since.
-    """
+    """Returns size and times of a file; raises a UserError if it vanished since the scan."""
     try:
         return path.stat()
     except OSError as error:

@@ -67,16 +67,9 @@ _PAIRS = "FROM files AS a JOIN files AS b ON a.name = b.name WHERE a.part = ? AN
 
 @dataclass(frozen=True)
 class Part:
-    """The images of a split, of a domain, or of a domain in a split.
+    """The images of a split, of a domain, or of a domain in a split."""
 
-    Attributes:
-      name: "trainA", "train/apple", "apple", or "." for files in the root itself.
-      files: number of images.
-      readable: number of readable images.
-      bytes: on disk.
-    """
-
-    name: str
+    name: str  # "trainA", "train/apple", "apple", or "." for files in the root itself.
     files: int
     readable: int
     bytes: int
@@ -96,34 +89,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths and heights of the images.
-
-    Attributes:
-      width: smallest, median, largest.
-      height: likewise.
-      most: the most frequent sizes: width, height, number of images.
-    """
+    """Smallest, median and largest sides of the images."""
 
     width: tuple[int, int, int]
     height: tuple[int, int, int]
-    most: tuple[tuple[int, int, int], ...]
+    most: tuple[tuple[int, int, int], ...]  # The most frequent: width, height, number of images.
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Groups of images with the same content.
-
-    Attributes:
-      groups: number of groups of more than one image.
-      files: number of redundant images.
-      across: number of groups in more than one split.
-      example: paths of one group, preferably across splits.
-    """
+    """Groups of images with the same content."""
 
     groups: int
-    files: int
-    across: int
-    example: tuple[str, ...]
+    files: int  # Number of redundant images.
+    across: int  # Number of groups in more than one split.
+    example: tuple[str, ...]  # Paths of one group, preferably across splits.
 
 
 class _DamagedError(Exception):

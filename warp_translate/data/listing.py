@@ -41,7 +41,7 @@ def write_list(
       path: the CSV file to write; its files are relative to its folder.
       inventory: of inspected images.
       fit: the use of the images.
-      shares: of the splits if there is no test split.
+      shares: used if there is no test split.
       smallest: least length of an image's shorter side in pixels.
 
     Returns:

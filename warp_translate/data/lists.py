@@ -108,15 +108,7 @@ def scan_named_domains(path: str | os.PathLike[str], domains: Sequence[str]) -> 
 def write(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> int:
-    """Writes a list atomically.
-
-    Args:
-      path: the file; its folder exists.
-      columns: names of the columns.
-      rows: a value for each column.
-
-    Returns:
-      The number of rows.
+    """Writes a list atomically into an existing folder; returns the number of rows.
 
     Raises:
       OSError: it cannot be written.
@@ -140,13 +132,7 @@ def write(
 
 
 def split_of(group: str, test: float, val: float = 0.0) -> str:
-    """Returns the split of a group, a function of its name and the shares only.
-
-    Args:
-      group: its name.
-      test: share of the groups for testing, 0 to 1.
-      val: share of the groups for validation; the sum is at most 1.
-    """
+    """Returns the split of a group, a function of its name and of the shares for test and val."""
     place = _place(group)
     return "test" if place < test else "val" if place < test + val else "train"
 

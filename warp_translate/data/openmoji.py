@@ -48,10 +48,7 @@ class DrawingPair(NamedTuple):
 
 
 def find_pairs(names: Iterable[str]) -> list[DrawingPair]:
-    """Pairs the drawings of men with those of women.
-
-    Args:
-      names: of the drawings, without suffix.
+    """Pairs the drawings of men with those of women, by their names without suffix.
 
     Returns:
       The pairs, sorted by the man's name, without couples and families.
@@ -95,13 +92,9 @@ def halve_roles(roles: Iterable[int]) -> tuple[frozenset[int], frozenset[int]]:
 
 @dataclass(eq=False, kw_only=True)
 class OpenmojiGenderConfig(tfds.core.BuilderConfig):
-    """Config of `OpenmojiGender`, see `openmoji_config`.
+    """Config of `OpenmojiGender`, see `openmoji_config`."""
 
-    Attributes:
-      size: side of the square images in pixels.
-    """
-
-    size: int
+    size: int  # Side of the square images in pixels.
 
 
 def openmoji_config(size: int) -> OpenmojiGenderConfig:

@@ -92,11 +92,7 @@ def unpaired_batches(
     The orders and augmentations of a domain do not depend on the other one: the sets may differ in
     size, and the combinations change from epoch to epoch.
 
-    Args:
-      source_a: images of the first domain.
-      source_b: images of the second domain.
-      augment: called on every image, an example of one ``image``.
-      **reading: see `Reading`.
+    ``augment`` is called on every image, an example of one ``image``.
 
     Returns:
       Iterator over uint8 [global_batch / process_count, H, W, 3]: unrelated "source" of the first
@@ -115,11 +111,6 @@ def labelled_batches(
     """Yields training batches of a classifier as `unpaired_batches` does.
 
     An example is one image of each domain, so domains are balanced whatever their sizes.
-
-    Args:
-      sources: the images of each domain.
-      augment: called on every image, an example of one ``image``.
-      **reading: see `Reading`.
 
     Returns:
       Iterator over {"images": uint8 [global_batch / process_count, domains, H, W, 3]}.
@@ -150,11 +141,11 @@ def eval_batches(
       source: the pairs.
       crop: called on every pair.
       batch_size: examples of a batch; the last one may be smaller.
-      process_index: this process.
-      process_count: number of processes.
+      process_index: as the rest, see `Reading`.
+      process_count: see there.
       limit: reads the first ``limit`` pairs only; None for all.
-      num_threads: threads that read, decode and crop whole batches.
-      prefetch: most batches held ready in memory.
+      num_threads: see there.
+      prefetch: see there.
 
     Returns:
       Iterator over pairs of uint8 [<= batch_size, H, W, 3].

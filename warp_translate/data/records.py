@@ -79,11 +79,7 @@ def read_record(records: Sequence[dict[str, Any]], number: int) -> dict[str, Any
 
 
 class PreparedPairs:
-    """The pairs of one split of a prepared set.
-
-    Args:
-      records: the split.
-    """
+    """The pairs of one split of a prepared set."""
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
         self._records = records

@@ -118,14 +118,7 @@ def _place(path: Path) -> float:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished shard.
-
-    Attributes:
-      key: see `Shard`.
-      examples: number of examples.
-      bytes: of all examples.
-      file_bytes: of the file.
-    """
+    """A finished shard: its key, and the sizes of its examples and of its file."""
 
     key: str
     examples: int
@@ -134,13 +127,7 @@ class Record:
 
 
 class Unfinished:
-    """The shards of a set under preparation; see `opened`.
-
-    Args:
-      data_dir: the future folder of the set.
-      shards: all of the set.
-      owner: name of this process.
-    """
+    """The shards of a set under preparation, for one process, its owner; see `opened`."""
 
     def __init__(self, data_dir: Path, shards: Sequence[Shard], owner: str) -> None:
         self.owner = owner

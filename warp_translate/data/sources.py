@@ -1,6 +1,6 @@
 """Data sets by name: opens them as pairs, as two domains or as images by domain.
 
-User's own images and drawings are prepared first, as TFDS sets of array_record files.
+The user's own images, and drawings, are prepared first, as TFDS sets of array_record files.
 """
 
 import os
@@ -157,8 +157,10 @@ def open_domains(
     else:
         labels = {"testA": "images of A", "testB": "images of B"}
         builder = _prepare_folder(name, data_dir, root, labels, domains)
-    splits = map(builder.as_data_source, folders.UNPAIRED_SPLITS)
-    return Domains(*map(PreparedImages, splits), paired_test=False)
+    train_a, train_b, test_a, test_b = (
+        PreparedImages(builder.as_data_source(split)) for split in folders.UNPAIRED_SPLITS
+    )
+    return Domains(train_a, train_b, test_a, test_b, paired_test=False)
 
 
 def open_labelled(
@@ -256,7 +258,7 @@ def _prepare_folder(
     labels: Mapping[str, str],
     domains: str | Sequence[str] | None = None,
     *,
-    direction: str = "",
+    direction: str | None = None,
 ) -> tfds.core.DatasetBuilder:
     """Scans and prepares a folder or list; ``labels`` name its test splits in the warning."""
     root = folders.local_root(root)
@@ -269,11 +271,11 @@ def _prepare_folder(
     remedy = "fix or remove them"
     if name == "portraits":
         remedy += " and their rows"
-    elif any(len(files) == 2 for files in layout.splits.get("train", ())) or not direction:
+    elif any(len(files) == 2 for files in layout.splits.get("train", ())) or direction is None:
         words = ("data", f"--root={root}", f"--data_name={name}", "--list=FILE.csv")
         writer = shlex.join(("warp-translate", *words))
         remedy += f", or train on a list without them, which {writer} writes"
-    builder = PairedFolder if direction else UnpairedFolder
+    builder = UnpairedFolder if direction is None else PairedFolder
     return _prepare(builder, folder_config(layout, direction), name, data_dir, remedy)
 
 
@@ -326,5 +328,6 @@ def _unpaired_drawings(builder: tfds.core.DatasetBuilder) -> Domains:
         [number for number, role in enumerate(roles) if role in half]
         for half in openmoji.halve_roles(roles)
     ]
-    train = [_side(builder, "train", *each) for each in zip(PAIR, chosen, strict=True)]
-    return Domains(*train, *_sides(builder, "test"), paired_test=True)
+    men, women = (_side(builder, "train", *each) for each in zip(PAIR, chosen, strict=True))
+    test_men, test_women = _sides(builder, "test")
+    return Domains(men, women, test_men, test_women, paired_test=True)

@@ -71,10 +71,6 @@ def open_cycle_gan(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.c
 
     Preparing it takes TensorFlow and a download, which happen elsewhere.
 
-    Args:
-      name: TFDS's name.
-      data_dir: folder of prepared sets; None for TFDS's own.
-
     Raises:
       UserError: the set is not prepared, or not as array_record.
     """
@@ -108,41 +104,30 @@ def held_features(builder: tfds.core.DatasetBuilder) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class SplitFound:
-    """Contents of a split.
-
-    Attributes:
-      name: of the split.
-      records: number of records.
-      unreadable: the first unreadable records with the reason.
-      lost: number of unreadable records.
-      widths: smallest, median and largest, in pixels; None if no record is readable.
-      heights: likewise.
-    """
+    """Contents of a split."""
 
     name: str
     records: int
-    unreadable: tuple[str, ...]
-    lost: int
-    widths: tuple[int, int, int] | None
+    unreadable: tuple[str, ...]  # The first ones, with the reason.
+    lost: int  # Number of unreadable records.
+    widths: tuple[int, int, int] | None  # Smallest, median and largest in pixels, if readable.
     heights: tuple[int, int, int] | None
 
 
 def look(
     builder: tfds.core.DatasetBuilder, advance: Callable[[int], None], *, most_named: int
 ) -> list[SplitFound]:
-    """Reads every record of a prepared set.
+    """Reads every record of a set; names the first unreadable ones of each split.
 
-    Args:
-      builder: from `open_tfds_folder`.
-      advance: called with 1 after each record.
-      most_named: number of unreadable records to name in each split.
+    ``advance`` is called with 1 after each record.
     """
     features = held_features(builder)
     assert features is not None
     found = []
     for split in sorted(builder.info.splits):
         records = builder.as_data_source(split)
-        shapes, problems = [], []
+        shapes: list[tuple[int, ...]] = []
+        problems: list[str] = []
         for number in range(len(records)):
             try:
                 shapes.append(read_record(records, number)[features[0]].shape)
