@@ -1,10 +1,10 @@
-"""Folders with links, as users put data sets together."""
+"""Folders with links, as in data sets assembled by users."""
 
 import os
 
 import pytest
 
-from warp_translate.file_tree import walk
+from warp_translate.file_tree import files, identity, walk
 from warp_translate.image_io import list_images
 
 
@@ -18,7 +18,7 @@ def root(tmp_path):
 
 
 def names(root, **how):
-    return sorted(os.path.relpath(entry.path, root) for entry in walk(root, **how))
+    return sorted(os.path.relpath(entry.path, root) for entry in files(root, **how))
 
 
 def test_links_are_followed_wherever_they_lead(root, tmp_path):
@@ -34,7 +34,7 @@ def test_links_are_followed_wherever_they_lead(root, tmp_path):
     ]
 
 
-def test_a_walk_in_circles_ends(root):
+def test_a_walk_of_loops_ends(root):
     (root / "a/up").symlink_to("..")
     (root / "a/self").symlink_to("self")
     (root / "b").mkdir()
@@ -43,7 +43,35 @@ def test_a_walk_in_circles_ends(root):
     assert names(root) == ["2.png", "a/1.png", "a/self", "b/to_a/1.png", "b/to_a/self"]
 
 
-def test_links_to_nothing_are_found_and_pipes_are_not(root):
+def test_mutual_links_take_linear_time(tmp_path):
+    count = 30
+    for number in range(count):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/x.png").touch()
+        for other in range(count):
+            (tmp_path / f"{number}/to{other}").symlink_to(f"../{other}")
+    assert count < len(names(tmp_path)) <= 2 * count
+
+
+def test_once_lists_each_folder_under_its_own_name_first(root, tmp_path):
+    (root / "0").symlink_to("a")
+    (root / "x").symlink_to(tmp_path / "elsewhere")
+    (root / "y").symlink_to(tmp_path / "elsewhere")
+    (root / "out").mkdir()
+    (root / "out/5.png").touch()
+    found = {
+        os.path.relpath(entry.path, root): kind
+        for entry, kind in walk(root, once=True, skip=identity(root / "out"))
+    }
+    assert found == {
+        **{"2.png": "file", "a/1.png": "file", "x/deep/4.png": "file"},
+        **{"0": "repeated", "y": "repeated"},
+    }
+
+
+def test_broken_links_are_files_and_pipes_are_not(root):
     (root / "gone.png").symlink_to("nowhere")
     os.mkfifo(root / "pipe.png")
     assert names(root) == ["2.png", "a/1.png", "gone.png"]
+    kinds = {entry.name: kind for entry, kind in walk(root, recursive=False)}
+    assert kinds == {"2.png": "file", "gone.png": "broken", "pipe.png": "other", "a": "folder"}

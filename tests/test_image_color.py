@@ -69,7 +69,7 @@ def assert_close(found, wanted, most=1.0):
 
 
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-# Red is called green and the other way round.
+# Exchanges red and green.
 SWAPPED = SRGB_PROFILE.replace(b"rXYZ", b"_").replace(b"gXYZ", b"rXYZ").replace(b"_", b"gXYZ")
 
 
@@ -117,7 +117,7 @@ def cmyk_profile() -> bytes:
         ),
         ({"gAMA": struct.pack(">I", 100_000)}, SRGB, lambda v: v),
         ({"iCCP": iccp(image_color.adobe_profile())}, ADOBE, lambda v: v**ADOBE_GAMMA),
-        # The first counts.
+        # The first chunk by rank applies.
         ({"gAMA": struct.pack(">I", 100_000), "cICP": bytes([12, 13, 0, 1])}, P3, srgb_light),
         (
             {"sRGB": b"\0", "iCCP": iccp(image_color.adobe_profile())},
@@ -141,7 +141,7 @@ def test_png_against_the_formulas(rgb, chunks, primaries, light):
         {"cICP": bytes([1, 1, 0, 1])},
     ],
 )
-def test_what_is_srgb_is_left_as_it_is(rgb, chunks):
+def test_srgb_is_not_converted(rgb, chunks):
     decoded = decode_image(png(rgb, **chunks), "a")
     assert decoded.warning is None
     np.testing.assert_array_equal(decoded.rgb, rgb)
@@ -172,7 +172,7 @@ def test_code_points_of_avif(rgb):
     assert_close(decode_image(coded, "a").rgb, expected(plain, P3))
 
 
-def test_adobe_rgb_that_only_exif_states(rgb):
+def test_adobe_rgb_in_exif_only(rgb):
     """As cameras write it (DCF 2.0)."""
     smooth = np.asarray(Image.fromarray(rgb[:4, :4]).resize((64, 48), Image.Resampling.BICUBIC))
     exif = Image.Exif()
@@ -201,7 +201,7 @@ def test_gray_and_cmyk_profiles(rgb):
     assert_close(decode_image(data, "a").rgb[0, :, 1], [255, 0, 118.9], most=2)
 
 
-def test_a_profile_of_rgb_serves_gray(rgb):
+def test_an_rgb_profile_applies_to_gray(rgb):
     decoded = decode_image(encode(rgb[..., 0], icc_profile=image_color.adobe_profile()), "a")
     wanted = expected(rgb[..., :1].repeat(3, -1), ADOBE, lambda v: v**ADOBE_GAMMA)
     assert_close(decoded.rgb, wanted)
@@ -238,7 +238,7 @@ def test_alpha_stays_and_sixteen_bits_are_halved_first(rgb):
         ({"cHRM": bytes(32)}, "span no colors"),
     ],
 )
-def test_a_profile_that_cannot_be_used_is_a_warning(rgb, caplog, chunks, why):
+def test_an_unusable_profile_is_a_warning(rgb, caplog, chunks, why):
     decoded = decode_image(png(rgb, **chunks), "a.png")
     np.testing.assert_array_equal(decoded.rgb, rgb)
     (message,) = caplog.messages
@@ -246,7 +246,7 @@ def test_a_profile_that_cannot_be_used_is_a_warning(rgb, caplog, chunks, why):
     assert message.endswith("taken as sRGB") and "\n" not in message
 
 
-def test_the_same_profile_is_opened_once(rgb, monkeypatch):
+def test_a_repeated_profile_is_opened_once(rgb, monkeypatch):
     image_color._cached_transform.cache_clear()
     opened = []
     monkeypatch.setattr(image_color, "_srgb", lambda f=image_color._srgb: opened.append(1) or f())

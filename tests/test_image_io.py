@@ -16,7 +16,6 @@ from warp_translate.image_io import (
     decode_image,
     encode_image,
     encode_png,
-    find_images,
     flatten,
     image_size,
     list_images,
@@ -50,7 +49,7 @@ def assert_one_line(error: pytest.ExceptionInfo[UserError], *parts: str) -> None
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".PNG"])
 def test_lossless_formats_come_back_bit_equal(tmp_path, rng, rgb, suffix):
     alpha = rng.integers(0, 256, (7, 5), dtype=np.uint8)
-    alpha[0] = 0  # Where nothing shows, the colours are kept all the same.
+    alpha[0] = 0  # Fully transparent pixels keep their colors.
     path = tmp_path / f"a{suffix}"
     write_image(path, rgb)
     assert read_image(path).alpha is None
@@ -77,7 +76,7 @@ def test_one_pixel(tmp_path):
         assert read_image(tmp_path / f"a{suffix}").rgb.tolist() == [[[255, 255, 255]]]
 
 
-def test_grey_and_grey_with_alpha(rgb):
+def test_gray_and_gray_with_alpha(rgb):
     grey, alpha = rgb[..., 0], rgb[..., 1]
     plain = decode_image(encode(Image.fromarray(grey)), "a")
     np.testing.assert_array_equal(plain.rgb, np.stack([grey] * 3, -1))
@@ -101,7 +100,7 @@ def test_palette_with_transparency():
     assert several.alpha.tolist() == [[0, 128, 255]]
 
 
-def test_colour_key_transparency(rgb):
+def test_color_key_transparency(rgb):
     decoded = decode_image(
         encode(Image.fromarray(rgb), transparency=tuple(rgb[0, 0].tolist())), "a"
     )
@@ -126,13 +125,13 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     np.testing.assert_array_equal(keyed.alpha == 0, wide == 300)
 
 
-def test_sixteen_bit_colour(rng):
+def test_sixteen_bit_color(rng):
     wide = rng.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
     decoded = decode_image(cv2.imencode(".png", wide[..., ::-1])[1].tobytes(), "a")
     assert np.abs(decoded.rgb - wide / 257).max() <= 1
 
 
-# The eight EXIF orientations, as what the stored array must undergo to be upright.
+# The transform that makes the stored array upright, by EXIF orientation.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -202,7 +201,7 @@ def test_bad_contents(tmp_path, rgb):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [9_500, 30_000])
 def test_decompression_bomb(side):
-    # A header alone; below and above the size at which Pillow refuses by itself.
+    # Only a header, below and above the size that Pillow itself refuses.
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     chunk = b"IHDR" + header
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
@@ -215,7 +214,7 @@ def test_decompression_bomb(side):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_damage_is_never_anything_but_a_user_error(rng, rgb, file_format):
+def test_damage_is_always_a_user_error(rng, rgb, file_format):
     data = np.frombuffer(encode(Image.fromarray(rgb), file_format), np.uint8)
     for _ in range(150):
         damaged = data.copy()
@@ -289,14 +288,14 @@ def test_tiff_of_other_depths(rgb):
 
 
 def tiff(*entries: tuple[int, int, int, int]) -> bytes:
-    """The head of a TIFF file of 8 x 8 gray pixels: tag, type, count and value."""
+    """Header of a TIFF file of 8 x 8 gray pixels; entries are tag, type, count and value."""
     known = ((256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1))
     tags = sorted((*known, *entries))
     packed = b"".join(struct.pack("<HHII", *each) for each in tags)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + packed + bytes(4)
 
 
-def test_what_a_tiff_decoder_would_unpack_beyond_the_size_is_refused():
+def test_tiff_files_that_unpack_beyond_their_size_are_refused():
     for entries, what in (
         (((322, 4, 1, 40_000), (323, 4, 1, 40_000)), "tiles"),
         (((273, 4, 4_000_000, 8),), "too many pieces"),
@@ -307,7 +306,7 @@ def test_what_a_tiff_decoder_would_unpack_beyond_the_size_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
-def test_what_strangers_may_not_send_is_refused(rgb, kind):
+def test_formats_for_trusted_files_only_are_refused(rgb, kind):
     data = encode(Image.fromarray(rgb), kind)
     assert decode_image(data, "a").kind == kind
     with pytest.raises(UserError) as error:
@@ -316,10 +315,33 @@ def test_what_strangers_may_not_send_is_refused(rgb, kind):
     assert image_size(data, trusted=False) is None
 
 
-def test_image_size(rgb):
+def test_image_size(tmp_path, rgb):
     for file_format in FORMATS:
         assert image_size(encode(Image.fromarray(rgb), file_format)) == rgb.shape[:2]
-    assert image_size(b"GIF89a") is None
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(rgb), "JPEG", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert image_size(tmp_path / "a.jpg") == rgb.shape[:2]
+    assert image_size(tmp_path / "a.jpg", turned=True) == rgb.shape[1::-1]
+    png = encode(Image.fromarray(rgb))
+    assert image_size(png[:50]) == rgb.shape[:2]
+    assert image_size(png[:20]) is None and image_size(tmp_path / "none.png") is None
+
+
+def test_unchanged_images_are_gray_or_rgb_neither_rotated_nor_converted(rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    swapped = SRGB.replace(b"rXYZ", b"_").replace(b"bXYZ", b"rXYZ").replace(b"_", b"bXYZ")
+    image = Image.fromarray(rgb)
+    for changed, options in (
+        *((False, {}), (False, {"icc_profile": SRGB}), (True, {"icc_profile": swapped})),
+        *((True, {"exif": exif}), (False, {"progressive": True, "subsampling": 2})),
+    ):
+        assert decode_image(encode(image, "JPEG", **options), "a").unchanged != changed
+    for mode in ("L", "CMYK"):
+        decoded = decode_image(encode(image.convert(mode), "JPEG"), "a")
+        assert decoded.unchanged == (mode == "L")
 
 
 def png_with(rgb, *chunks: bytes, behind: bool = False) -> bytes:
@@ -333,7 +355,7 @@ def wrong(chunk: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("behind", [False, True])
-def test_png_chunks_that_do_not_matter(rgb, behind):
+def test_unneeded_png_chunks_are_dropped(rgb, behind):
     long = zlib.compress(bytes(3_000_000))
     for each in (
         chunk(b"iTXt", b"key\0\1\0\0\0" + long),
@@ -351,14 +373,14 @@ def test_png_chunks_that_do_not_matter(rgb, behind):
 
 
 @pytest.mark.parametrize("name", [b"pHYs", b"eXIf", b"gAMA", b"tEXt", b"prVt"])
-def test_a_png_chunk_of_wrong_checksum_is_left_out(rgb, caplog, name):
+def test_an_ancillary_png_chunk_with_a_wrong_checksum_is_dropped(rgb, caplog, name):
     decoded = decode_image(png_with(rgb, wrong(chunk(name, bytes(9)))), "a.png")
     np.testing.assert_array_equal(decoded.rgb, rgb)
     assert caplog.messages == [f"a.png: its {name.decode()} chunk is damaged and left out"]
 
 
 @pytest.mark.parametrize("name", [b"tRNS", b"IDAT", b"IHDR"])
-def test_a_png_chunk_of_the_picture_must_be_whole(rgb, name):
+def test_a_critical_png_chunk_with_a_wrong_checksum_is_an_error(rgb, name):
     data = png_with(rgb, chunk(b"tRNS", bytes(6)))
     place = data.index(name) + 4
     (length,) = struct.unpack_from(">I", data, place - 8)
@@ -368,8 +390,8 @@ def test_a_png_chunk_of_the_picture_must_be_whole(rgb, name):
     assert_one_line(error, "checksum", name.decode())
 
 
-def test_the_orientation_of_texts_in_png(rgb):
-    """Where ImageMagick and Adobe put it."""
+def test_the_orientation_in_texts_of_png(rgb):
+    """As ImageMagick and Adobe write it."""
     exif = Image.Exif()
     exif[0x0112] = 6
     block = exif.tobytes()
@@ -383,8 +405,8 @@ def test_the_orientation_of_texts_in_png(rgb):
         np.testing.assert_array_equal(decoded.rgb, np.rot90(rgb, -1))
 
 
-def test_files_of_countless_pieces_are_refused(rgb):
-    """Pillow would take seconds and hundreds of megabytes for them."""
+def test_files_of_too_many_pieces_are_refused(rgb):
+    """Pillow would need seconds and hundreds of megabytes."""
     png, jpeg = encode(Image.fromarray(rgb)), encode(Image.fromarray(rgb), "JPEG")
     for data in (
         png[:33] + chunk(b"prVt") * 300_000 + png[33:],
@@ -398,8 +420,8 @@ def test_files_of_countless_pieces_are_refused(rgb):
     np.testing.assert_array_equal(decode_image(many, "a").rgb, rgb)
 
 
-def test_a_jpeg_of_countless_scans_is_refused(rgb):
-    """A few bytes say something of every block: the time is that of the whole image each."""
+def test_a_jpeg_of_too_many_scans_is_refused(rgb):
+    """Each scan of a few bytes takes the time of the whole image."""
     data = encode(Image.fromarray(rgb[..., 0]), "JPEG", progressive=True)
     starts = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
     first, second = (data.rfind(b"\xff\xc4", 0, start) for start in starts[1:3])
@@ -414,14 +436,14 @@ def test_a_jpeg_of_countless_scans_is_refused(rgb):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_exif_that_cannot_be_read_does_not_spoil_the_picture(rgb):
+def test_unreadable_exif_is_ignored(rgb):
     turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     wrong = b"II*\0\x08\0\0\0\2\0" + turned + struct.pack("<HHII", 0x013B, 5, 1, 38) + bytes(12)
     for exif, expected in (
         (b"junk", rgb),
         (wrong[:14], rgb),
         (b"II*\0\xff\xff\xff\xff", rgb),
-        (wrong, np.rot90(rgb, -1)),  # Of another tag's type, which nobody reads.
+        (wrong, np.rot90(rgb, -1)),  # Another tag has a wrong type.
     ):
         png = encode(Image.fromarray(rgb))
         png = png[:33] + chunk(b"eXIf", exif) + png[33:]
@@ -431,7 +453,7 @@ def test_exif_that_cannot_be_read_does_not_spoil_the_picture(rgb):
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "GIF", "TIFF"])
-def test_of_an_animation_the_first_frame_is_taken(rgb, file_format):
+def test_the_first_frame_of_an_animation_is_read(rgb, file_format):
     rgb = rgb // 51 * 51  # Colors that GIF's palette holds.
     rest = [Image.fromarray(rgb[:, ::-1]), Image.fromarray(255 - rgb)]
     options = {"lossless": True} if file_format == "WEBP" else {}
@@ -443,7 +465,7 @@ def test_of_an_animation_the_first_frame_is_taken(rgb, file_format):
     np.testing.assert_array_equal(decode_image(data, "a").rgb, rgb)
 
 
-def test_what_does_not_fit_into_memory_is_not_called_damaged(rgb, monkeypatch):
+def test_lack_of_memory_is_not_damage(rgb, monkeypatch):
     def full(*arguments, **options):
         raise MemoryError
 
@@ -472,7 +494,7 @@ def test_encode_png(rgb):
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
-def test_a_side_that_a_format_cannot_hold_is_named(form):
+def test_a_side_beyond_the_limit_of_a_format_is_refused(form):
     with pytest.raises(UserError) as error:
         encode_image(np.zeros((1, 70_000, 3), np.uint8), None, form, "a")
     assert_one_line(error, "a: a side of 70000 pixels", form, "PNG")
@@ -541,15 +563,14 @@ def test_list_images(tmp_path, caplog):
     assert names(False) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "f.HEIC", "g.tif"]
     assert names(True) == ["a.JPG", "b.png", "c.webp", "d.jpeg", "f.HEIC", "g.tif", "sub/e.png"]
     assert f"{tmp_path}: passed over 1 file of other kinds: note.txt" in caplog.messages
-    assert find_images(tmp_path)[1] == [tmp_path / "note.txt"]
     for folder in (tmp_path / "folder.png", tmp_path / "none", tmp_path / "b.png"):
         with pytest.raises(UserError) as error:
             list_images(folder)
         assert_one_line(error, str(folder))
 
 
-def test_unflatten_takes_the_background_out_again(rng):
-    """Exact where alpha is 255, within the rounding of the composite elsewhere."""
+def test_unflatten_inverts_flatten(rng):
+    """Exactly where alpha is 255, elsewhere within the rounding of the composite."""
     rgb = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
     alpha = rng.integers(1, 256, (9, 11), dtype=np.uint8)
     alpha[:3] = 255
@@ -561,8 +582,8 @@ def test_unflatten_takes_the_background_out_again(rng):
     np.testing.assert_array_equal(unflatten(rgb, clear), rgb)
 
 
-def test_unflatten_rounds_as_real_numbers_do():
-    """Of every value under every alpha."""
+def test_unflatten_rounds_exactly():
+    """For every value and every alpha."""
     rgb = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (256, 1))[..., None], 3, axis=2)
     alpha = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 256))
     for background in (255, 0, 77):
@@ -571,7 +592,7 @@ def test_unflatten_rounds_as_real_numbers_do():
         np.testing.assert_array_equal(unflatten(rgb, alpha, background)[1:], expected)
 
 
-def test_alpha_takes_no_memory_for_the_whole_image():
+def test_compositing_needs_little_memory():
     image = DecodedImage(np.zeros((2000, 1500, 3), np.uint8), np.full((2000, 1500), 9, np.uint8))
     for work in (lambda: flatten(image), lambda: unflatten(image.rgb, image.alpha)):
         tracemalloc.start()
@@ -579,10 +600,3 @@ def test_alpha_takes_no_memory_for_the_whole_image():
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert image.rgb.nbytes <= peak < 1.5 * image.rgb.nbytes
-
-
-def test_the_size_is_read_from_the_header(rng):
-    data = encode(Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)))
-    assert image_size(data) == (5, 7)
-    assert image_size(data[:50]) == (5, 7)
-    assert image_size(data[:20]) is None and image_size(b"") is None

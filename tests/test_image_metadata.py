@@ -35,7 +35,7 @@ def written(data: bytes, form: str, kept: str) -> Image.Image:
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("source", ["JPEG", "WEBP", "PNG", "TIFF"])
-def test_what_is_safe_is_kept_and_the_location_is_not(source, form):
+def test_safe_tags_are_kept_and_the_location_is_not(source, form):
     exif = written(photograph(source), form, "safe").getexif()
     assert exif[0x010F] == "Maker" and exif[0x8298] == "(c) Somebody" and exif[0x011A] == 240
     assert exif.get(0x0112, 1) == 1 and 0x02BC not in exif
@@ -62,7 +62,7 @@ def test_dpi(form):
     assert written(photograph("WEBP"), "jpeg", "safe").info["dpi"] == (240, 240)
 
 
-def test_what_a_file_does_not_say_is_not_made_up():
+def test_a_missing_resolution_is_not_invented():
     """Pillow answers 72 for such a JPEG and 1 for such a TIFF file."""
     exif = Image.Exif()
     exif[0x010F] = "Maker"
@@ -73,7 +73,7 @@ def test_what_a_file_does_not_say_is_not_made_up():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_metadata_that_cannot_be_read_is_left_out(rng):
+def test_unreadable_metadata_is_left_out(rng):
     data = np.frombuffer(photograph("PNG"), np.uint8)
     start = data.tobytes().index(b"eXIf") + 4
     for _ in range(100):

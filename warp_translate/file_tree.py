@@ -1,46 +1,91 @@
-"""Walks a folder: links to folders are followed, hidden files and folders are passed over."""
+"""Walks folders in linear time: follows links, ends in spite of loops, skips hidden names."""
 
+import collections
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
+
+Identity = tuple[int, int]
+"""Device and inode of a folder."""
 
 
-def walk(folder: str | os.PathLike[str], recursive: bool = True) -> Iterator[os.DirEntry[str]]:
-    """Finds the files of a folder.
+class Found(NamedTuple):
+    """An entry of a folder; its path begins with the root of the walk.
 
-    A link that leads back to a folder above it is not followed, so the walk ends.
+    Kinds: "file", a regular file; "broken", a link without a target; "other", a pipe, socket or
+    device; "folder", one that is not searched; "repeated", a link to a folder found elsewhere.
+    """
+
+    entry: os.DirEntry[str]
+    kind: str
+
+
+def walk(
+    folder: str | os.PathLike[str],
+    recursive: bool = True,
+    *,
+    once: bool = False,
+    skip: Identity | None = None,
+) -> Iterator[Found]:
+    """Yields what a folder holds, folder by folder, in no order within one.
+
+    A folder is listed at most once under its own name and once through links, and never through a
+    link that leads back above.
 
     Args:
-      folder: where to look.
-      recursive: whether to look in the folders below as well.
-
-    Yields:
-      Regular files and links that lead nowhere, whose readers say why, folder by folder in no
-      order; their paths begin with ``folder``. No pipes, sockets or devices: reading one may never
-      end.
+      folder: the root.
+      recursive: searches the folders below, too.
+      once: lists a folder at most once in all, under its own name if that is below the root,
+        otherwise through the first link.
+      skip: a folder to leave out.
 
     Raises:
       OSError: a folder cannot be listed.
     """
-    ahead: list[tuple[str, frozenset[tuple[int, int]]]] = [(os.fspath(folder), frozenset())]
-    while ahead:
-        path, above = ahead.pop()
-        stat = os.stat(path)
-        identity = (stat.st_dev, stat.st_ino)
-        if identity in above:
-            continue
+    root = os.fspath(folder)
+    by_name = {identity(root), skip}
+    by_link = by_name if once else set()
+    folders = [(root, frozenset({identity(root)}), by_name)]
+    links: collections.deque[tuple[os.DirEntry[str], frozenset[Identity]]] = collections.deque()
+    while folders or links:
+        if not folders:
+            entry, above = links.popleft()
+            key = identity(entry.path)
+            if key in above or key in by_link:
+                yield Found(entry, "repeated")
+                continue
+            by_link.add(key)
+            folders.append((entry.path, above | {key}, by_link))
+        path, above, seen = folders.pop()
+        below = []
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if leads_nowhere(entry):
-                    yield entry
-                elif entry.is_dir():
-                    if recursive:
-                        ahead.append((entry.path, above | {identity}))
-                elif entry.is_file():
-                    yield entry
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    yield Found(entry, "broken")
+                elif not entry.is_dir():
+                    yield Found(entry, "file" if entry.is_file() else "other")
+                elif recursive:
+                    below.append(entry)
+                else:
+                    yield Found(entry, "folder")
+        for entry in sorted(below, key=lambda each: each.name):
+            if entry.is_symlink():
+                links.append((entry, above))
+            elif (key := identity(entry.path)) not in seen and key not in above:
+                seen.add(key)
+                folders.append((entry.path, above | {key}, seen))
 
 
-def leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link whose target is missing or is the link itself."""
-    return entry.is_symlink() and not os.path.exists(entry.path)
+def files(folder: str | os.PathLike[str], recursive: bool = True) -> Iterator[os.DirEntry[str]]:
+    """Yields the regular files of a folder, and broken links, which fail to open; see `walk`."""
+    for entry, kind in walk(folder, recursive):
+        if kind in ("file", "broken"):
+            yield entry
+
+
+def identity(path: str | os.PathLike[str]) -> Identity:
+    """Device and inode of a file or folder."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino

@@ -1,7 +1,6 @@
-"""Colors of image files: from an ICC profile, or from numbers that stand for one, to sRGB.
+"""Converts colors of image files to sRGB, by an ICC profile or an equivalent description.
 
-The conversion is lcms's, relative colorimetric with black point compensation. Colors outside sRGB
-are clipped.
+lcms converts, relative colorimetric with black point compensation, and clips colors outside sRGB.
 """
 
 import functools
@@ -17,10 +16,10 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageCms
 
-_MOST_BYTES = 1 << 24
+_MAX_BYTES = 1 << 24
 _CACHED_BYTES = 1 << 20
 
-# x and y of white, red, green and blue, by their number in ITU-T H.273.
+# x and y of white, red, green and blue, by number in ITU-T H.273.
 _D65 = (0.3127, 0.3290)
 _SRGB = (_D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 _PRIMARIES = {
@@ -34,8 +33,8 @@ _PRIMARIES = {
 }
 _ADOBE = (_D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
 _ADOBE_GAMMA = 563 / 256
-# Gamma by the number of the transfer function; None for sRGB's curve, which displays use for the
-# curves of BT.601, BT.709 and BT.2020 as well.
+# Gamma by number of the transfer function; None for sRGB's curve, which displays also use for
+# BT.601, BT.709 and BT.2020.
 _TRANSFERS = {1: None, 6: None, 13: None, 14: None, 15: None, 4: 2.2, 5: 2.8, 8: 1.0}
 _HDR = {16: "PQ", 18: "HLG"}
 _UNSPECIFIED = 2
@@ -47,14 +46,14 @@ _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
 
-# What PNG's specification makes sRGB files state in gAMA, in 1 / 100,000.
+# gAMA of sRGB files by PNG's specification, in 1 / 100,000.
 _SRGB_GAMA = 45_455
 
 Chromaticities = tuple[tuple[float, float], ...]
 
 
 class ProfileError(ValueError):
-    """A color profile that cannot be used; the message says why."""
+    """A color profile cannot be used; the message is the reason."""
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -62,17 +61,17 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
     Args:
       image: of mode L, RGB, CMYK or LAB.
-      profile: an ICC profile. One of RGB serves gray images as well.
+      profile: an ICC profile; one of RGB applies to gray images, too.
 
     Returns:
-      RGB. The image itself where the profile is sRGB within a level.
+      RGB; the image itself if the profile is sRGB within one level.
 
     Raises:
-      ProfileError: the profile cannot be read or is for other images.
+      ProfileError: the profile is unreadable or for other modes.
     """
-    if len(profile) > _MOST_BYTES:
-        raise ProfileError(f"it has {len(profile)} bytes, more than {_MOST_BYTES}")
-    # The space that the profile is for, by ICC.1 in bytes 16 to 19.
+    if len(profile) > _MAX_BYTES:
+        raise ProfileError(f"it has {len(profile)} bytes, more than {_MAX_BYTES}")
+    # Bytes 16 to 19 are the color space (ICC.1).
     if image.mode == "L" and profile[16:20] == b"RGB ":
         image = image.convert("RGB")
     cached = _cached_transform if len(profile) <= _CACHED_BYTES else _transform
@@ -86,13 +85,13 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def png_profile(chunks: Mapping[bytes, bytes]) -> bytes | None:
-    """The profile of a PNG file, from the first that is there of cICP, iCCP, sRGB, gAMA and cHRM.
+    """The ICC profile of a PNG file, by the first of cICP, iCCP, sRGB, gAMA and cHRM.
 
     Args:
-      chunks: contents by name, as the file has them.
+      chunks: contents by name.
 
     Returns:
-      An ICC profile, or None for sRGB.
+      None for sRGB.
 
     Raises:
       ProfileError: the chunk cannot be used.
@@ -120,14 +119,7 @@ def png_profile(chunks: Mapping[bytes, bytes]) -> bytes | None:
 
 
 def coded_profile(primaries: int, transfer: int) -> bytes | None:
-    """The profile of coding-independent code points (ITU-T H.273).
-
-    Args:
-      primaries: number of the color primaries.
-      transfer: number of the transfer function.
-
-    Returns:
-      An ICC profile, or None for sRGB and what displays show alike.
+    """The ICC profile of coding-independent code points (ITU-T H.273); None for sRGB.
 
     Raises:
       ProfileError: high dynamic range, or an unknown number.
@@ -142,22 +134,22 @@ def coded_profile(primaries: int, transfer: int) -> bytes | None:
 
 
 def adobe_profile() -> bytes:
-    """Adobe RGB (1998), which cameras state in EXIF without a profile."""
+    """The ICC profile of Adobe RGB (1998), for files that state it in EXIF only."""
     profile = _matrix_profile(_ADOBE, _ADOBE_GAMMA)
     assert profile is not None
     return profile
 
 
 def lab_profile() -> bytes:
-    """CIE L*a*b*, of images that hold it without a profile."""
+    """The ICC profile of CIE L*a*b*, for images without one."""
     from PIL import ImageCms
 
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
 def _transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None":
-    """How an image of a mode is converted; None where it is in sRGB already."""
-    from PIL import ImageCms  # Takes 5 ms, and most files have no profile.
+    """Conversion of images of a mode; None if the profile is sRGB."""
+    from PIL import ImageCms  # Takes 5 ms; most files have no profile.
 
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -167,7 +159,7 @@ def _transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None"
             known = space if space.isascii() and space.isalnum() else "unknown colors"
             raise ProfileError(f"it is for {known} and the image is {wanted}")
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-        if mode == "L":  # lcms makes a coarse table of it, off by 10 levels for a gamma of 1.
+        if mode == "L":  # lcms would use a coarse table, off by 10 levels for a gamma of 1.
             flags |= ImageCms.Flags.NOOPTIMIZE
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         transform = ImageCms.ImageCmsTransform(opened, _srgb(), mode, "RGB", intent, flags=flags)
@@ -196,27 +188,27 @@ def _srgb() -> "ImageCms.ImageCmsProfile":
 
 
 def _inflated(chunk: bytes) -> bytes:
-    """The profile in an iCCP chunk: a name, the method of compression, and zlib's stream."""
+    """The profile in an iCCP chunk, which holds a name, the compression method and zlib data."""
     _, end, rest = chunk.partition(b"\0")
     unpacker = zlib.decompressobj()
     try:
-        profile = unpacker.decompress(rest[1:], _MOST_BYTES + 1)
+        profile = unpacker.decompress(rest[1:], _MAX_BYTES + 1)
     except zlib.error as error:
         raise ProfileError("its iCCP chunk cannot be unpacked") from error
-    if not end or rest[:1] != b"\0" or not (unpacker.eof or len(profile) > _MOST_BYTES):
+    if not end or rest[:1] != b"\0" or not (unpacker.eof or len(profile) > _MAX_BYTES):
         raise ProfileError("its iCCP chunk is malformed")
     return profile
 
 
 def _matrix_profile(primaries: Chromaticities, gamma: float | None) -> bytes | None:
-    """An ICC profile of three primaries and a curve, or None where they are sRGB's.
+    """An ICC profile of three primaries and a curve; None for sRGB.
 
     Args:
       primaries: x and y of white, red, green and blue.
       gamma: of the curve; None for sRGB's.
 
     Raises:
-      ProfileError: they span no colors, or the gamma is absurd.
+      ProfileError: the primaries are degenerate, or the gamma is out of range.
     """
     if gamma is not None and not 0.1 <= gamma <= 10:
         raise ProfileError(f"its gamma of {gamma:.3g} is out of range")
@@ -228,7 +220,7 @@ def _matrix_profile(primaries: Chromaticities, gamma: float | None) -> bytes | N
         colorants = np.full((3, 3), np.inf)
     if not np.abs(colorants).max() < 4:
         raise ProfileError("its primaries span no colors")
-    # sRGB's curve as ICC's function of type 3: gamma, a, b, c, d (IEC 61966-2-1).
+    # sRGB's curve as an ICC function of type 3: gamma, a, b, c, d (IEC 61966-2-1).
     curve = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045) if gamma is None else (gamma,)
     parametric = b"para\0\0\0\0" + struct.pack(">HH", 3 if gamma is None else 0, 0) + _fixed(curve)
     tags = {
@@ -248,7 +240,7 @@ def _matrix_profile(primaries: Chromaticities, gamma: float | None) -> bytes | N
 
 
 def _colorants(primaries: Chromaticities) -> np.ndarray:
-    """XYZ of red, green and blue in columns, adapted from the white to D50 (Bradford)."""
+    """XYZ of red, green and blue in columns, adapted from the white point to D50 (Bradford)."""
     white, *colors = [np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in primaries]
     unscaled = np.stack(colors, axis=1)
     matrix = unscaled * np.linalg.solve(unscaled, white)
@@ -257,5 +249,5 @@ def _colorants(primaries: Chromaticities) -> np.ndarray:
 
 
 def _fixed(numbers: Iterable[float]) -> bytes:
-    """ICC's s15Fixed16Number, of each."""
+    """Numbers as ICC's s15Fixed16Number."""
     return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)

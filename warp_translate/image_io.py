@@ -1,8 +1,7 @@
 """Image files in and out of numpy, on the host.
 
-Images are uint8 [H, W, 3] in RGB order and in sRGB, with a separate alpha channel where the file
-has one.
-Whatever is wrong with a file ends in a ``UserError`` of one line that names it.
+Images are uint8 [H, W, 3], RGB in sRGB, with a separate alpha channel if the file has one. Every
+problem of a file is a ``UserError`` of one line that names the file.
 """
 
 import io
@@ -17,15 +16,14 @@ import numpy as np
 from absl import logging
 from PIL import ExifTags, Image, PngImagePlugin
 
-from warp_translate import image_color, image_kinds, png_chunks, storage
+from warp_translate import file_tree, image_color, image_kinds, png_chunks, storage
 from warp_translate.errors import UserError, shown
-from warp_translate.file_tree import walk
 from warp_translate.image_color import ProfileError
 from warp_translate.image_kinds import SUFFIXES as SUFFIXES
 from warp_translate.image_metadata import Kept, Metadata, exif_with_dpi, read_metadata
 
 MAX_PIXELS = 89_478_485
-"""The size above which Pillow suspects a decompression bomb; larger images are refused."""
+"""Larger images are refused; Pillow suspects a decompression bomb above this size."""
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
@@ -33,22 +31,20 @@ FORMAT_OF: dict[str, ImageFormat] = {
     **{".png": "png", ".webp": "webp"},
     **{".jpg": "jpeg", ".jpeg": "jpeg", ".jfif": "jpeg"},
 }
-"""Which format a file is written in, by its suffix in lower case."""
+"""Output format by suffix, in lower case."""
 
 _JPEG_QUALITY = 95
 _LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 
-# Pillow takes time for every piece of a file and keeps some of them. Files that are pictures have
-# a few thousand.
-_MOST_READS = 1 << 19
+# Pillow takes time for every piece of a file and keeps some. Usual images have a few thousand.
+_MAX_READS = 1 << 19
 
-_MOST_NAMED = 5  # Of the files that are passed over.
-
+_MAX_NAMED = 5
 _UNCALIBRATED = 0xFFFF
-
 _BAND_PIXELS = 1 << 16
+_ORIENTATION = 0x0112
 
-# EXIF's orientations but for the upright one.
+# EXIF orientations except the upright one.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,16 +58,17 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as it was stored, after its EXIF orientation has been applied.
+    """A decoded image, after its EXIF orientation has been applied.
 
     Attributes:
-      rgb: uint8 [H, W, 3]; not multiplied by alpha.
+      rgb: uint8 [H, W, 3], not multiplied by alpha.
       alpha: uint8 [H, W] with 255 for opaque, or None if the file has no transparency.
-      metadata: what was asked to be kept of the file's metadata.
-      warning: what about the file is not as it should be although its pixels can be read; None if
-        nothing.
-      kind: Pillow's name for the format of the file.
-      mode: Pillow's name for how its pixels are stored.
+      metadata: the requested part of the file's metadata.
+      warning: a problem of the file that does not prevent reading its pixels.
+      kind: Pillow's name of the file format.
+      mode: Pillow's name of the stored pixel format.
+      unchanged: True if ``rgb`` is what any decoder makes of the file: gray or RGB, neither rotated
+        nor converted.
     """
 
     rgb: np.ndarray
@@ -80,17 +77,11 @@ class DecodedImage:
     warning: str | None = None
     kind: str = ""
     mode: str = ""
+    unchanged: bool = False
 
 
 def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedImage:
-    """Reads an image file.
-
-    Args:
-      path: the file.
-      kept: how much metadata is returned beside the pixels.
-
-    Returns:
-      The image; see `decode_image`.
+    """Reads an image file; see `decode_image`.
 
     Raises:
       UserError: the file is missing, unreadable, empty, damaged, too large or no image.
@@ -99,7 +90,7 @@ def read_image(path: str | os.PathLike[str], *, kept: Kept = "drop") -> DecodedI
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a file that is to be decoded.
+    """Reads an encoded image.
 
     Raises:
       UserError: the file is missing or cannot be read.
@@ -127,23 +118,22 @@ def decode_image(
 ) -> DecodedImage:
     """Decodes an image of any of `image_kinds.NAMES`; HEIC needs the extra heic.
 
-    Gray, palette, CMYK and transparent images become RGB with or without alpha. Colors are
-    converted to sRGB by the embedded ICC profile, PNG's cICP, gAMA and cHRM, the code points of
-    AVIF and HEIC, or EXIF's statement of Adobe RGB; a profile that cannot be used is a warning, and
-    the image is taken as sRGB. Gray of 16 bits is divided by 257 and rounded; of colors of 16 bits
-    Pillow keeps the high byte, which differs from that by 1 at most. Of several pictures, as of an
-    animation, the first is taken. EXIF that cannot be read is passed over.
+    Gray, palette, CMYK and transparent images become RGB with or without alpha. Colors become sRGB
+    by the embedded ICC profile, PNG's cICP, gAMA and cHRM, the code points of AVIF and HEIC, or
+    Adobe RGB in EXIF; an unusable profile is a warning, and the image counts as sRGB. 16-bit gray
+    is divided by 257 and rounded; of 16-bit colors Pillow keeps the high byte, off by at most 1. Of
+    an animation the first frame is read. Unreadable EXIF is ignored.
 
     Args:
       data: the encoded file.
-      name: what errors call the image, usually its path.
-      most_pixels: larger images are refused before they are unpacked; `MAX_PIXELS` at most.
-      kept: how much metadata is returned beside the pixels.
+      name: of the image in errors, usually its path.
+      most_pixels: refuses larger images before unpacking them; at most `MAX_PIXELS`.
+      kept: how much metadata to return.
       trusted: False, for files of strangers, refuses AVIF and TIFF.
-      warn: whether `DecodedImage.warning` is logged.
+      warn: logs `DecodedImage.warning`.
 
     Returns:
-      The image, uint8, at least 1x1.
+      The image, at least 1x1.
 
     Raises:
       UserError: the data are empty, damaged, no image, made to take long, or hold more pixels.
@@ -166,17 +156,15 @@ def decode_image(
                     f"{name} has 32 bits a channel, of unknown range; convert it to 8 or 16 bits"
                 )
             upright = _upright(image)
-            if upright.width * upright.height > most_pixels:  # Of HEIC the header may be wrong.
+            if upright.width * upright.height > most_pixels:  # The header of HEIC may be wrong.
                 raise _too_large(name, most_pixels)
             try:
-                rgb, alpha = _to_arrays(upright, _profile(image, chunks, data))
+                rgb, alpha, unchanged = _to_arrays(upright, _profile(image, chunks, data))
             except ProfileError as error:
                 warnings.append(f"its color profile cannot be used ({error}); taken as sRGB")
-                rgb, alpha = _to_arrays(upright, None)
-            found = DecodedImage(
-                *(rgb, alpha, read_metadata(image, kept), "; ".join(warnings) or None),
-                *(kind, image.mode),
-            )
+                rgb, alpha, unchanged = _to_arrays(upright, None)
+            metadata, mode = read_metadata(image, kept), image.mode
+            unchanged = unchanged and upright is image
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -185,44 +173,46 @@ def decode_image(
         raise UserError(
             f"{name} is damaged or an unusual kind of {kind} image; convert it or remove it"
         ) from error
-    # Pillow's decoders answer damaged files with OSError, SyntaxError, ValueError, struct.error,
-    # EOFError and more; to the user all of them are one thing.
+    # For damaged files Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
+    # EOFError and more.
     except Exception as error:
         raise UserError(
             f"{name} is damaged or cut short ({_one_line(error)}); replace or remove it"
         ) from error
-    if warn and found.warning is not None:
-        logging.warning("%s: %s", name, found.warning)
-    return found
+    warning = "; ".join(warnings) or None
+    if warn and warning:
+        logging.warning("%s: %s", name, warning)
+    return DecodedImage(rgb, alpha, metadata, warning, kind, mode, unchanged)
 
 
-def image_size(data: bytes, *, trusted: bool = True) -> tuple[int, int] | None:
-    """Reads the height and the width of an image from its header.
+def image_size(
+    source: bytes | str | os.PathLike[str], *, trusted: bool = True, turned: bool = False
+) -> tuple[int, int] | None:
+    """Reads the height and width of an image from its header.
 
     Args:
-      data: the encoded file.
+      source: the encoded file, or its path.
       trusted: as of `decode_image`.
+      turned: applies the EXIF orientation, which may need all of the file.
 
     Returns:
-      Height and width in pixels, before the EXIF orientation is applied; None where `decode_image`
-      refuses the file.
+      Height and width in pixels; None if `decode_image` would refuse the file.
     """
     try:
+        data = source if isinstance(source, bytes) else read_file(source)
         kind = _checked_kind(data, "the image", MAX_PIXELS, trusted)
         if kind == "PNG":
             data = png_chunks.plain(data).data
         with Image.open(_Bounded(data), formats=(kind,)) as image:
+            if turned and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+                return image.width, image.height
             return image.height, image.width
-    except Exception:  # See `decode_image`, which tells what is wrong.
+    except Exception:  # See `decode_image`, which reports the reason.
         return None
 
 
 def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
-    """Composites an image over a grey background.
-
-    Args:
-      image: the image.
-      background: the background's value in all three channels, 0 to 255.
+    """Composites an image over a gray ``background`` of 0 to 255.
 
     Returns:
       uint8 [H, W, 3]: ``alpha * rgb + (1 - alpha) * background``, rounded to nearest.
@@ -232,30 +222,23 @@ def flatten(image: DecodedImage, background: int = 255) -> np.ndarray:
     flat = np.empty_like(image.rgb)
     for rows in _bands(image.alpha.shape):
         alpha = image.alpha[rows, :, None].astype(np.uint16)
-        # At most 255 * 255 + 127, which 16 bits hold. 255 is odd, so there are no ties and the
-        # integer form rounds as the real numbers do.
+        # At most 255 * 255 + 127, within 16 bits. 255 is odd, so ties do not occur and the integer
+        # form rounds exactly.
         flat[rows] = (image.rgb[rows] * alpha + background * (255 - alpha) + 127) // 255
     return flat
 
 
 def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.ndarray:
-    """Takes the background out of an image again, for writing it with its alpha.
-
-    The inverse of ``flatten`` up to rounding, where alpha is not zero; the colour under full
-    transparency is the composite's.
-
-    Args:
-      rgb: uint8 [H, W, 3], composited over the background.
-      alpha: uint8 [H, W].
-      background: the background's value in all three channels, 0 to 255.
+    """Inverts `flatten` up to rounding: removes the background from ``rgb``, uint8 [H, W, 3].
 
     Returns:
-      uint8 [H, W, 3]: ``(rgb - (1 - alpha) * background) / alpha``, rounded and clipped.
+      uint8 [H, W, 3]: ``(rgb - (1 - alpha) * background) / alpha``, rounded and clipped; ``rgb``
+      where alpha is 0.
     """
     colors = np.empty_like(rgb)
     for rows in _bands(alpha.shape):
         flat, weight = rgb[rows].astype(np.float32), alpha[rows, :, None].astype(np.float32)
-        # Whole numbers below 2**16, so that the quotient rounds as the exact one does.
+        # Whole numbers below 2**16, so the quotient rounds exactly.
         scaled = 255 * flat - (255 - weight) * background
         color = np.where(weight > 0, scaled / np.maximum(weight, 1), flat)
         colors[rows] = np.clip(np.round(color), 0, 255)
@@ -263,9 +246,9 @@ def unflatten(rgb: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.n
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 3] as PNG, without loss."""
+    """Encodes uint8 [H, W, 3] as lossless PNG."""
     buffer = io.BytesIO()
-    # Level 3 packs photographs within a few percent of the default 6 in a fraction of the time.
+    # Level 3 is a few percent larger than the default 6, and much faster.
     Image.fromarray(rgb).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
@@ -279,16 +262,15 @@ def encode_image(
     quality: int | None = None,
     metadata: Metadata | None = None,
 ) -> bytes:
-    """Encodes an image file in sRGB: PNG and WebP without loss, JPEG in full chroma.
+    """Encodes an sRGB image: lossless PNG and WebP, JPEG without chroma subsampling.
 
     Args:
       rgb: uint8 [H, W, 3].
-      alpha: uint8 [H, W] or None. JPEG cannot hold it.
+      alpha: uint8 [H, W] or None; not for JPEG.
       form: the format.
-      name: what errors call the image.
-      quality: 1 to 100, of JPEG, where None is 95, and of WebP, where None is without loss; PNG
-        does not use it.
-      metadata: what is written beside the pixels. WebP holds the DPI in EXIF only.
+      name: of the image in errors.
+      quality: 1 to 100: of JPEG, 95 for None, and of WebP, lossless for None.
+      metadata: written beside the pixels. WebP holds the DPI in EXIF only.
 
     Raises:
       UserError: alpha with JPEG, or a side is longer than the format allows.
@@ -311,15 +293,15 @@ def encode_image(
     options: dict[str, Any] = {}
     if metadata is not None:
         exif = exif_with_dpi(metadata) if form == "webp" else metadata.exif
-        said = {"exif": exif, "dpi": metadata.dpi}
-        options = {name: value for name, value in said.items() if value is not None}
+        options = {"exif": exif, "dpi": metadata.dpi}
+        options = {key: value for key, value in options.items() if value is not None}
     buffer = io.BytesIO()
     if form == "png":
         chunks = PngImagePlugin.PngInfo()
         chunks.add(b"sRGB", b"\0")
         image.save(buffer, "PNG", pnginfo=chunks, **options)
     elif form == "webp":
-        # exact keeps the colors below full transparency.
+        # exact keeps the colors of fully transparent pixels.
         lossy = {"lossless": True} if quality is None else {"quality": quality}
         image.save(buffer, "WEBP", exact=True, **lossy, **options)
     else:
@@ -336,16 +318,9 @@ def write_image(
     quality: int | None = None,
     metadata: Metadata | None = None,
 ) -> None:
-    """Writes an image file whole or not at all; readers never see half of it.
+    """Writes an image file atomically into an existing folder; see `encode_image`.
 
-    The suffix chooses the format, see `encode_image`.
-
-    Args:
-      path: the file, replaced if it exists; its folder must exist.
-      rgb: uint8 [H, W, 3].
-      alpha: uint8 [H, W] or None. JPEG cannot hold it.
-      quality: of JPEG and WebP, see `encode_image`.
-      metadata: what is written beside the pixels.
+    The suffix selects the format.
 
     Raises:
       UserError: unknown suffix, alpha with JPEG, or the file cannot be written.
@@ -369,28 +344,9 @@ def write_image(
 
 
 def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
-    """Lists the images of a folder, see `find_images`, and logs which files are passed over."""
-    images, others = find_images(folder, recursive)
-    if others:
-        named = ", ".join(path.name for path in others[:_MOST_NAMED])
-        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
-        files = "1 file" if len(others) == 1 else f"{len(others)} files"
-        logging.warning("%s: passed over %s of other kinds: %s%s", folder, files, named, more)
-    return images
+    """Lists the images of a folder by suffix, sorted by path; logs the number of other files.
 
-
-def find_images(
-    folder: str | os.PathLike[str], recursive: bool = False
-) -> tuple[list[Path], list[Path]]:
-    """Finds the images of a folder by their suffixes, in any case, in a stable order.
-
-    Args:
-      folder: where to look, see `file_tree.walk`.
-      recursive: whether to look in the folders below as well.
-
-    Returns:
-      At least one image, and the files that are passed over because of their suffix; both sorted by
-      the path below ``folder``.
+    See `file_tree.files` for ``recursive``.
 
     Raises:
       UserError: ``folder`` is missing, is no folder, or holds no image.
@@ -400,18 +356,23 @@ def find_images(
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {state}; name a folder with images")
     try:
-        files = [Path(entry.path) for entry in walk(folder, recursive)]
+        files = [Path(entry.path) for entry in file_tree.files(folder, recursive)]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({_one_line(error)}); check it") from error
     files.sort(key=lambda path: path.relative_to(folder).as_posix())
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not images:
         raise UserError(f"{folder} holds no image; put {', '.join(SUFFIXES)} files in it")
-    return images, [path for path in files if path.suffix.lower() not in SUFFIXES]
+    if others := [path.name for path in files if path.suffix.lower() not in SUFFIXES]:
+        named = ", ".join(others[:_MAX_NAMED])
+        more = f" and {len(others) - _MAX_NAMED} more" if len(others) > _MAX_NAMED else ""
+        count = "1 file" if len(others) == 1 else f"{len(others)} files"
+        logging.warning("%s: passed over %s of other kinds: %s%s", folder, count, named, more)
+    return images
 
 
 def _checked_kind(data: bytes, name: str, most_pixels: int, trusted: bool) -> str:
-    """Pillow's name for the kind of a file that its decoder may be given."""
+    """Pillow's name of the kind of a file that is safe to decode."""
     if not data:
         raise UserError(f"{name} is empty; replace it with a {image_kinds.NAMES} image")
     kind = image_kinds.kind_of(data)
@@ -422,29 +383,29 @@ def _checked_kind(data: bytes, name: str, most_pixels: int, trusted: bool) -> st
 
 
 class _Bounded(io.BytesIO):
-    """A file that may be read so many times."""
+    """A file with a limited number of reads."""
 
     _reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads += 1
-        if self._reads > _MOST_READS:
+        if self._reads > _MAX_READS:
             raise OSError("it has too many pieces")
         return super().read(size)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says."""
-    image.load()  # EXIF may come behind the pixels.
+    """Applies the EXIF orientation."""
+    image.load()  # EXIF may follow the pixels.
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # Of whatever kind, it does not spoil the picture.
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow's EXIF reader fails in many ways, which must not prevent decoding.
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _profile(image: Image.Image, chunks: dict[bytes, bytes], data: bytes) -> bytes | None:
-    """The ICC profile of an image as Pillow opened it, or one that stands for what it states."""
+    """The ICC profile of an opened image, or one made from its other statements."""
     if image.format == "PNG":
         return image_color.png_profile(chunks)
     profile = image.info.get("icc_profile")
@@ -460,23 +421,26 @@ def _profile(image: Image.Image, chunks: dict[bytes, bytes], data: bytes) -> byt
 
 
 def _states_adobe(image: Image.Image) -> bool:
-    """Whether EXIF says Adobe RGB as cameras do (DCF 2.0): uncalibrated, by option R03."""
+    """True for Adobe RGB in EXIF, as of cameras (DCF 2.0): uncalibrated, with option R03."""
     if image.mode != "RGB" or "exif" not in image.info:
         return False
     try:
         exif = image.getexif()
         stated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
         return stated == _UNCALIBRATED and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
-    except Exception:  # Of whatever kind, it does not spoil the picture.
+    except Exception:  # As above.
         return False
 
 
-def _to_arrays(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turns any Pillow mode of the kinds that are read into uint8 sRGB and alpha."""
+def _to_arrays(
+    image: Image.Image, profile: bytes | None
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Converts an image to uint8 sRGB and alpha; the last value is True if nothing changes."""
+    original = image
     transparency = image.info.get("transparency")
     alpha = None
     if image.mode.startswith("I;16"):
-        # Gray of 16 bits, which Pillow's convert() clips at 255.
+        # 16-bit gray, which Pillow's convert() clips at 255.
         wide = np.asarray(image).astype(np.uint16)
         if transparency is not None:
             alpha = np.where(wide == transparency, 0, 255).astype(np.uint8)
@@ -485,18 +449,19 @@ def _to_arrays(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, n
         rgba = np.array(image.convert("RGBA"))
         alpha = rgba[..., 3].copy()
         if profile is None:
-            return np.ascontiguousarray(rgba[..., :3]), alpha
+            return np.ascontiguousarray(rgba[..., :3]), alpha, False
         gray = image.mode in ("1", "L", "LA")
         image = Image.fromarray(np.ascontiguousarray(rgba[..., 0] if gray else rgba[..., :3]))
     if profile is not None:
         if image.mode not in ("L", "RGB", "CMYK", "LAB"):
             image = image.convert("L" if image.mode == "1" else "RGB")
         image = image_color.to_srgb(image, profile)
-    return np.array(image.convert("RGB")), alpha
+    unchanged = image is original and image.mode in ("L", "RGB")
+    return np.array(image.convert("RGB")), alpha, unchanged
 
 
 def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Bands of rows of an image, so that what is computed of one at a time takes little memory."""
+    """Bands of rows, so that intermediate results take little memory."""
     rows = max(1, _BAND_PIXELS // shape[1])
     return (slice(first, first + rows) for first in range(0, shape[0], rows))
 
@@ -506,6 +471,6 @@ def _too_large(name: str, most_pixels: int) -> UserError:
 
 
 def _one_line(error: Exception) -> str:
-    """The reason alone: an OSError's own text would repeat the path."""
+    """The reason only; an OSError's own text repeats the path."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(reason.split())

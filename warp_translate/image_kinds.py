@@ -1,4 +1,4 @@
-"""Which kind of image a file is, by its first bytes, and whether it may be given to its decoder."""
+"""Recognizes image formats by their first bytes, and refuses files made to overload a decoder."""
 
 import functools
 import struct
@@ -11,10 +11,10 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".heic", ".heif"),
     *(".tif", ".tiff", ".bmp", ".gif"),
 )
-"""The file names that count as images, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 NAMES = "JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF"
-"""The kinds that are read, for messages."""
+"""The supported formats, for messages."""
 
 _SIGNATURES = (
     *((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF87a", "GIF")),
@@ -22,21 +22,21 @@ _SIGNATURES = (
 )
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"}
 
-# Within a JPEG's scan these two bytes do not follow each other. libjpeg goes over the whole image
-# for every scan, of which pictures have ten.
-_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100
+# These two bytes do not occur within a scan. libjpeg processes the whole image for every scan, of
+# which photographs have ten.
+_START_OF_SCAN, _MAX_SCANS = b"\xff\xda", 100
 
-# AVIF's decoder unpacks up to 268 million pixels whatever the header says, and scales them to that
-# size; libtiff writes what is wrong with a file to stderr and waits if nobody reads that.
+# AVIF's decoder unpacks up to 268 million pixels whatever the size in the header; libtiff writes
+# problems to stderr, and blocks if nobody reads it.
 _OF_TRUSTED_FILES = ("AVIF", "TIFF")
 
 # Pillow makes a Python number of every value of a TIFF tag that is not of bytes.
-_MOST_VALUES, _BYTE_TYPES = 1 << 18, {1, 2, 6, 7}
+_MAX_VALUES, _BYTE_TYPES = 1 << 18, {1, 2, 6, 7}
 _TILE_WIDTH, _TILE_LENGTH, _SHORT = 322, 323, 3
 
 
 def kind_of(data: bytes) -> str | None:
-    """Pillow's name for the kind of an image file, or None if it is none that is read."""
+    """Pillow's name of the format of a file, or None if it is not supported."""
     for signature, kind in _SIGNATURES:
         if data.startswith(signature):
             return kind
@@ -53,26 +53,24 @@ def kind_of(data: bytes) -> str | None:
 
 
 def check(data: bytes, kind: str, name: str, most_pixels: int, trusted: bool) -> None:
-    """Refuses what would take a decoder long or much memory whatever the size in the header.
+    """Refuses files that take much time or memory whatever the size in their header.
 
     Args:
       data: the file.
-      kind: what `kind_of` says.
-      name: what errors call the image.
-      most_pixels: of an image, and so of a tile of it.
+      kind: from `kind_of`.
+      name: of the image in errors.
+      most_pixels: of a tile.
       trusted: False for a file of a stranger.
 
     Raises:
-      UserError: it is refused.
+      UserError: the file is refused.
     """
-    if kind == "JPEG" and data.count(_START_OF_SCAN) > _MOST_SCANS:
-        raise UserError(f"{name} has more than {_MOST_SCANS} scans; save it as a plain JPEG")
+    if kind == "JPEG" and data.count(_START_OF_SCAN) > _MAX_SCANS:
+        raise UserError(f"{name} has more than {_MAX_SCANS} scans; save it as a plain JPEG")
     if kind == "TIFF":
         _check_tiff(data, name, most_pixels)
     if kind in _OF_TRUSTED_FILES and not trusted:
-        raise UserError(
-            f"{name} is of the kind {kind}, which is not taken here; send a JPEG or PNG"
-        )
+        raise UserError(f"{name}: {kind} is not accepted here; send a JPEG or PNG")
     if kind == "HEIF" and not _reads_heif():
         raise UserError(
             f"{name} is a HEIC image, which needs another package: pip install "
@@ -88,20 +86,20 @@ def _check_tiff(data: bytes, name: str, most_pixels: int) -> None:
         (count,) = struct.unpack_from(f"{order}H", data, start)
         for place in range(start + 2, start + 2 + 12 * count, 12):
             tag, type_, values = struct.unpack_from(f"{order}HHI", data, place)
-            if values > _MOST_VALUES and type_ not in _BYTE_TYPES:
+            if values > _MAX_VALUES and type_ not in _BYTE_TYPES:
                 raise UserError(f"{name} has too many pieces; save it as a plain TIFF or PNG")
             if tag in (_TILE_WIDTH, _TILE_LENGTH):
                 form = "H" if type_ == _SHORT else "I"
                 (sides[tag],) = struct.unpack_from(order + form, data, place + 8)
     except struct.error:
-        return  # It is damaged, as the decoder says.
+        return  # The decoder will report the damage.
     if sides.get(_TILE_WIDTH, 0) * sides.get(_TILE_LENGTH, 0) > most_pixels:
         raise UserError(f"{name} has tiles of more than {most_pixels} pixels; scale it down first")
 
 
 @functools.cache
 def _reads_heif() -> bool:
-    """Whether Pillow reads HEIC, which it is taught here."""
+    """Registers Pillow's HEIC decoder; False if it is not installed."""
     try:
         import pillow_heif
     except ImportError:

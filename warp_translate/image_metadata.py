@@ -1,63 +1,53 @@
-"""What is kept of an image file beside its pixels: the resolution and harmless EXIF."""
+"""Metadata of image files: resolution and EXIF, without private tags unless requested."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import ExifTags, Image
+from PIL import Image
+from PIL.ExifTags import IFD, Base
 
 Kept = Literal["drop", "safe", "all"]
 """How much metadata is kept.
 
 - "drop": nothing.
-- "safe": DPI and standard EXIF tags, without the location, serial numbers and the owner's name.
-- "all": these as well.
+- "safe": DPI and standard EXIF tags except location, serial numbers and the owner's name.
+- "all": these, too.
 
-Thumbnails, makers' notes, XMP and IPTC are always dropped: a thumbnail shows the picture before
-translation, and the others may hold anything, the location among it.
+Thumbnails, maker notes, XMP and IPTC are always dropped: a thumbnail shows the image before
+translation, and the others may hold private data.
 """
 
-# Descriptions of the first directory. In a TIFF file it holds the layout of the pixels as well.
-_MAIN_TAGS = frozenset(
-    {
-        *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
-        *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
-        *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
-        *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
-        *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
-        *(ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
-    }
-)
-# Of the tags that the EXIF standard defines for its own directory, those that are no longer true
-# of the picture that is written, or that cannot be moved.
-_PHOTO_TAGS = range(0x829A, 0xA501)
-_UNTRUE_TAGS = frozenset(
-    {
-        *(ExifTags.Base.MakerNote, ExifTags.Base.RelatedSoundFile),
-        *(ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight),
-        *(ExifTags.IFD.Interop, ExifTags.Base.Gamma),
-    }
-)
-_PRIVATE_TAGS = frozenset(
-    {
-        *(ExifTags.Base.CameraOwnerName, ExifTags.Base.ImageUniqueID),
-        *(ExifTags.Base.BodySerialNumber, ExifTags.Base.LensSerialNumber),
-    }
-)
+# Descriptions in the first directory, which in TIFF files also holds the pixel layout.
+_MAIN_TAGS = {
+    *(Base.ImageDescription, Base.Make, Base.Model, Base.XResolution, Base.YResolution),
+    *(Base.ResolutionUnit, Base.Software, Base.DateTime, Base.Artist, Base.HostComputer),
+    *(Base.Copyright, Base.Rating, Base.XPTitle, Base.XPComment, Base.XPAuthor),
+    *(Base.XPKeywords, Base.XPSubject),
+}
+_PHOTO_TAGS = range(0x829A, 0xA501)  # EXIF's own directory.
+# Those that do not hold for the written image, or cannot be moved.
+_INVALID_TAGS = {
+    *(Base.MakerNote, Base.RelatedSoundFile, Base.ExifImageWidth, Base.ExifImageHeight),
+    *(IFD.Interop, Base.Gamma),
+}
+_PRIVATE_TAGS = {
+    *(Base.CameraOwnerName, Base.ImageUniqueID, Base.BodySerialNumber, Base.LensSerialNumber),
+}
 _SRGB, _INCH = 1, 2
 _PER_INCH = {_INCH: 1.0, 3: 2.54}
-_MOST_BYTES = 65_000  # A JPEG segment holds 65,533.
-_MOST_DPI = 65_535  # As in a JPEG header.
+_MAX_BYTES = 65_000  # A JPEG segment holds 65,533.
+_MAX_DPI = 65_535  # As in a JPEG header.
 
 
 @dataclass(frozen=True)
 class Metadata:
-    r"""What is written beside the pixels.
+    r"""Metadata to write beside the pixels.
 
     Attributes:
-      dpi: pixels per inch, horizontal and vertical; None if the file does not say.
-      exif: an EXIF block beginning with ``Exif\0\0``; None if nothing is kept. Its orientation is
-        upright and its color space sRGB, as `image_files` returns pixels.
+      dpi: pixels per inch, horizontal and vertical; None if unknown.
+      exif: an EXIF block beginning with ``Exif\0\0``, upright and in sRGB as the pixels of
+        `image_io`; None if nothing is kept.
     """
 
     dpi: tuple[float, float] | None = None
@@ -65,51 +55,35 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image, kept: Kept) -> Metadata:
-    """Reads the metadata of an image that has been loaded.
-
-    Args:
-      image: as Pillow opened it.
-      kept: what is wanted.
-
-    Returns:
-      The metadata; what cannot be read is left out.
-    """
+    """Reads the metadata of a loaded image; leaves out unreadable parts."""
     if kept == "drop":
         return Metadata()
-    # Pillow's EXIF reader fails in many ways, and none of them spoils the picture.
     try:
         exif = image.getexif()
         block = _exif_block(exif, kept)
-    except Exception:
+    except Exception:  # Pillow's EXIF reader fails in many ways.
         exif, block = Image.Exif(), None
     return Metadata(_dpi(image, exif), block)
 
 
 def exif_with_dpi(metadata: Metadata) -> bytes | None:
-    """EXIF that holds the DPI too, for a format that has no other place for it.
-
-    Args:
-      metadata: of an image.
-
-    Returns:
-      An EXIF block, or None if there is nothing to say.
-    """
+    """An EXIF block with the DPI, for formats without another place for it; None if empty."""
     if metadata.dpi is None:
         return metadata.exif
     exif = Image.Exif()
     if metadata.exif is not None:
         exif.load(metadata.exif)
-    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = metadata.dpi
-    exif[ExifTags.Base.ResolutionUnit] = _INCH
+    exif[Base.XResolution], exif[Base.YResolution] = metadata.dpi
+    exif[Base.ResolutionUnit] = _INCH
     return exif.tobytes()
 
 
 def _dpi(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
     found = image.info.get("dpi")
-    named = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+    named = exif.get(Base.XResolution), exif.get(Base.YResolution)
     if image.format == "JPEG" and None in named and not image.info.get("jfif_unit"):
         return None  # Pillow's default of 72.
-    unit = exif.get(ExifTags.Base.ResolutionUnit, _INCH)
+    unit = exif.get(Base.ResolutionUnit, _INCH)
     if found is None and None not in named and unit in _PER_INCH:
         found = named
         scale = _PER_INCH[unit]
@@ -119,32 +93,32 @@ def _dpi(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
         across, down = (scale * float(value) for value in found or ())
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    # Of a TIFF file that says nothing Pillow says 1.
-    usable = all(math.isfinite(value) and 1 < value <= _MOST_DPI for value in (across, down))
+    # Pillow says 1 for a TIFF file without a resolution.
+    usable = all(math.isfinite(value) and 1 < value <= _MAX_DPI for value in (across, down))
     return (across, down) if usable else None
 
 
 def _exif_block(found: Image.Exif, kept: Kept) -> bytes | None:
-    """EXIF written anew from the tags that are kept."""
+    """A new EXIF block with the kept tags."""
     fresh = Image.Exif()
     for tag, value in found.items():
         if tag in _MAIN_TAGS:
             fresh[tag] = value
-    left_out = _UNTRUE_TAGS if kept == "all" else _UNTRUE_TAGS | _PRIVATE_TAGS
+    dropped = _INVALID_TAGS if kept == "all" else _INVALID_TAGS | _PRIVATE_TAGS
     photo = {
         tag: value
-        for tag, value in found.get_ifd(ExifTags.IFD.Exif).items()
-        if tag in _PHOTO_TAGS and tag not in left_out
+        for tag, value in found.get_ifd(IFD.Exif).items()
+        if tag in _PHOTO_TAGS and tag not in dropped
     }
-    if ExifTags.Base.ColorSpace in photo:
-        photo[ExifTags.Base.ColorSpace] = _SRGB
+    if Base.ColorSpace in photo:
+        photo[Base.ColorSpace] = _SRGB
     if photo:
-        fresh[ExifTags.IFD.Exif] = photo
-    if kept == "all" and (location := found.get_ifd(ExifTags.IFD.GPSInfo)):
-        fresh[ExifTags.IFD.GPSInfo] = location
+        fresh[IFD.Exif] = photo
+    if kept == "all" and (location := found.get_ifd(IFD.GPSInfo)):
+        fresh[IFD.GPSInfo] = location
     if not fresh:
         return None
-    if ExifTags.Base.Orientation in found:
-        fresh[ExifTags.Base.Orientation] = 1
+    if Base.Orientation in found:
+        fresh[Base.Orientation] = 1
     block = fresh.tobytes()
-    return block if len(block) <= _MOST_BYTES else None
+    return block if len(block) <= _MAX_BYTES else None

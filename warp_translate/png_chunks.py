@@ -1,7 +1,7 @@
-"""PNG files without what does not concern their pixels, for a reader that such pieces can upset.
+"""Strips PNG files of chunks that do not affect their pixels.
 
-Pillow refuses a file for a long text, a long color profile or a wrong checksum in a chunk that
-does not matter, as other readers do not, and it does not check the pixels' checksums.
+Unlike other readers, Pillow refuses files for a long text, a long color profile or a wrong checksum
+in an ancillary chunk, and does not verify the checksums of the pixels.
 """
 
 import struct
@@ -13,11 +13,10 @@ from PIL import PngImagePlugin
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 COLOR = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
-"""The chunks that say what the colors are."""
+"""Chunks that define the colors."""
 
-_MOST_CHUNKS = 1 << 17
-# What Pillow reads the resolution and the orientation from. The transparency is part of the
-# picture: the reader judges it.
+_MAX_CHUNKS = 1 << 17
+# Transparency, resolution and orientation.
 _KEPT = (b"tRNS", b"pHYs", b"eXIf")
 _LENGTHS = {b"pHYs": 9}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
@@ -26,12 +25,12 @@ _KEPT_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 @dataclass(frozen=True)
 class PlainPng:
-    """A PNG file that holds the first picture and little else.
+    """A PNG file reduced to its first image.
 
     Attributes:
       data: the file.
       color: contents of the chunks in `COLOR`, by name.
-      damaged: names of the chunks that were left out because their checksum is wrong.
+      damaged: names of the dropped chunks with a wrong checksum.
     """
 
     data: bytes
@@ -40,16 +39,13 @@ class PlainPng:
 
 
 def plain(data: bytes) -> PlainPng:
-    """Leaves out animation, comments and unknown chunks, and those of wrong checksum.
+    """Drops animation, comments, unknown ancillary chunks, and ones with a wrong checksum.
 
     Args:
-      data: a PNG file, as far as it goes.
-
-    Returns:
-      The file; the very data if nothing is to be left out.
+      data: a PNG file, perhaps cut short.
 
     Raises:
-      ValueError: the checksum of a chunk of the picture is wrong, or there are too many chunks.
+      ValueError: the checksum of a critical chunk is wrong, or there are too many chunks.
     """
     view = memoryview(data)
     kept: list[tuple[int, int]] = []
@@ -62,13 +58,13 @@ def plain(data: bytes) -> PlainPng:
         if end > len(data) or not name.isalpha():
             break
         count += 1
-        if count > _MOST_CHUNKS:
+        if count > _MAX_CHUNKS:
             raise ValueError("it has too many pieces")
         whole = zlib.crc32(view[place + 4 : end - 4]) == struct.unpack_from(">I", data, end - 4)[0]
         if not whole and (name[:1].isupper() or name == b"tRNS"):
             raise ValueError(f"the checksum of its {name.decode()} chunk is wrong")
         body = view[place + 8 : end - 4]
-        if not _concerns_picture(name, body) or not whole:
+        if not _is_needed(name, body) or not whole:
             kept.append((begin, place))
             begin = end
             if not whole:
@@ -84,14 +80,14 @@ def plain(data: bytes) -> PlainPng:
     return PlainPng(b"".join(view[start:stop] for start, stop in kept), color, damaged)
 
 
-def _concerns_picture(name: bytes, body: memoryview) -> bool:
+def _is_needed(name: bytes, body: memoryview) -> bool:
     if name in _TEXTS:
         return _is_kept_text(name, bytes(body))
     return name[:1].isupper() or (name in _KEPT and _LENGTHS.get(name, len(body)) == len(body))
 
 
 def _is_kept_text(name: bytes, body: bytes) -> bool:
-    """Whether a text is one that Pillow shall read, and not longer than it reads."""
+    """True for a text with EXIF or XMP that is short enough for Pillow."""
     if not body.startswith(_KEPT_TEXTS):
         return False
     _, _, text = body.partition(b"\0")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate.data.domains import open_domains
+from warp_translate.data.sources import open_domains
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
 from warp_translate.image_io import read_image

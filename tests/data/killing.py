@@ -1,4 +1,4 @@
-"""For processes that look at files: as `inspection.inspect`, but some files kill their reader."""
+"""`inspection.inspect` for tests, where some files kill their reader."""
 
 import os
 from pathlib import Path

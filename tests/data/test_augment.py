@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from warp_translate.data.augment import EvalCrop, JointAugment, jitter_colour
+from warp_translate.data.augment import EvalCrop, JointAugment, jitter_color
 from warp_translate.errors import UserError
 
 
@@ -14,7 +14,7 @@ def pair_of(image):
 
 
 def coordinates(height, width):
-    """An image that tells where each pixel came from: (x, y, 0)."""
+    """An image of the coordinates of its pixels: (x, y, 0)."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x, y, 0 * x], -1).astype(np.uint8)
 
@@ -30,7 +30,7 @@ ALL = JointAugment(
 )
 
 
-def test_both_images_undergo_the_same(rng):
+def test_both_images_get_the_same_augmentation(rng):
     image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     seen = set()
     for _ in range(30):
@@ -42,13 +42,7 @@ def test_both_images_undergo_the_same(rng):
     assert len(seen) == 30
 
 
-def test_randomness_comes_from_the_generator_alone(rng):
-    image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    one, two = (ALL(pair_of(image), np.random.default_rng(7))["source"] for _ in range(2))
-    np.testing.assert_array_equal(one, two)
-
-
-def test_an_image_alone_undergoes_what_it_would_in_a_pair(rng):
+def test_an_image_is_augmented_as_in_a_pair_by_the_generator_only(rng):
     image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     together, alone = np.random.default_rng(7), np.random.default_rng(7)
     for _ in range(10):
@@ -60,16 +54,12 @@ def test_an_image_alone_undergoes_what_it_would_in_a_pair(rng):
     )
 
 
-def test_the_input_is_left_alone(rng):
+def test_the_input_does_not_change(rng):
     image = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
     before = image.copy()
     for _ in range(4):
         JointAugment(size=24, load_size=24, colour=0.3)(pair_of(image), rng)
     np.testing.assert_array_equal(image, before)
-
-
-def test_nothing_asked_nothing_done(rng):
-    image = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
     pair = JointAugment(size=24, load_size=24, flip=False)(pair_of(image), rng)
     np.testing.assert_array_equal(pair["source"], image)
 
@@ -118,7 +108,7 @@ def test_shift_moves_the_crop_window_within_the_image(rng):
     assert lefts == set(range(-2, 5))
 
 
-def test_rotation_is_about_the_centre_and_counter_clockwise(rng, monkeypatch):
+def test_rotation_is_about_the_center_and_counterclockwise(rng, monkeypatch):
     image = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
     augment = JointAugment(size=9, load_size=9, flip=False, max_rotation=90)
     monkeypatch.setattr("warp_translate.data.augment.math.radians", lambda _: np.pi / 2)
@@ -127,7 +117,7 @@ def test_rotation_is_about_the_centre_and_counter_clockwise(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_scale_is_about_the_centre(rng, scale):
+def test_scale_is_about_the_center(rng, scale):
     ramp = np.tile((np.arange(21) * 10).astype(np.uint8)[None, :, None], (21, 1, 3))
     augment = JointAugment(size=21, load_size=21, flip=False, scale=(scale, scale))
     out = augment(pair_of(ramp), rng)["source"]
@@ -136,7 +126,7 @@ def test_scale_is_about_the_centre(rng, scale):
 
 
 def test_warp_against_opencv(rng):
-    """The whole geometry at once, against OpenCV's own rotation matrix."""
+    """Scale and rotation at once, with OpenCV's rotation matrix."""
     image = cv2.GaussianBlur(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8), (9, 9), 3)
     augment = JointAugment(size=48, load_size=48, flip=False, scale=(1.2, 1.2), max_rotation=15)
     generator, again = np.random.default_rng(3), np.random.default_rng(3)
@@ -170,7 +160,7 @@ def test_any_shape_becomes_square(rng, shape):
         assert (pair["source"] == 77).all()
 
 
-def test_colour_keeps_white_and_changes_the_rest(rng):
+def test_color_jitter_keeps_white(rng):
     image = np.full((8, 8, 3), 255, np.uint8)
     image[2:6, 2:6] = [200, 120, 60]
     augment = JointAugment(size=8, load_size=8, colour=0.5)
@@ -185,7 +175,7 @@ def test_colour_keeps_white_and_changes_the_rest(rng):
     assert (channels > 5).all()
 
 
-def test_shuffled_channels_are_permutations_in_all_orders_and_as_often_as_asked(rng):
+def test_channels_are_shuffled_uniformly_with_the_given_probability(rng):
     image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     by_order = {
         order: image[..., list(order)].tobytes() for order in itertools.permutations(range(3))
@@ -205,22 +195,22 @@ def test_shuffled_channels_are_permutations_in_all_orders_and_as_often_as_asked(
     assert 340 < unchanged < 460 and min(others) > 15
 
 
-def test_colour_against_real_numbers(rng):
+def test_color_jitter_matches_float64(rng):
     image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     matrix = np.eye(3) + rng.uniform(-0.2, 0.2, (3, 3))
     exact = np.clip(255 - (255.0 - image) @ matrix.T, 0, 255)
-    assert np.abs(jitter_colour(image, matrix) - exact).max() <= 1
-    np.testing.assert_array_equal(jitter_colour(image, np.eye(3)), image)
+    assert np.abs(jitter_color(image, matrix) - exact).max() <= 1
+    np.testing.assert_array_equal(jitter_color(image, np.eye(3)), image)
 
 
-def test_eval_crop_is_the_centre():
+def test_eval_crop_is_the_center():
     crop = EvalCrop(10)(pair_of(coordinates(10, 15)))
     assert crop["source"][0, 0].tolist() == [2, 0, 0]
     crop = EvalCrop(10)(pair_of(coordinates(14, 10)))
     assert crop["target"][0, 0].tolist() == [0, 2, 0]
 
 
-def test_refusals(rng):
+def test_wrong_arguments_are_refused(rng):
     for wrong in (
         {"load_size": 15},
         {"size": 0},

@@ -1,4 +1,4 @@
-"""Folders laid out in every way that is known, and in some that are not."""
+"""Folders in every known layout, and in some unknown ones."""
 
 import zlib
 from pathlib import Path
@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warp_translate.data.domain_folders import scan_domain_folders
-from warp_translate.data.fitting import fits, remedy
-from warp_translate.data.inventory import Inventory
-from warp_translate.data.paired_layout import scan_pairs
+from warp_translate.data.fitting import fits, likeness, remedy
+from warp_translate.data.folders import scan_named_domains, scan_pairs
 from warp_translate.errors import UserError
 
 
 @pytest.fixture
-def fit(tmp_path):
-    """What a folder with such images fits; a size stands behind a name.
+def fit(tmp_path, inspected):
+    """Fits of a folder with such images; a name may be followed by a size.
 
-    Files of one name show the same, unless they are to be strangers.
+    Files of one name show the same, unless they are strangers.
     """
 
     def of(*files, strangers=False):
@@ -29,22 +27,18 @@ def fit(tmp_path):
             cells = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(cells).resize((width, height)).save(tmp_path / name)
-        inventory = Inventory(tmp_path, ":memory:")
-        inventory.scan()
-        inventory.look(0, lambda count: None)
-        found = fits(inventory), remedy(inventory)
-        inventory.close()
-        return found
+        inventory = inspected(tmp_path)
+        return fits(inventory), remedy(inventory)
 
     return of
 
 
 @pytest.mark.parametrize("side", ["train{}", "train/{}"])
-def test_equal_names_are_pairs_if_they_show_the_same(fit, side):
+def test_equal_names_are_pairs_if_the_images_are_similar(fit, side):
     found, _ = fit(*(f"{side.format(each)}/{n}.png" for each in "AB" for n in range(5)))
     assert [each.name for each in found][:2] == ["paired_folder", "unpaired_folder"]
     assert found[0].title.endswith(
-        "an image looks more like its partner than like 100% of the others"
+        "an image is more similar to its partner than to 100% of the others"
     )
     assert not any(each.obstacles for each in found[:2])
     assert [each.tested for each in found][:2] == [(1,), (1, 1)]
@@ -55,10 +49,10 @@ def test_numbered_images_of_two_domains_are_no_pairs(fit, side):
     files = (f"{side.format(each)}/{n}.png" for each in "AB" for n in range(20))
     found, _ = fit(*files, strangers=True)
     assert [each.name for each in found][:2] == ["unpaired_folder", "paired_folder"]
-    assert "names are equal, but an image looks more like its partner than like" in found[0].title
+    assert "names are equal, but an image is more similar to its partner than to" in found[0].title
 
 
-def test_one_pair_tells_nothing_and_is_too_few(fit):
+def test_one_pair_is_too_few_to_compare(fit):
     found, _ = fit("trainA/x.png", "trainB/x.png")
     assert [each.name for each in found] == ["unpaired_folder", "paired_folder"]
     assert "too few images can be compared" in found[0].title
@@ -67,7 +61,7 @@ def test_one_pair_tells_nothing_and_is_too_few(fit):
     ]
 
 
-def test_a_folder_of_test_images_without_any_is_an_obstacle(fit, tmp_path):
+def test_an_empty_test_folder_is_an_obstacle(fit, tmp_path):
     for side in "AB":
         (tmp_path / f"test{side}").mkdir()
     found, _ = fit(*(f"train{side}/{n}.png" for side in "AB" for n in range(3)))
@@ -80,7 +74,7 @@ def test_domains_of_other_names_have_no_pairs(fit):
     assert found[0].arguments == ("experiments/cycle.py",)
 
 
-def test_pairs_with_a_gap_say_what_is_missing(fit):
+def test_missing_partners_are_obstacles(fit):
     files = [
         *("trainA/1.png", "trainA/2.png", "trainA/3.png", "trainB/1.png", "trainB/2.png=9x8"),
         *("testA/1.png", "valA/1.png", "valB/1.png"),
@@ -93,14 +87,14 @@ def test_pairs_with_a_gap_say_what_is_missing(fit):
     assert "testA has no partner testB/ beside it" in found[1].obstacles[0]
 
 
-def test_names_that_are_there_twice_are_an_obstacle_as_training_has_it(fit, tmp_path):
+def test_ambiguous_names_are_the_error_of_training(fit, tmp_path):
     found, _ = fit(*(f"train{side}/{n}.png" for side in "AB" for n in range(2)), "trainB/1.jpg")
     with pytest.raises(UserError, match="differ in the suffix only") as error:
         scan_pairs(tmp_path)
     assert found[0].obstacles == (str(error.value),)
 
 
-def test_strips_are_known_by_their_shape(fit):
+def test_strips_are_recognized_by_shape(fit):
     found, _ = fit("train/a/1.png=16x8", "train/b/2.png=32x16", "test/3.png=8x4")
     assert [(each.name, each.obstacles) for each in found] == [("paired_folder", ())]
     assert "strips" in found[0].title
@@ -108,7 +102,7 @@ def test_strips_are_known_by_their_shape(fit):
     assert found[0].name == "domain_folders"
 
 
-def test_images_of_another_shape_are_strips_only_if_the_user_says_so(fit, tmp_path):
+def test_images_of_another_shape_are_an_obstacle(fit, tmp_path):
     found, _ = fit("train/1.png=16x9", "train/2.png=15x9")
     assert [each.name for each in found] == ["paired_folder"]
     assert "1.png of 16x9 for instance; put the pairs into trainA/" in found[0].obstacles[0]
@@ -121,27 +115,64 @@ def test_folders_are_domains(fit):
     found, _ = fit("pear/1.png", "pear/2.png", "apple/1.png", "plum/1.png", "plum/2.png")
     assert found[0].name == "domain_folders"
     assert found[0].arguments[1] == "classifier.domains=apple,pear,plum"
-    assert "apple holds 1 image, but one has to be held out" in found[0].obstacles[0]
+    assert "apple holds 1 image and no test split" in found[0].obstacles[0]
 
 
-def test_domains_within_splits_want_all_of_them(fit, tmp_path):
+def test_a_domain_missing_in_test_is_the_error_of_training(fit, tmp_path):
     found, _ = fit("train/pear/1.png", "train/apple/1.png", "test/pear/1.png")
     assert found[0].name == "domain_folders"
     with pytest.raises(UserError, match="no folder apple/; add it, or name other") as error:
-        scan_domain_folders(tmp_path, ("apple", "pear"))
+        scan_named_domains(tmp_path, ("apple", "pear"))
     assert found[0].obstacles == (str(error.value),)
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (("1.png", "2.png"), "All images lie in one folder"),
+        (("1.png", "2.png"), "All images are in one folder"),
         (("1.png=16x8", "2.png=8x4"), "/train && mv "),
         (("trainA/1.png",), "trainB/ is missing"),
         (("trainB/1.png",), "trainA/ is missing"),
         (("pictures/1.png",), "two domains:"),
     ],
 )
-def test_what_fits_nothing_is_told_how_it_should_be(fit, files, said):
-    found, told = fit(*files)
-    assert found == [] and said in told
+def test_unknown_layouts_get_a_remedy(fit, files, said):
+    found, text = fit(*files)
+    assert found == [] and said in text
+
+
+@pytest.fixture
+def looks(rng):
+    return rng.integers(-(2**63), 2**63 - 1, 40)
+
+
+def test_the_share_equals_a_direct_count(looks):
+    pairs = [(int(a), int(b)) for a, b in zip(looks[:7], looks[7:14], strict=True)]
+
+    def distance(a, b):
+        return ((a ^ b) & (2**64 - 1)).bit_count()
+
+    shares = [
+        np.mean(
+            [
+                (distance(a, other) > distance(a, own))
+                + (distance(a, other) == distance(a, own)) / 2
+                for j, (_, other) in enumerate(pairs)
+                if j != i
+            ]
+        )
+        for i, (a, own) in enumerate(pairs)
+    ]
+    found = likeness(pairs)
+    assert found[0] == pytest.approx(np.mean(shares), abs=1e-12)
+
+
+def test_pairs_are_significant_and_strangers_are_not(looks):
+    changed = looks ^ np.array([0b1011 << (n % 60) for n in range(40)])
+    pairs = list(zip(looks.tolist(), changed.tolist(), strict=True))
+    share, significant = likeness(pairs)
+    assert significant and share > 0.99
+    assert likeness(pairs[:2])[1]
+    strangers = list(zip(looks.tolist(), np.roll(changed, 1).tolist(), strict=True))
+    assert not likeness(strangers)[1]
+    assert likeness(pairs[:1]) is None

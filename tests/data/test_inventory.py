@@ -1,4 +1,4 @@
-"""What is found in folders whose every file is known."""
+"""Inventories of folders with known files."""
 
 import os
 
@@ -15,7 +15,7 @@ from warp_translate.errors import UserError
 
 
 def picture(path, seed=0, size=(16, 12), mode="RGB", **options):
-    """A picture of its own for each seed; the same one at any size."""
+    """Writes the image of a seed, the same at any size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     image = Image.fromarray(cells).resize(size, Image.Resampling.NEAREST)
@@ -24,20 +24,12 @@ def picture(path, seed=0, size=(16, 12), mode="RGB", **options):
 
 
 @pytest.fixture
-def opened(root):
-    made = []
-
+def opened(root, inspected):
     def open_(store=":memory:", workers=0):
-        inventory = Inventory(root, store)
-        made.append(inventory)
-        inventory.scan()
         told = []
-        inventory.look(workers, told.append)
-        return inventory, told
+        return inspected(root, store, workers, told.append), told
 
-    yield open_
-    for inventory in made:
-        inventory.close()
+    return open_
 
 
 @pytest.fixture
@@ -73,7 +65,7 @@ def test_counts_sizes_and_kinds_by_part(opened, root):
     assert sum(told) == 4
 
 
-def test_what_cannot_be_read_is_named_with_its_reason_and_the_rest_is_there(opened, root):
+def test_unreadable_images_are_named_with_the_reason(opened, root):
     picture(root / "a/good.png")
     whole = picture(root / "a/cut.jpg", 1, (200, 200)).read_bytes()
     (root / "a/cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -87,7 +79,7 @@ def test_what_cannot_be_read_is_named_with_its_reason_and_the_rest_is_there(open
     assert inventory.parts() == [Part("a", 4, 1, sum(p.stat().st_size for p in root.rglob("*.*")))]
 
 
-def test_equal_pictures_are_found_in_any_format_and_across_splits(opened, root):
+def test_copies_are_found_in_any_format_and_across_splits(opened, root):
     picture(root / "trainA/1.png", 1)
     picture(root / "trainA/2.png", 2)
     picture(root / "trainA/3.webp", 2, lossless=True)
@@ -106,7 +98,7 @@ def test_equal_pictures_are_found_in_any_format_and_across_splits(opened, root):
     assert alike.example == ("testB/2.jpg", "trainB/2.png")
 
 
-def test_pictures_of_one_colour_are_equal_to_their_like_only(root):
+def test_images_of_one_color_are_alike_only_if_equal(root):
     looks = []
     for value in (10, 200):
         path = root / f"{value}.png"
@@ -116,7 +108,7 @@ def test_pictures_of_one_colour_are_equal_to_their_like_only(root):
     assert looks[0].pixels != looks[1].pixels
 
 
-def test_what_was_looked_at_is_not_looked_at_again(opened, root, tmp_path, monkeypatch):
+def test_unchanged_images_are_not_inspected_again(opened, root, tmp_path, monkeypatch):
     for number in range(3):
         picture(root / f"a/{number}.png", number)
     store = tmp_path / "data.sqlite"
@@ -132,8 +124,8 @@ def test_what_was_looked_at_is_not_looked_at_again(opened, root, tmp_path, monke
     assert inventory.sizes().width[0] == 5
 
 
-def test_work_that_was_cut_short_goes_on(opened, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(inventories, "_LOOKED_AT_AT_ONCE", 2)
+def test_interrupted_work_resumes(opened, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(inventories, "_INSPECTED_AT_ONCE", 2)
     for number in range(5):
         picture(root / f"{number}.png", number)
     store = tmp_path / "data.sqlite"
@@ -147,11 +139,11 @@ def test_work_that_was_cut_short_goes_on(opened, root, tmp_path, monkeypatch):
         inventory.look(0, stop)
     inventory.close()
     _, told = opened(store)
-    assert told == [2, 1], "the two that were done are not done again"
+    assert told == [2, 1]
 
 
 @pytest.mark.full
-def test_processes_find_what_one_finds_and_survive_what_kills_them(opened, root, monkeypatch):
+def test_many_processes_find_the_same_and_survive_killed_readers(opened, root, monkeypatch):
     for number in range(70):
         picture(root / f"a/{number}.png", number)
     alone = opened()[0].parts()
@@ -166,11 +158,14 @@ def test_processes_find_what_one_finds_and_survive_what_kills_them(opened, root,
     assert inventory.parts()[0].readable == 70
 
 
-def test_a_store_of_another_folder_is_refused(root, tmp_path):
+def test_an_inventory_of_another_folder_or_version_is_refused(root, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     Inventory(root, tmp_path / "data.sqlite").close()
     with pytest.raises(UserError, match=r"is the inventory of .*root; choose another --output"):
         Inventory(tmp_path / "other", tmp_path / "data.sqlite")
+    monkeypatch.setattr(inventories, "_VERSION", b"next")
+    with pytest.raises(UserError, match="is the inventory of another version of this program"):
+        Inventory(root, tmp_path / "data.sqlite")
 
 
 def found(inventory):
@@ -183,7 +178,7 @@ def found(inventory):
 
 
 @pytest.mark.parametrize("flips", [20, pytest.param(400, marks=pytest.mark.full)])
-def test_no_flipped_bit_of_a_store_goes_unnoticed(opened, root, tmp_path, flips):
+def test_every_flipped_bit_of_an_inventory_is_noticed(opened, root, tmp_path, flips):
     for side in "AB":
         for number in range(5):
             picture(root / f"train{side}/{number}.png", number, (12 + number, 20))
@@ -209,7 +204,7 @@ def test_no_flipped_bit_of_a_store_goes_unnoticed(opened, root, tmp_path, flips)
             inventory.close()
 
 
-def test_a_damaged_store_is_put_aside_and_begun_anew(opened, root, tmp_path, caplog):
+def test_a_damaged_inventory_is_kept_aside_and_rebuilt(opened, root, tmp_path, caplog):
     picture(root / "a/1.png")
     store = tmp_path / "data.sqlite"
     opened(store)[0].close()
@@ -221,7 +216,7 @@ def test_a_damaged_store_is_put_aside_and_begun_anew(opened, root, tmp_path, cap
     assert f"{store} is damaged (file is not a database): it is kept as" in caplog.messages[0]
 
 
-def test_examples_are_spread_over_the_part(opened, root):
+def test_examples_are_evenly_spread(opened, root):
     for number in range(9):
         picture(root / f"a/{number}.png", number)
     (root / "a/0.png").write_bytes(b"")
@@ -230,7 +225,7 @@ def test_examples_are_spread_over_the_part(opened, root):
     assert len(inventory.examples("a", 20)) == 8
 
 
-def test_names_that_are_no_text_are_kept(opened, root):
+def test_names_of_any_bytes_are_kept(opened, root):
     path = os.fsencode(root) + b"/\xff.png"
     picture(root / "x.png")
     os.rename(root / "x.png", path)
@@ -239,7 +234,7 @@ def test_names_that_are_no_text_are_kept(opened, root):
     assert os.fsencode(inventory.examples(".", 1)[0]) == path
 
 
-def test_a_store_that_is_full_is_one_line(opened, root, tmp_path):
+def test_a_full_disk_is_an_error(opened, root, tmp_path):
     for number in range(300):
         (root / f"{number:0200}.png").touch()
     store = tmp_path / "data.sqlite"
@@ -252,13 +247,6 @@ def test_a_store_that_is_full_is_one_line(opened, root, tmp_path):
     inventory.close()
 
 
-def test_a_store_of_another_version_is_refused(root, tmp_path, monkeypatch):
-    Inventory(root, tmp_path / "data.sqlite").close()
-    monkeypatch.setattr(inventories, "_VERSION", b"next")
-    with pytest.raises(UserError, match="is the inventory of another version of this program"):
-        Inventory(root, tmp_path / "data.sqlite")
-
-
 @pytest.mark.parametrize(
     ("name", "split", "domain"),
     [
@@ -268,12 +256,12 @@ def test_a_store_of_another_version_is_refused(root, tmp_path, monkeypatch):
         ("train", "train", None),
         (".", "", None),
         ("apple", "", "apple"),
-        # No splits, though they begin or end like one.
+        # No splits, despite the prefix.
         ("trainBA", "", "trainBA"),
         ("trains", "", "trains"),
         ("testC", "", "testC"),
     ],
 )
-def test_the_name_of_a_part_says_its_split_and_domain(name, split, domain):
+def test_the_name_of_a_part_gives_split_and_domain(name, split, domain):
     part = Part(name, 1, 1, 1)
     assert (part.split, part.domain) == (split, domain)

@@ -1,4 +1,4 @@
-"""Lists made of folders leave out what spoils a training."""
+"""Lists of folders leave out images that cannot be trained on."""
 
 import csv
 
@@ -8,7 +8,6 @@ from PIL import Image
 
 from warp_translate.data import lists
 from warp_translate.data.fitting import fits
-from warp_translate.data.inventory import Inventory
 from warp_translate.data.listing import Shares, write_list
 from warp_translate.errors import UserError
 
@@ -25,16 +24,13 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def list_of(root, tmp_path):
-    def make(**shares):
-        inventory = Inventory(root, ":memory:")
-        inventory.scan()
-        inventory.look(0, lambda count: None)
+def list_of(root, tmp_path, inspected):
+    """Writes list.csv of a folder or list; returns its rows."""
+
+    def make(source=root, **shares):
+        inventory = inspected(source)
         path = tmp_path / "list.csv"
-        try:
-            counts = write_list(path, inventory, fits(inventory)[0], Shares(**shares))
-        finally:
-            inventory.close()
+        counts = write_list(path, inventory, fits(inventory)[0], Shares(**shares))
         with open(path, newline="") as text:
             rows = list(csv.reader(text))
         assert sum(counts.values()) == len(rows) - 1
@@ -43,7 +39,7 @@ def list_of(root, tmp_path):
     return make
 
 
-def test_pairs_that_are_none_are_left_out(list_of, root):
+def test_invalid_pairs_are_left_out(list_of, root):
     for side in "AB":
         for number in range(4):
             picture(root / f"train{side}/{number}.png", number)
@@ -61,7 +57,7 @@ def test_pairs_that_are_none_are_left_out(list_of, root):
     ]
 
 
-def test_images_that_are_tested_with_are_not_trained_on(list_of, root):
+def test_copies_of_test_images_are_left_out_of_train(list_of, root):
     for side in "AB":
         for number in range(3):
             picture(root / f"train{side}/{side}{number}.png", number + 10 * ord(side))
@@ -76,7 +72,7 @@ def test_images_that_are_tested_with_are_not_trained_on(list_of, root):
     assert len(rows) == 1 + 3 + 4
 
 
-def test_copies_are_in_one_split_and_names_do_not_matter(list_of, root):
+def test_copies_are_in_one_split_whatever_their_names(list_of, root):
     for number in range(40):
         picture(root / f"pear/{number}.png", number)
         picture(root / f"apple/{number}.png", 1000 + number)
@@ -91,7 +87,7 @@ def test_copies_are_in_one_split_and_names_do_not_matter(list_of, root):
     assert all(again[name.replace("pear", "birne")] == split for name, split in splits.items())
 
 
-def test_groups_by_path_are_not_parted(list_of, root):
+def test_groups_by_path_stay_in_one_split(list_of, root):
     for number in range(60):
         picture(root / f"pear/{number % 12}_{number}.png", number)
         picture(root / f"apple/{number % 12}_{number}.png", 1000 + number)
@@ -103,7 +99,7 @@ def test_groups_by_path_are_not_parted(list_of, root):
     assert {split for splits in by_group.values() for split in splits} == {"train", "test"}
 
 
-def test_copies_in_other_groups_are_not_trained_on(list_of, root):
+def test_copies_of_test_images_in_other_groups_are_left_out(list_of, root):
     for number in range(20):
         picture(root / f"pear/{number}_a.png", number)
         picture(root / f"pear/{(number + 1) % 20}_copy.png", number)
@@ -116,48 +112,37 @@ def test_copies_in_other_groups_are_not_trained_on(list_of, root):
         found = [splits.get(copy) for copy in copies]
         parted += None in found
         assert set(found) != {"train", "test"} and set(found) != {None}
-    assert parted, "else it tells nothing"
+    assert parted
 
 
-def test_the_groups_of_a_list_are_not_parted(root, tmp_path):
+def test_groups_of_a_list_stay_in_one_split(list_of, root, tmp_path):
     lines = ["file,domain,group"]
     for number in range(60):
         for kind in ("pear", "apple"):
             picture(root / f"{kind}{number}.png", 1000 * len(kind) + number)
             lines.append(f"root/{kind}{number}.png,{kind},{number % 12}")
     (tmp_path / "grouped.csv").write_text("\n".join(lines) + "\n")
-    inventory = Inventory(tmp_path / "grouped.csv", ":memory:")
-    inventory.scan()
-    inventory.look(0, lambda count: None)
-    write_list(tmp_path / "split.csv", inventory, fits(inventory)[0], Shares(test=0.3))
-    inventory.close()
     by_group = {}
-    for entry in lists.read(tmp_path / "split.csv"):
-        number = int("".join(filter(str.isdigit, entry.files[0].stem)))
-        by_group.setdefault(number % 12, set()).add(entry.split)
+    for name, _, split in list_of(tmp_path / "grouped.csv", test=0.3)[1:]:
+        number = int("".join(filter(str.isdigit, name)))
+        by_group.setdefault(number % 12, set()).add(split)
     assert len(by_group) == 12 and all(len(splits) == 1 for splits in by_group.values())
     assert {split for splits in by_group.values() for split in splits} == {"train", "test"}
 
 
-def test_a_list_of_a_list_says_the_same(list_of, root, tmp_path):
+def test_a_list_of_a_list_is_equal(list_of, root, tmp_path, inspected):
     for number in range(3):
         picture(root / f"train/pear/{number}.png", number)
         picture(root / f"train/apple/{number}.png", 10 + number)
     for kind in ("pear", "apple"):
         picture(root / f"test/{kind}/x.png", len(kind))
     rows = list_of()
-    inventory = Inventory(tmp_path / "list.csv", ":memory:")
-    inventory.scan()
-    inventory.look(0, lambda count: None)
-    ways = fits(inventory)
+    ways = fits(inspected(tmp_path / "list.csv"))
     assert [way.name for way in ways] == ["unpaired_folder", "domain_folders"]
-    write_list(tmp_path / "again.csv", inventory, ways[0], Shares())
-    inventory.close()
-    with open(tmp_path / "again.csv", newline="") as text:
-        assert sorted(csv.reader(text)) == sorted(rows)
+    assert sorted(list_of(tmp_path / "list.csv")) == sorted(rows)
 
 
-def test_nothing_to_test_with_is_an_error_and_leaves_the_old_list(list_of, root, tmp_path):
+def test_an_empty_test_split_is_an_error_and_keeps_the_old_list(list_of, root, tmp_path):
     for number in range(3):
         picture(root / f"pear/{number}.png", number)
         picture(root / f"apple/{number}.png", 10 + number)
@@ -167,7 +152,7 @@ def test_nothing_to_test_with_is_an_error_and_leaves_the_old_list(list_of, root,
     assert len(list(lists.read(tmp_path / "list.csv"))) == 1
 
 
-def test_strips_stay_a_folder(list_of, root):
+def test_strips_cannot_be_listed(list_of, root):
     picture(root / "train/1.png", 1, (16, 8))
     with pytest.raises(UserError, match="holds strips, one file for both images"):
         list_of()

@@ -1,4 +1,4 @@
-"""Lists in place of a folder: what is read of them, what is refused, what is held out."""
+"""Lists: reading, errors, and held-out images."""
 
 import collections
 
@@ -6,15 +6,13 @@ import pytest
 from PIL import Image
 
 from warp_translate.data import lists
-from warp_translate.data.domains import open_domains
-from warp_translate.data.labelled import open_labelled
-from warp_translate.data.sources import open_pairs, prepare
+from warp_translate.data.sources import open_domains, open_labelled, open_pairs, prepare
 from warp_translate.errors import UserError
 
 
 @pytest.fixture
 def listed(tmp_path):
-    """Writes a list and the files that it names, each of a grey of its own."""
+    """Writes a list and its files, each of another gray."""
 
     def write(text, *, files=True):
         path = tmp_path / "list.csv"
@@ -41,10 +39,10 @@ in/1.png,out/three.png,val
 """
 
 
-def test_pairs_are_those_of_the_lines_in_their_order(listed, tmp_path):
-    layout = lists.scan_pair_list(listed(PAIRS))
+def test_pairs_are_in_the_order_of_the_lines(listed, tmp_path):
+    layout = lists.scan_pairs(listed(PAIRS))
     found = {
-        split: [(pair.a.relative_to(tmp_path).as_posix(), pair.b.name) for pair in pairs]
+        split: [(a.relative_to(tmp_path).as_posix(), b.name) for a, b in pairs]
         for split, pairs in layout.splits.items()
     }
     assert found == {
@@ -77,10 +75,11 @@ def domain_list(count, *, split=False, group=False):
     return "\n".join([head, *lines, ""])
 
 
-def test_of_two_domains_a_is_the_first_in_the_alphabet(listed, tmp_path):
+def test_a_is_the_alphabetically_first_domain(listed, tmp_path):
     layout = lists.scan_two_domains(listed(domain_list(3, split=True)))
     assert {
-        name: [f"{f.parent.name}/{f.name}" for f in files] for name, files in layout.splits.items()
+        name: [f"{file.parent.name}/{file.name}" for (file,) in examples]
+        for name, examples in layout.splits.items()
     } == {
         "trainA": ["apple/1.png", "apple/2.png"],
         "trainB": ["pear/1.png", "pear/2.png"],
@@ -94,7 +93,7 @@ def test_of_two_domains_a_is_the_first_in_the_alphabet(listed, tmp_path):
     assert found.test_b[0][0, 0, 0] == 3, "apples have 0 to 2, pears 3 to 5"
 
 
-def test_domains_of_a_list_are_taken_by_name(listed, tmp_path):
+def test_domains_of_a_list_are_chosen_by_name(listed, tmp_path):
     path = listed(domain_list(3, split=True) + "plum/1.png,plum,train\n")
     found = open_labelled("domain_folders", tmp_path / "made", ("pear", "apple"), root=path)
     assert [each[0][0, 0, 0] for each in found.test] == [3, 0]
@@ -104,7 +103,7 @@ def test_domains_of_a_list_are_taken_by_name(listed, tmp_path):
         lists.scan_two_domains(path)
 
 
-def test_without_a_split_a_tenth_is_held_out_and_stays_so_as_the_list_grows(listed):
+def test_held_out_images_stay_so_as_the_list_grows(listed):
     before = lists.scan_two_domains(listed(domain_list(200)))
     after = lists.scan_two_domains(listed(domain_list(300)))
     assert before.held_out
@@ -115,24 +114,24 @@ def test_without_a_split_a_tenth_is_held_out_and_stays_so_as_the_list_grows(list
         assert len(before.splits[f"train{side}"]) == 200 - len(held)
 
 
-def test_groups_are_not_parted(listed):
+def test_groups_stay_together(listed):
     layout = lists.scan_two_domains(listed(domain_list(60, group=True)))
     for side in "AB":
         people = [
-            {int(file.stem) // 4 for file in layout.splits[f"{split}{side}"]}
+            {int(file.stem) // 4 for (file,) in layout.splits[f"{split}{side}"]}
             for split in ("train", "test")
         ]
         assert people[1] and not people[0] & people[1]
 
 
-def test_of_few_at_least_one_is_held_out_and_one_stays(listed):
+def test_of_two_images_one_is_held_out(listed):
     layout = lists.scan_two_domains(listed(domain_list(2)))
     assert {name: len(files) for name, files in layout.splits.items()} == dict.fromkeys(
         ("trainA", "trainB", "testA", "testB"), 1
     )
 
 
-def test_shares_are_kept_over_many_names():
+def test_splits_approximate_the_shares():
     found = collections.Counter(lists.split_of(str(n), 0.2, 0.3) for n in range(4000))
     assert abs(found["test"] - 800) < 100 and abs(found["val"] - 1200) < 120
     assert lists.split_of("x", 0.0) == "train" and lists.split_of("x", 1.0) == "test"
@@ -143,45 +142,45 @@ def test_shares_are_kept_over_many_names():
     [
         ("", "has the columns of an empty file: a list of pairs has source,target and one of dom"),
         ("a,b\n1.png,2.png\n", "has the columns a, b: a list of pairs has source,target"),
-        ("source,target,size\n", "has columns that mean nothing here, size"),
+        ("source,target,size\n", "has unknown columns, size"),
         ("source,target\n1.png,\n", "line 2: target is empty"),
-        ("source,target\n1.png\n", "line 2: it has not as many values as there are columns"),
-        ("source,target\n1.png,2.png,3.png\n", "line 2: it has not as many values"),
+        ("source,target\n1.png\n", "line 2: the number of values is not that of the columns"),
+        ("source,target\n1.png,2.png,3.png\n", "line 2: the number of values"),
         ("source,target,split\n1.png,2.png,tset\n", "line 2: split 'tset' is none of train, val"),
         ("source,target\n1.png,2.pcx\n", "line 2: 2.pcx is none of .png"),
         ("source,target\n", "lists no image"),
-        ("source,target\n1.png,2.png\n", "has no test split and 1 file or group to hold out of"),
+        ("source,target\n1.png,2.png\n", "has no test split, and 1 file or group to hold out of"),
         ("source,target,split\n1.png,2.png,test\n", "has no line whose split is train"),
         (
             "source,target,split\n1.png,2.png,train\n3.png,4.png,\n",
-            "line 3: it has no split, and others have one",
+            "line 3: split is empty, unlike in other lines",
         ),
-        ("file,domain\n1.png,a\n", "is a list of domains; this training takes one with source,"),
+        ("file,domain\n1.png,a\n", "is a list of domains; this training needs one with source,"),
     ],
 )
-def test_mistakes_name_the_line_and_the_remedy(listed, text, said):
+def test_errors_name_the_line_and_the_remedy(listed, text, said):
     with pytest.raises(UserError) as error:
-        lists.scan_pair_list(listed(text))
+        lists.scan_pairs(listed(text))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_files_that_are_not_there_are_counted(listed):
-    with pytest.raises(UserError, match=r"2 of the files are not there, .*2.png of line 2 for"):
+def test_missing_files_are_counted(listed):
+    with pytest.raises(UserError, match=r"2 files are missing, .*2.png of line 2 for"):
         path = listed("source,target\n1.png,2.png\n3.png,4.png\n")
         for name in ("2.png", "3.png"):
             (path.parent / name).unlink()
-        lists.scan_pair_list(path)
+        lists.scan_pairs(path)
     with pytest.raises(UserError, match=r"nowhere.csv cannot be read as a list \(No such file"):
-        lists.scan_pair_list("nowhere.csv")
+        lists.scan_pairs("nowhere.csv")
 
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "list.csv").write_bytes("source,target\nä.png,b.png\n".encode("latin-1"))
     with pytest.raises(UserError, match="of line 2 for instance; is the list saved as UTF-8"):
-        lists.scan_pair_list(tmp_path / "list.csv")
+        lists.scan_pairs(tmp_path / "list.csv")
 
 
-def test_whatever_a_file_is_called_is_read_back(tmp_path):
+def test_file_names_may_be_any_bytes(tmp_path):
     names = ["\r.png", "a\r\nb.png", " .png", "\udcff.png", 'q"uote.png', "a,b.png"]
     for name in names:
         (tmp_path / name).touch()
@@ -194,7 +193,7 @@ def test_whatever_a_file_is_called_is_read_back(tmp_path):
     assert found == [("c.png", "x")] * 2
 
 
-def test_a_list_is_written_whole_or_not_at_all(tmp_path):
+def test_a_list_is_written_atomically(tmp_path):
     path = tmp_path / "list.csv"
     assert lists.write(path, ("file", "domain"), [("a,b.png", "x"), ("c.png", "y")]) == 2
     assert [entry.files[0].name for entry in lists.read(path)] == ["a,b.png", "c.png"]

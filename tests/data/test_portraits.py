@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from warp_translate.data.domains import open_domains
 from warp_translate.data.portraits import OLD_FROM, YOUNG_UP_TO, scan_portraits
+from warp_translate.data.sources import open_domains
 from warp_translate.errors import UserError
 from warp_translate.image_io import write_image
 
@@ -32,12 +32,15 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("domains", EXPECTED)
-def test_everybody_of_a_domain_is_in_one_split(tmp_path, people, domains):
+def test_everyone_of_a_domain_is_in_one_split(tmp_path, people, domains):
     layout = scan_portraits(tmp_path, domains)
     assert layout.splits.keys() == {"trainA", "trainB", "testA", "testB"}
     for letter, belongs in zip("AB", EXPECTED[domains], strict=True):
         members = [tmp_path / file for file, sex, age in people if belongs(sex, age)]
-        train, test = (layout.splits[f"{split}{letter}"] for split in ("train", "test"))
+        train, test = (
+            tuple(path for (path,) in layout.splits[f"{split}{letter}"])
+            for split in ("train", "test")
+        )
         assert sorted(train + test) == sorted(members)
         assert len(test) == round(len(members) / 5)
         assert list(train) == sorted(train)
@@ -47,16 +50,18 @@ def test_thresholds_leave_a_gap(tmp_path, people):
     assert OLD_FROM - YOUNG_UP_TO >= 15
     layout = scan_portraits(tmp_path, "old_young")
     age = {tmp_path / file: age for file, _, age in people}
-    assert min(age[path] for split in ("trainA", "testA") for path in layout.splits[split]) == 56
-    assert max(age[path] for split in ("trainB", "testB") for path in layout.splits[split]) == 34
+    ages = {side: [] for side in "AB"}
+    for split, examples in layout.splits.items():
+        ages[split[-1]] += [age[path] for (path,) in examples]
+    assert min(ages["A"]) == 56 and max(ages["B"]) == 34
 
 
 def test_the_split_follows_from_the_names(tmp_path, people):
     before = scan_portraits(tmp_path, "male_female").splits
     write_table(tmp_path, people[::-1])
     assert scan_portraits(tmp_path, "male_female").splits == before
-    # Whoever is trained on may go without a change to the test.
-    gone = before["trainA"][0].relative_to(tmp_path).as_posix()
+    # Removing a training image does not change the test.
+    gone = before["trainA"][0][0].relative_to(tmp_path).as_posix()
     write_table(tmp_path, [person for person in people if person[0] != gone])
     after = scan_portraits(tmp_path, "male_female").splits
     assert after["testA"] == before["testA"] and after["trainA"] == before["trainA"][1:]
@@ -68,7 +73,7 @@ def test_prepared(tmp_path, people):
     assert min(int(image.min()) for s in (old_young.train_a, old_young.test_a) for image in s) == 56
     assert max(int(image.max()) for s in (old_young.train_b, old_young.test_b) for image in s) == 34
     assert old_young.train_a[0].shape == (2, 3, 3)
-    # The same files in other domains are another set.
+    # Other domains of the same files are another set.
     men_women = open_domains("portraits", tmp_path / "data", root=tmp_path, domains="male_female")
     assert len(men_women.train_a) == len(men_women.train_b) == 24
 

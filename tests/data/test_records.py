@@ -1,4 +1,4 @@
-"""Records whose bytes are damaged on the disk: named, retried, passed over, counted."""
+"""Damaged records are named, retried, skipped and counted."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ import pytest
 
 from tests.damage import damage_picture
 from warp_translate.data import pipeline, records
-from warp_translate.data.records import Skipped, Skipping, UnreadableRecord
+from warp_translate.data.records import PreparedImages, Skipped, Skipping, UnreadableRecord
 from warp_translate.data.sources import open_pairs, prepare
 from warp_translate.data.tfds_folder import open_tfds_folder
 from warp_translate.errors import UserError
@@ -52,14 +52,14 @@ def test_a_damaged_record_is_named_with_its_set_and_the_others_are_read(prepared
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "checksums.json"])
-def test_a_flipped_bit_of_what_describes_a_set_is_told(prepared, tmp_path, name):
+def test_a_flipped_bit_in_the_description_of_a_set_is_an_error(prepared, tmp_path, name):
     path = Path(prepared.data_dir) / name
     whole = path.read_bytes()
     for place in range(0, len(whole), len(whole) // 20):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 7
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"what was prepared of paired_folder in .* is damaged"):
+        with pytest.raises(UserError, match=r"the prepared set paired_folder in .* is damaged"):
             prepare("paired_folder", tmp_path / "sets", root=tmp_path / "root")
         with pytest.raises(UserError, match=rf"{path.parent}.*(is damaged|holds no prepared set)"):
             open_tfds_folder(path.parent)
@@ -68,8 +68,8 @@ def test_a_flipped_bit_of_what_describes_a_set_is_told(prepared, tmp_path, name)
 
 
 @pytest.mark.full
-def test_no_flipped_bit_of_a_shard_changes_a_picture(prepared, monkeypatch):
-    """array_record has checksums of every record, and finds none where its index is damaged."""
+def test_no_flipped_bit_of_a_shard_changes_an_image(prepared, monkeypatch):
+    """array_record has checksums of every record; a damaged index makes records missing."""
     monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
     pairs = open_pairs(prepared, "test")
     truth = [pairs[number]["target"] for number in range(2)]
@@ -86,7 +86,7 @@ def test_no_flipped_bit_of_a_shard_changes_a_picture(prepared, monkeypatch):
                 np.testing.assert_array_equal(pairs[number]["target"], truth[number])
 
 
-def test_training_goes_on_with_the_record_behind_it_and_tells_once(prepared, monkeypatch):
+def test_training_substitutes_the_next_record_and_reports_once(prepared, monkeypatch):
     monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
     whole = open_pairs(prepared, "train")
     expected = [whole[number]["source"] for number in range(len(whole))]
@@ -104,7 +104,7 @@ def test_training_goes_on_with_the_record_behind_it_and_tells_once(prepared, mon
     assert skipped.news() == []
 
 
-def test_batches_are_the_same_again_where_a_record_is_damaged(prepared, monkeypatch):
+def test_resumed_batches_are_the_same_in_spite_of_a_damaged_record(prepared, monkeypatch):
     monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
     damage(prepared, "train", 20)
 
@@ -118,15 +118,17 @@ def test_batches_are_the_same_again_where_a_record_is_damaged(prepared, monkeypa
     np.testing.assert_array_equal(batches(0)[5:], batches(5))
 
 
-def test_a_set_whose_file_is_gone_is_given_up(prepared, monkeypatch):
+def test_a_missing_file_of_a_set_is_an_error(prepared, monkeypatch):
     monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
     shard(prepared, "train").unlink()
     pairs = Skipping(open_pairs(prepared, "train"), Skipped())
-    with pytest.raises(UserError, match=r"2 of the 40 records .* No such file .*is prepared anew"):
+    with pytest.raises(
+        UserError, match=r"2 of the 40 records .* No such file .*prepare the set anew"
+    ):
         pairs[7]
 
 
-def test_evaluation_never_counts_another_picture_in_place_of_one(prepared, monkeypatch):
+def test_evaluation_never_substitutes_a_record(prepared, monkeypatch):
     monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
     damage(prepared, "test", 0)
     with pytest.raises(UnreadableRecord, match="split test"):
@@ -134,7 +136,7 @@ def test_evaluation_never_counts_another_picture_in_place_of_one(prepared, monke
 
 
 class Slow:
-    """Records of which one is not there at first, as on a file system that answers late."""
+    """Records that fail once, as on a slow file system."""
 
     split = "train"
 
@@ -148,13 +150,13 @@ class Slow:
         return {"number": number}
 
 
-def test_what_fails_once_is_read_again(monkeypatch):
+def test_a_record_that_fails_once_is_retried(monkeypatch):
     monkeypatch.setattr(records, "_SECONDS_BEFORE_RETRY", 0.0)
     assert records.read_record(Slow(), 3) == {"number": 3}
 
 
 def test_many_threads_count_a_record_once():
-    """One of 300 that 8 threads ask for at the same time."""
+    """8 threads read one of 300 records at the same time."""
     barrier = threading.Barrier(8)
 
     class Source:
@@ -164,7 +166,7 @@ def test_many_threads_count_a_record_once():
         def __getitem__(self, number):
             if number == 5:
                 barrier.wait(10)
-                raise UnreadableRecord("record 5 is damaged", "mend it")
+                raise UnreadableRecord("record 5 is damaged", "fix it")
             return number
 
     skipped = Skipped()
@@ -178,8 +180,18 @@ def test_many_threads_count_a_record_once():
     assert found == [6] * 8 and skipped.counts() == {"data/skipped": 1.0}
 
 
-def test_news_of_many_are_short():
+def test_many_skipped_records_are_reported_in_two_lines():
     skipped = Skipped()
     for number in range(7):
         skipped.add(f"record {number}")
     assert skipped.news() == ["record 0", "and 6 more records cannot be read"]
+
+
+def test_images_are_the_chosen_records_in_the_chosen_order():
+    found = [{"left": np.full(3, i), "right": np.full(3, -i)} for i in range(5)]
+    images = PreparedImages(found, "right", [3, 0, 4])
+    assert len(images) == 3
+    assert [int(image[0]) for image in images] == [-3, 0, -4]  # Ends with IndexError.
+    for index in (-1, 3):
+        with pytest.raises(IndexError, match=f"{index} is not within the 3"):
+            images[index]

@@ -10,10 +10,12 @@ import pytest
 from tensorflow_datasets.core import constants
 
 from warp_translate import storage
-from warp_translate.data import folder_preparation, paired_folder
-from warp_translate.data.sources import open_pairs, prepare
+from warp_translate.data import builders, preparation, shards
+from warp_translate.data.sources import open_domains, open_labelled, open_pairs, prepare
 from warp_translate.errors import UserError
 from warp_translate.image_io import write_image
+
+DOMAINS = ("pear", "apple", "plum")  # Deliberately not in alphabetical order.
 
 
 @pytest.fixture
@@ -26,29 +28,51 @@ def root(tmp_path, rng):
     return tmp_path / "root"
 
 
+def write(root, folder, count, value):
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        write_image(root / folder / f"{number}.png", np.full((6, 8, 3), value + number, np.uint8))
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Three domains in train and test."""
+    for place, domain in enumerate(DOMAINS):
+        write(tmp_path / "named", f"train/{domain}", 3 + place, 50 * place)
+        write(tmp_path / "named", f"test/{domain}", 2, 50 * place + 20)
+    return tmp_path / "named"
+
+
+def values(source):
+    return [int(image[0, 0, 0]) for image in source]
+
+
 @pytest.mark.parametrize(
-    ("name", "hint"),
+    ("open_", "name", "arguments", "message"),
     [
-        ("openmoji_gendr", "did you mean openmoji_gender?"),
-        ("paired-folder", "did you mean paired_folder?"),
-        ("zzz", "use one of openmoji_gender, paired_folder"),
+        (prepare, "openmoji_gendr", {}, "did you mean openmoji_gender"),
+        (prepare, "openmoji_gender", {}, "needs size"),
+        (prepare, "openmoji_gender", {"size": 32, "root": "r"}, "takes no root"),
+        (prepare, "paired_folder", {}, "needs root"),
+        (prepare, "paired_folder", {"size": 32, "root": "r"}, "takes no size, got 32"),
+        (prepare, "unpaired_folder", {"root": "r"}, "has two domains.*paired_folder"),
+        (open_domains, "openmoji_gender", {"size": 32}, "holds pairs"),
+        (open_domains, "openmoji_gender_unpaired", {}, "needs size"),
+        (open_domains, "openmoji_gender_unpaired", {"size": 32, "root": "r"}, "takes no root, got"),
+        (open_domains, "unpaired_folder", {}, "needs root"),
+        (open_domains, "unpaired_folder", {"root": "r", "size": 32}, "takes no size, got 32"),
+        (open_domains, "unpaired_folder", {"root": "r", "domains": "x"}, "takes no domains"),
+        (open_domains, "portraits", {"root": "r"}, "needs domains; .*, male_female or old_young"),
+        (open_domains, "portraits", {"domains": "old_young"}, "needs root"),
+        (open_domains, "cycle_gan/horse2zebra", {"root": "r"}, "takes no root"),
+        (open_labelled, "domain_folders", {"domains": ("a", "b")}, "needs root"),
     ],
 )
-def test_unknown_name(tmp_path, name, hint):
-    with pytest.raises(UserError) as error:
-        prepare(name, tmp_path)
-    assert repr(name) in str(error.value) and hint in str(error.value)
-
-
-def test_arguments_of_the_other_set_are_refused(tmp_path, root):
-    with pytest.raises(UserError, match="needs a size"):
-        prepare("openmoji_gender", tmp_path)
-    with pytest.raises(UserError, match="takes no root"):
-        prepare("openmoji_gender", tmp_path, size=32, root=root)
-    with pytest.raises(UserError, match="needs a root"):
-        prepare("paired_folder", tmp_path)
-    with pytest.raises(UserError, match="size 32"):
-        prepare("paired_folder", tmp_path, size=32, root=root)
+def test_unsuitable_arguments_are_refused(tmp_path, open_, name, arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        open_(name, tmp_path, **arguments)
+    assert name in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_default_data_dir(root, tmp_path, monkeypatch):
@@ -63,7 +87,7 @@ def test_default_data_dir(root, tmp_path, monkeypatch):
 def test_open_pairs(root, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):
         builder = prepare("paired_folder", tmp_path / "data", root=root)
-    assert "1 of its 3 pairs are held out" in caplog.text
+    assert "no test split: held out for testing are 1 pairs" in caplog.text
     pairs = open_pairs(builder, "train")
     assert len(pairs) == 2 and len(open_pairs(builder, "test")) == 1
     assert set(pairs[1]) == {"source", "target"}
@@ -75,23 +99,79 @@ def test_open_pairs(root, tmp_path, caplog):
         open_pairs(builder, "val")
 
 
+def test_held_out_images_of_two_domains_are_reported(tmp_path, caplog):
+    write(tmp_path / "root", "trainA", 4, 0)
+    write(tmp_path / "root", "trainB", 2, 0)
+    domains = open_domains("unpaired_folder", tmp_path / "data", root=tmp_path / "root")
+    assert "no test split: held out for testing are 1 images of A, 1 images of B" in caplog.text
+    assert [len(domains.train_a), len(domains.test_a)] == [3, 1]
+    assert [len(domains.train_b), len(domains.test_b)] == [1, 1]
+
+
+def test_named_domains_are_in_the_given_order(tmp_path, named):
+    found = open_labelled("domain_folders", tmp_path / "data", DOMAINS, root=named)
+    assert found.domains == DOMAINS
+    assert [values(each) for each in found.train] == [
+        [0, 1, 2],
+        [50, 51, 52, 53],
+        [100, 101, 102, 103, 104],
+    ]
+    assert [values(each) for each in found.test] == [[20, 21], [70, 71], [120, 121]]
+    two = open_labelled("domain_folders", tmp_path / "data", ("plum", "pear"), root=named)
+    assert [values(each) for each in two.test] == [[120, 121], [20, 21]]
+
+
+def test_a_tenth_of_named_domains_without_test_folders_is_held_out(tmp_path, caplog):
+    for place, domain in enumerate(DOMAINS):
+        write(tmp_path / "root", domain, 2 if place else 20, 60 * place)
+    found = open_labelled("domain_folders", tmp_path / "data", DOMAINS, root=tmp_path / "root")
+    assert [len(each) for each in found.test] == [2, 1, 1]
+    for place, (train, test) in enumerate(zip(found.train, found.test, strict=True)):
+        everything = sorted(values(train) + values(test))
+        assert everything == list(range(60 * place, 60 * place + (2 if place else 20)))
+    assert "held out for testing are 2 of pear, 1 of apple, 1 of plum" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        (("pear",), "give two different names or more"),
+        (("pear", "pear"), "give two different names or more"),
+        (("pear", "fig"), r"train holds apple/, pear/, plum/, but no folder fig/"),
+    ],
+)
+def test_wrong_names_of_domains(tmp_path, named, domains, message):
+    with pytest.raises(UserError, match=message):
+        open_labelled("domain_folders", tmp_path / "data", domains, root=named)
+
+
+def test_pairs_and_two_domains_have_labels_too(openmoji_dir):
+    pairs = open_labelled("openmoji_gender", openmoji_dir, ("man", "woman"), size=32)
+    assert [len(each) for each in (*pairs.train, *pairs.test)] == [382, 382, 103, 103]
+    assert (pairs.train[0][0] != pairs.train[1][0]).any()
+    parted = open_labelled("openmoji_gender_unpaired", openmoji_dir, ("man", "woman"), size=32)
+    np.testing.assert_array_equal(parted.test[1][5], pairs.test[1][5])
+    with pytest.raises(
+        UserError, match="domains of openmoji_gender are man, woman, got 'woman, man'"
+    ):
+        open_labelled("openmoji_gender", openmoji_dir, ("woman", "man"), size=32)
+
+
 @pytest.mark.parametrize("left", [(), ("features.json",)])
-def test_what_is_left_of_a_prepared_set_is_not_taken_for_whole(root, tmp_path, left):
+def test_an_incomplete_prepared_set_is_an_error(root, tmp_path, left):
     builder = prepare("paired_folder", tmp_path / "data", root=root)
     for path in Path(builder.data_dir).iterdir():
         if path.name not in left:
             path.unlink()
-    message = r"what was prepared of paired_folder in .*data is damaged \(.*dataset_info\.json"
+    message = r"the prepared set paired_folder in .*data is damaged \(.*dataset_info\.json"
     with pytest.raises(UserError, match=message):
         prepare("paired_folder", tmp_path / "data", root=root)
     shutil.rmtree(tmp_path / "data/paired_folder")
-    assert set(prepare("paired_folder", tmp_path / "data", root=root).info.splits) == {
-        "train",
-        "test",
-    }
+    again = prepare("paired_folder", tmp_path / "data", root=root)
+    assert set(again.info.splits) == {"train", "test"}
 
 
-def test_of_a_bucket_the_damaged_copy_is_named_as_well(root, tmp_path, monkeypatch):
+def test_the_damaged_copy_of_a_bucket_is_named(root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     copies = storage.cached("gs://bucket/sets")
     builder = prepare("paired_folder", copies, root=root)
@@ -100,14 +180,12 @@ def test_of_a_bucket_the_damaged_copy_is_named_as_well(root, tmp_path, monkeypat
         prepare("paired_folder", "gs://bucket/sets", root=root)
 
 
-def test_prepares_without_a_word(root, tmp_path, capfd, caplog):
+def test_preparation_prints_nothing(root, tmp_path, capfd, caplog):
     (root / "test").mkdir()
     os.rename(root / "train" / "0.png", root / "test" / "0.png")
     prepare("paired_folder", tmp_path / "data", root=root)
     prepare("paired_folder", tmp_path / "data", root=root)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err == ""
+    assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
 
@@ -118,34 +196,23 @@ def test_unwritable_data_dir(root, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_slower_of_two_uses_the_result_of_the_faster(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_preparation, "_PATIENCE", 0.0)
-    load_pair = paired_folder.load_pair
+@pytest.mark.parametrize(("module", "name"), [(builders, "read_file"), (shards, "plan")])
+def test_the_slower_of_two_processes_uses_the_result_of_the_faster(
+    root, tmp_path, monkeypatch, module, name
+):
+    """The faster one prepares the set while the slower one starts, or reads its first image."""
+    monkeypatch.setattr(preparation, "_PATIENCE", 0.0)
+    monkeypatch.setattr(preparation, "allowed_cores", lambda: 1)
+    original = getattr(module, name)
 
-    def overtaken(files, direction):
-        # Another process prepares the same set while this one reads its first pair.
-        monkeypatch.setattr(paired_folder, "load_pair", load_pair)
+    def overtaken(argument):
+        monkeypatch.setattr(module, name, original)
         prepare("paired_folder", tmp_path / "data", root=root)
-        return load_pair(files, direction)
+        return original(argument)
 
-    monkeypatch.setattr(paired_folder, "load_pair", overtaken)
-    monkeypatch.setattr(folder_preparation, "allowed_cores", lambda: 1)
+    monkeypatch.setattr(module, name, overtaken)
     builder = prepare("paired_folder", tmp_path / "data", root=root)
     assert builder.is_prepared()
-    assert len(open_pairs(builder, "train")) == 2
-    assert not list((tmp_path / "data").rglob("*unfinished*"))
-
-
-def test_overtaken_just_before_it_starts(root, tmp_path, monkeypatch):
-    plan = folder_preparation.plan
-
-    def overtaken(builder):
-        monkeypatch.setattr(folder_preparation, "plan", plan)
-        prepare("paired_folder", tmp_path / "data", root=root)
-        return plan(builder)
-
-    monkeypatch.setattr(folder_preparation, "plan", overtaken)
-    builder = prepare("paired_folder", tmp_path / "data", root=root)
     assert len(open_pairs(builder, "train")) == 2
     assert not list((tmp_path / "data").rglob("*unfinished*"))
 
@@ -159,7 +226,7 @@ def test_a_set_in_a_bucket_is_prepared_once_for_all_machines(root, bucket, tmp_p
 
     # Another machine has no copy yet.
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(folder_preparation, "plan", None)
+    monkeypatch.setattr(shards, "plan", None)
     other = prepare("paired_folder", f"{bucket}/sets", root=f"{bucket}/pairs")
     found = list(open_pairs(other, "train"))
     assert len(found) == 2
@@ -169,11 +236,11 @@ def test_a_set_in_a_bucket_is_prepared_once_for_all_machines(root, bucket, tmp_p
     assert prepare("paired_folder", f"{bucket}/sets", root=f"{bucket}/pairs").is_prepared()
 
 
-def test_a_list_in_a_bucket_is_of_the_pictures_beside_it(root, bucket, tmp_path):
-    pictures = root / "train"
-    lines = [f"{path.name},{path.name}" for path in sorted(pictures.iterdir())]
-    (pictures / "list.csv").write_text("\n".join(["source,target", *lines]))
-    storage.put(pictures, storage.to_path(f"{bucket}/pairs"))
+def test_a_list_in_a_bucket_names_the_images_beside_it(root, bucket, tmp_path):
+    images = root / "train"
+    lines = [f"{path.name},{path.name}" for path in sorted(images.iterdir())]
+    (images / "list.csv").write_text("\n".join(["source,target", *lines]))
+    storage.put(images, storage.to_path(f"{bucket}/pairs"))
     builder = prepare("paired_folder", tmp_path / "data", root=f"{bucket}/pairs/list.csv")
     assert len(open_pairs(builder, "train")) + len(open_pairs(builder, "test")) == 3
 
@@ -190,7 +257,7 @@ assert "tensorflow" not in sys.modules
 """
 
 
-def test_processes_that_prepare_at_once_in_plain_scripts(root, tmp_path):
+def test_two_processes_may_prepare_one_set(root, tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), str(root)]
     runs = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -207,5 +274,4 @@ def test_processes_that_prepare_at_once_in_plain_scripts(root, tmp_path):
 def test_the_folder_of_prepared_sets_may_have_any_name(tmp_path, root, name):
     for _ in range(2):
         builder = prepare("paired_folder", tmp_path / name, root=root)
-        # One of the three strips is held out.
         assert [len(builder.as_data_source(split)) for split in ("train", "test")] == [2, 1]

@@ -74,12 +74,12 @@ COMMAND = Command(
 def main(argv: Sequence[str]) -> None:
     """Prints the report; what prevents training is an error at the end."""
     del argv
-    from warp_translate.data import lists, tfds_folder
+    from warp_translate.data import folders, tfds_folder
     from warp_translate.data.inventory import Inventory
     from warp_translate.experiment.data_report import FolderReport, report_prepared
 
     shares = _shares()
-    if _LIST.value is not None and not lists.is_list(_LIST.value):
+    if _LIST.value is not None and not folders.is_list(_LIST.value):
         raise UserError(f"--list={_LIST.value} must be the name of a .csv file")
     sets = (*names.PAIRED, *names.UNPAIRED, names.LABELLED)
     if _DATA_NAME.value is not None and _DATA_NAME.value not in sets:

@@ -1,6 +1,6 @@
-"""Random crops, flips, warps and colours, the same for all images of an example. Host-side numpy.
+"""Joint random crops, flips, warps and colors for all images of an example, in numpy on the host.
 
-An example holds images by name: the source and the target of a pair, or an image alone.
+An example maps names to images: the source and the target of a pair, or one image.
 """
 
 import math
@@ -28,9 +28,9 @@ def _is_range(value: Any) -> bool:
 class JointAugment:
     """Joint random augmentation for training.
 
-    The images' shorter side is resized to ``load_size``, a window of ``size`` x ``size`` is cut at
-    a random place, and the rest happens to that window, about its centre. Beyond the borders the
-    nearest pixel is repeated.
+    Resizes the shorter side to ``load_size``, crops a random window of ``size`` x ``size``, and
+    applies the rest to that window about its center. Pixels beyond the borders repeat the nearest
+    one.
 
     Raises:
       InvalidSetting: a value is out of its range.
@@ -71,8 +71,8 @@ class JointAugment:
 
         Args:
           example: uint8 [H, W, 3] images of equal size, by name.
-          rng: where all the randomness comes from; how much is drawn does not depend on the
-            number of images.
+          rng: the only source of randomness; the number of draws does not depend on the number of
+            images.
 
         Returns:
           New uint8 [size, size, 3] images, by the same names.
@@ -102,7 +102,7 @@ class JointAugment:
             if mirror:
                 image = cv2.flip(image, 1)
             if self.colour:
-                image = jitter_colour(image, matrix)
+                image = jitter_color(image, matrix)
             if shuffle:
                 image = image[..., order]
             return np.ascontiguousarray(image)
@@ -112,7 +112,7 @@ class JointAugment:
 
 @dataclass(frozen=True)
 class EvalCrop:
-    """Deterministic counterpart of `JointAugment`: shorter side to ``size``, then the centre.
+    """Deterministic counterpart of `JointAugment`: resizes the shorter side, crops the center.
 
     Attributes:
       size: side of the result in pixels.
@@ -143,11 +143,10 @@ class EvalCrop:
         return {name: crop(image) for name, image in example.items()}
 
 
-def jitter_colour(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def jitter_color(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Mixes the channels of an image about white: ``255 - matrix @ (255 - rgb)``.
 
-    One matrix holds brightness, contrast against white and a change of hue. White stays white, so
-    a white background stays one.
+    One matrix covers brightness, contrast against white and a change of hue; white stays white.
 
     Args:
       image: uint8 [H, W, 3].
@@ -156,7 +155,7 @@ def jitter_colour(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [H, W, 3], clipped, within 1 of the exact value.
     """
-    # On the negative, white is 0 and stays exactly that in OpenCV's fixed-point arithmetic.
+    # On the negative, white is 0, which OpenCV's fixed-point arithmetic keeps exactly.
     return cv2.bitwise_not(cv2.transform(cv2.bitwise_not(image), matrix))
 
 
@@ -169,7 +168,7 @@ def _common_shape(example: Mapping[str, np.ndarray]) -> tuple[int, int]:
 
 
 def _resized_shape(shape: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Height and width after the shorter side has become ``shorter``, the ratio kept."""
+    """Height and width once the shorter side is ``shorter``, with the aspect ratio kept."""
     height, width = shape
     least = min(height, width)
     return round(height * shorter / least), round(width * shorter / least)
@@ -179,13 +178,13 @@ def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == shape:
         return image
     shrinks = shape[0] < image.shape[0]
-    # Area averages do not alias when shrinking; cubic stays sharp when enlarging.
+    # Area averages do not alias when shrinking; cubic interpolation stays sharp when enlarging.
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(image, shape[::-1], interpolation=interpolation)
 
 
 def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    """Cuts a square, repeating the border where the square leaves the image."""
+    """Crops a square; pixels outside the image repeat its border."""
     height, width = image.shape[:2]
     over = max(-top, -left, top + size - height, left + size - width, 0)
     if over:
@@ -197,7 +196,7 @@ def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 def _warp(
     image: np.ndarray, top: int, left: int, size: int, scale: float, angle: float
 ) -> np.ndarray:
-    """Cuts a square and scales and turns its content about its centre, in one interpolation.
+    """Crops a square, scaled and rotated about its center in one interpolation.
 
     Args:
       image: uint8 [H, W, 3].
@@ -207,11 +206,11 @@ def _warp(
       scale: above 1 enlarges the content.
       angle: degrees, counter-clockwise.
     """
-    centre = (size - 1) / 2
+    center = (size - 1) / 2
     cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
-    # From the pixels of the result to those of the image: sampling pulls.
+    # Maps pixels of the result to those of the image.
     turn = np.array([[cos, -sin], [sin, cos]])
-    origin = np.array([left + centre, top + centre]) - turn @ [centre, centre]
+    origin = np.array([left + center, top + center]) - turn @ [center, center]
     return cv2.warpAffine(
         image,
         np.column_stack([turn, origin]),

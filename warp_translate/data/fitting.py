@@ -1,50 +1,43 @@
-"""Which data set the files of a folder are, and what is missing where they are none."""
+"""Finds the data sets that the images of a folder can be used as, and what they lack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warp_translate.data import layouts, names
+import numpy as np
+
+from warp_translate.data import names, sources
+from warp_translate.data.folders import SPLITS, STRIP_SHARE
 from warp_translate.data.inventory import Inventory
-from warp_translate.data.likeness import likeness
-from warp_translate.data.paired_layout import SPLITS, STRIP_SHARE, PairedLayout
-from warp_translate.data.unpaired_layout import UnpairedLayout
 from warp_translate.errors import UserError
 
 STRIPS = "strips, A on the left half and B on the right"
-"""What they are called that are one file for two images."""
+"""Title of a fit of one file per pair."""
 
 _PAIR_SHARE = 0.5
-"""Share of images with a partner of the same name that makes all of them pairs, perhaps."""
-_MOST_COMPARED = 256
+"""Share of images with a partner of the same name from which they may be pairs."""
+_MAX_COMPARED = 256
 _DOMAINS = "classifier.domains="
+
+# A match of partners is significant from this share, and this many standard deviations.
+_LEAST_SHARE = 0.6
+_DEVIATIONS = 2.0
+_UNIFORM_DEVIATION = 12**-0.5  # Standard deviation of the uniform distribution on [0, 1].
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to train on a folder.
+    """A way to train on a folder."""
 
-    Attributes:
-      name: of the data set, for ``config.data.name``.
-      title: what the images are taken for.
-      arguments: of ``warp-translate train``, but for the folders.
-      obstacles: what has to be mended before, one line each with the remedy.
-      tested: how many images or pairs are tested with, of each domain; empty where it is unknown.
-    """
-
-    name: str
+    name: str  # Of the data set, for ``config.data.name``.
     title: str
-    arguments: tuple[str, ...]
-    obstacles: tuple[str, ...] = ()
-    tested: tuple[int, ...] = ()
+    arguments: tuple[str, ...]  # Of ``warp-translate train``, without the folders.
+    obstacles: tuple[str, ...] = ()  # Problems to fix first, one line each with the remedy.
+    tested: tuple[int, ...] = ()  # Number of test images of each domain; empty if unknown.
 
 
 def fits(inventory: Inventory) -> list[Fit]:
-    """What the images of a folder can be, the likeliest first; empty where it is nothing known.
-
-    Args:
-      inventory: of the folder, whose images were looked at.
-    """
+    """Returns the possible uses of inspected images, the likeliest first."""
     parts = {part.name for part in inventory.parts()}
     if inventory.of_list:
         return _listed(inventory, parts)
@@ -63,21 +56,21 @@ def fits(inventory: Inventory) -> list[Fit]:
 
 
 def remedy(inventory: Inventory) -> str:
-    """How to lay out a folder that `fits` nothing, in a few lines."""
+    """Describes in a few lines how to lay out a folder that fits no data set."""
     if inventory.of_list:
         return "A list of domains has at least two of them."
     parts = [part.name for part in inventory.parts()]
     root = inventory.root
-    here = f"{root}/*" if parts == ["."] else f"{root}/{parts[0]}/*" if parts else f"{root}/..."
     lines = []
     if len(parts) == 1:
-        lines.append("All images lie in one folder. A training needs two sides:")
+        lines.append("All images are in one folder. Training needs two sides:")
     if "trainA" in parts or "trainB" in parts:
         missing = "trainB" if "trainA" in parts else "trainA"
         lines.append(f"{missing}/ is missing, the other side of the images:")
         lines.append(f"  mkdir {root}/{missing}    and move its images there")
     elif parts and are_strips(inventory):
-        lines.append("They are at least twice as wide as high, as strips are of two images:")
+        here = f"{root}/*" if parts == ["."] else f"{root}/{parts[0]}/*"
+        lines.append("They are at least twice as wide as high, like strips of two images:")
         lines.append(f"  mkdir {root}/train && mv {here} {root}/train/")
     else:
         lines.append(f"  two domains:      {root}/trainA/ and {root}/trainB/, any names")
@@ -88,8 +81,46 @@ def remedy(inventory: Inventory) -> str:
 
 
 def are_strips(inventory: Inventory) -> bool:
-    """Whether the images have the shape of strips, see `paired_layout.is_strip`."""
-    return inventory.strips() >= STRIP_SHARE * max(inventory.count(), 1)
+    """True if the images have the shape of strips, see `folders.is_strip`."""
+    strips = inventory.count("width + 1 >= 2 * height")
+    return strips >= STRIP_SHARE * max(inventory.count(), 1)
+
+
+def checked(fit: Fit, root: Path) -> Fit:
+    """Adds the errors that training would raise before it reads the images of a folder or list."""
+    domains = None
+    if fit.name == names.LABELLED:
+        domains = fit.arguments[1].removeprefix(_DOMAINS).split(",")
+    try:
+        splits = sources.scan(fit.name, root, domains).splits
+    except UserError as error:
+        return replace(fit, obstacles=(str(error), *fit.obstacles))
+    tested = (len(splits[split]) for split in splits if split.startswith("test"))
+    return replace(fit, tested=tuple(tested))
+
+
+def likeness(looks: Sequence[tuple[int, int]]) -> tuple[float, bool] | None:
+    """Compares pairs with other combinations of their images, by Hamming distance of their hashes.
+
+    Args:
+      looks: `inspection.Inspected.look` of both images of each pair.
+
+    Returns:
+      The mean over the images of A of the share of other images of B that are less similar than the
+      partner, about 0.5 if names mean nothing and 1 if they mean everything; and True if it exceeds
+      chance by 0.1 and two standard deviations. None for fewer than two pairs.
+    """
+    count = len(looks)
+    if count < 2:
+        return None
+    hashes = np.array(looks, np.int64).view(np.uint8).reshape(count, 2, 8)
+    first, second = np.moveaxis(np.unpackbits(hashes, axis=2), 1, 0)
+    distances = (first[:, None] != second).sum(axis=2)
+    own = np.diag(distances)[:, None]
+    nearer = (distances > own) + 0.5 * (distances == own)  # Ties count half, so does the partner.
+    share = float((nearer.sum() - 0.5 * count) / (count * (count - 1)))
+    chance = 0.5 + _DEVIATIONS * _UNIFORM_DEVIATION / count**0.5
+    return share, share > max(_LEAST_SHARE, chance)
 
 
 def _listed(inventory: Inventory, parts: set[str]) -> list[Fit]:
@@ -105,20 +136,21 @@ def _listed(inventory: Inventory, parts: set[str]) -> list[Fit]:
 
 
 def _twins(inventory: Inventory, first: str, second: str) -> list[Fit]:
-    """Pairs if most images have a partner of the same name, first if partners look alike."""
+    """Pairs if most names have a partner; the first fit if partners are similar."""
     alone = inventory.unmatched(first, second)
-    parts = {part.name: part.files for part in inventory.parts()}
-    if alone > (1 - _PAIR_SHARE) * (parts[first] + parts[second]):
+    files = sum(part.files for part in inventory.parts() if part.name in (first, second))
+    if alone > (1 - _PAIR_SHARE) * files:
         return [_two_domains(inventory)]
-    found = likeness(inventory.looks(first, second, _MOST_COMPARED))
+    found = likeness(inventory.looks(first, second, _MAX_COMPARED))
     obstacles, title = _unequal(inventory), "pairs, two files of the same name"
     if found is None:
         why = ": too few images can be compared to tell whether equal names mean pairs"
         return [_two_domains(inventory, why), _pairs(inventory, title, obstacles)]
-    nearer = f"an image looks more like its partner than like {found.share:.0%} of the others"
-    if found.telling:
-        return [_pairs(inventory, f"{title}: {nearer}", obstacles), _two_domains(inventory)]
-    why = f": names are equal, but {nearer}, and 50% are chance"
+    share, significant = found
+    similar = f"an image is more similar to its partner than to {share:.0%} of the others"
+    if significant:
+        return [_pairs(inventory, f"{title}: {similar}", obstacles), _two_domains(inventory)]
+    why = f": names are equal, but {similar}, and 50% is chance"
     return [_two_domains(inventory, why), _pairs(inventory, title, obstacles)]
 
 
@@ -133,43 +165,17 @@ def _two_domains(inventory: Inventory, why: str = "") -> Fit:
 
 
 def _for_a_classifier(inventory: Inventory, domains: Sequence[str]) -> Fit:
-    fit = Fit(
-        names.LABELLED,
-        f"{len(domains)} domains for a classifier",
-        ("experiments/classifier.py", f"{_DOMAINS}{','.join(domains)}"),
-    )
+    arguments = ("experiments/classifier.py", f"{_DOMAINS}{','.join(domains)}")
+    fit = Fit(names.LABELLED, f"{len(domains)} domains for a classifier", arguments)
     return checked(fit, inventory.source)
 
 
-def checked(fit: Fit, root: Path) -> Fit:
-    """Adds what training finds in a folder or list before it reads the images.
-
-    Args:
-      fit: what it is taken for.
-      root: the folder or list.
-    """
-    layout: PairedLayout | UnpairedLayout
-    try:
-        if fit.name == names.LABELLED:
-            domains = fit.arguments[1].removeprefix(_DOMAINS).split(",")
-            layout = layouts.scan_labelled(root, domains)
-        elif fit.name == "unpaired_folder":
-            layout = layouts.scan_unpaired(root)
-        else:
-            layout = layouts.scan_paired(fit.name, root)
-    except UserError as error:
-        return replace(fit, obstacles=(str(error), *fit.obstacles))
-    splits = layout.splits
-    tested = (len(splits[split]) for split in splits if split.startswith("test"))
-    return replace(fit, tested=tuple(tested))
-
-
 def _unequal(inventory: Inventory) -> list[str]:
-    """Obstacles of pairs of two sizes."""
+    """Obstacles: pairs of two sizes."""
     found = []
     for split in SPLITS:
-        for first, second in inventory.twins(split):
-            count, pairs = inventory.unequal(first, second)
+        for twins in inventory.twins(split):
+            count, pairs = inventory.unequal(*twins)
             if count:
                 found.append(
                     f"{split}: {count} pairs are of two sizes, {' and '.join(pairs[0])} for "
@@ -179,8 +185,8 @@ def _unequal(inventory: Inventory) -> list[str]:
 
 
 def _odd(inventory: Inventory) -> list[str]:
-    """Obstacles of strips without two equal halves."""
-    count = inventory.odd()
+    """Obstacle: strips without two equal halves."""
+    count = inventory.count("width % 2")
     if not count:
         return []
-    return [f"{count} images have an odd width and no two equal halves; mend or remove them"]
+    return [f"{count} images have an odd width and no two equal halves; fix or remove them"]

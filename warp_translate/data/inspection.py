@@ -1,6 +1,6 @@
-"""What can be said of image files: whether they can be read, their size, and whom they are like.
+"""Reads image files completely: errors, sizes and digests of their content.
 
-Without jax and TFDS, so that many processes that look at files are started fast.
+Imports neither jax nor TFDS, so that reader processes start fast.
 """
 
 import hashlib
@@ -10,9 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,23 +21,22 @@ from warp_translate.image_io import DecodedImage, decode_image
 
 Key = TypeVar("Key")
 
-_LOOK_SIDE = 8
-_FLAT = 4.0  # Grey levels between the darkest and the lightest cell of an image that shows nothing.
+_HASH_SIDE = 8
+_FLAT = 4.0  # Gray levels between the darkest and the lightest cell of an image without content.
 
 
-@dataclass(frozen=True)
-class Inspected:
-    """One image file.
+class Inspected(NamedTuple):
+    """An image file.
 
     Attributes:
-      problem: why it cannot be read, in one line; None if it can. The rest is None where it cannot.
-      width: in pixels, as it is to be looked at.
+      problem: why it cannot be read, in one line; None if it can, otherwise the rest is None.
+      width: in pixels, after the EXIF orientation.
       height: likewise.
-      mode: Pillow's name for how its pixels are stored: "RGB", "RGBA", "L", "P", "CMYK" ...
-      format: "JPEG", "PNG", "HEIF" ..., by its content.
-      pixels: digest of its size and its pixels; equal for files that show the very same.
-      look: 64 bits of what it shows in 8 x 8 cells, equal for copies of another size or
-        compression; None of an image that is of one colour.
+      mode: Pillow's name for the stored pixels: "RGB", "RGBA", "L", "P", "CMYK" ...
+      format: "JPEG", "PNG", "HEIF" ..., by content.
+      pixels: digest of the size and the pixels.
+      look: difference hash of 64 bits, equal for copies of another size or compression; None for an
+        image of one color.
     """
 
     problem: str | None = None
@@ -51,47 +49,34 @@ class Inspected:
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspected:
-    """Reads a file and every pixel of it.
-
-    Args:
-      path: the file.
-
-    Returns:
-      What it is; a file that cannot be read is an answer, not an error.
-    """
+    """Decodes a file; an unreadable one is a result, not an error."""
     try:
-        data = Path(path).read_bytes()
-        image = decode_image(data, "it", warn=False)
+        image = decode_image(Path(path).read_bytes(), "it", warn=False)
     except OSError as error:
-        return Inspected(problem=error.strerror or str(error))
+        return Inspected(error.strerror or str(error))
     except UserError as error:
-        return Inspected(problem=str(error))
+        return Inspected(str(error))
     except MemoryError:
-        return Inspected(problem="it does not fit into memory")
+        return Inspected("it does not fit into memory")
     height, width = image.rgb.shape[:2]
     return Inspected(
-        width=width,
-        height=height,
-        mode=image.mode,
-        format=image.kind,
-        pixels=_digest(image),
-        look=_look(image.rgb),
+        None, width, height, image.mode, image.kind, _digest(image), _difference_hash(image.rgb)
     )
 
 
 def inspect_all(
     chunks: Iterator[tuple[list[Key], list[str]]], workers: int
 ) -> Iterator[tuple[list[Key], list[Inspected]]]:
-    """Reads many files, some at a time, by several processes.
+    """Inspects many files in several processes.
 
-    A file that kills whoever reads it, for want of memory perhaps, is a file that cannot be read.
+    A file whose reader is killed, perhaps for lack of memory, counts as unreadable.
 
     Args:
-      chunks: keys of files, and their paths; only a few are taken ahead.
-      workers: processes; 0 reads them in this one.
+      chunks: keys and paths of files; only a few chunks are taken ahead.
+      workers: processes; 0 reads in this process.
 
     Yields:
-      The keys of a chunk, or of a part of it, and what their files are; in any order.
+      Keys and results of a chunk or a part of it, in any order.
     """
     if not workers:
         for keys, paths in chunks:
@@ -117,7 +102,7 @@ def inspect_all(
                         yield keys, future.result()
                     except BrokenProcessPool:
                         doubtful.append((keys, paths))
-        # Nobody knows which file it was: each is read by a process of its own.
+        # Any of these files may have killed its reader: each gets a process of its own.
         for keys, paths in itertools.chain(doubtful, running.values()):
             lost = True
             for key, path in zip(keys, paths, strict=True):
@@ -133,7 +118,7 @@ def _inspect_alone(path: str) -> Inspected:
         try:
             return pool.submit(inspect, path).result()
         except BrokenProcessPool:
-            return Inspected(problem="whoever reads it is killed, for want of memory perhaps")
+            return Inspected("its reader is killed, perhaps for lack of memory")
 
 
 def _digest(image: DecodedImage) -> bytes:
@@ -145,13 +130,12 @@ def _digest(image: DecodedImage) -> bytes:
     return digest.digest()
 
 
-def _look(rgb: np.ndarray) -> int | None:
-    """Whether each of 8 x 8 cells is darker than the one on its right (Krawetz 2013, dHash)."""
-    grey = Image.fromarray(np.ascontiguousarray(rgb)).convert("L")
-    small = grey.resize((_LOOK_SIDE + 1, _LOOK_SIDE), Image.Resampling.BOX)
+def _difference_hash(rgb: np.ndarray) -> int | None:
+    """For 8 x 8 cells, whether each is darker than its right neighbor (Krawetz 2013, dHash)."""
+    gray = Image.fromarray(np.ascontiguousarray(rgb)).convert("L")
+    small = gray.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
     cells = np.asarray(small, np.int16)
     if np.ptp(cells) < _FLAT:
         return None
     bits = (cells[:, :-1] < cells[:, 1:]).ravel()
-    # As SQLite stores it, a signed number of 64 bits.
-    return int(np.packbits(bits).view(">i8")[0])
+    return int(np.packbits(bits).view(">i8")[0])  # Signed, as SQLite stores it.

@@ -1,27 +1,32 @@
-"""All images of a folder and what is in them, on disk: a million need no more memory than ten.
+"""SQLite index of the images of a folder or list; constant memory.
 
-One SQLite file. It is filled as files are found and looked at, so that work that was cut short goes
-on where it was, and files that have not changed are never looked at twice. SQLite keeps no
-checksums: a checksum of what was seen of a file stands beside it, and what no longer agrees with
-its own is looked at again. The rest of a row is compared with the file at every scan.
+The index is filled while files are found and inspected, so interrupted work resumes, and unchanged
+files are inspected once. SQLite has no checksums: each row holds one of the inspection, and rows
+that do not match it are inspected again. Every scan compares the other columns with the files.
 """
 
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
-from warp_translate.data import discovery, folder_layout, lists
+from warp_translate import file_tree
+from warp_translate.data import folders, lists
+from warp_translate.data.folders import SPLITS
 from warp_translate.data.inspection import inspect_all
 from warp_translate.errors import UserError, shown
+from warp_translate.image_io import SUFFIXES
 
+# A file with other definitions, including their comments, counts as damaged.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
   id INTEGER PRIMARY KEY,
@@ -47,106 +52,99 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 _VERSION = b"3"
 _SEEN = "problem, width, height, mode, format, pixels, look"
 _DEFINITIONS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+_INSERT = """
+INSERT INTO files (path, part, name, split, grouped, bytes, changed, seen)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path, part, name) DO UPDATE SET
+  looked = CASE WHEN bytes = excluded.bytes AND changed = excluded.changed THEN looked ELSE 0 END,
+  bytes = excluded.bytes, changed = excluded.changed, seen = excluded.seen, split = excluded.split,
+  grouped = excluded.grouped
+"""
 _INSERTED_AT_ONCE = 1000
-_LOOKED_AT_AT_ONCE = 32
+_INSPECTED_AT_ONCE = 32
+_PART = re.compile(rf"(?P<split>{'|'.join(SPLITS)})(?:(?P<side>[AB])|/(?P<domain>.+))?")
+_PAIRS = "FROM files AS a JOIN files AS b ON a.name = b.name WHERE a.part = ? AND b.part = ?"
 
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one folder that counts: of a split, of a domain, or both.
+    """The images of a split, of a domain, or of a domain in a split."""
 
-    Attributes:
-      name: "trainA", "train/apple", "apple", or "." for those that lie in the root itself.
-      files: number of images.
-      readable: number of those that can be read.
-      bytes: on disk.
-    """
-
-    name: str
+    name: str  # "trainA", "train/apple", "apple", or "." for files in the root itself.
     files: int
     readable: int
     bytes: int
 
     @property
     def split(self) -> str:
-        """The split that it is of, "" where its name says none."""
-        return discovery.split_and_domain(self.name)[0]
+        """The split, "" if the name has none."""
+        return _split_of(self.name)
 
     @property
     def domain(self) -> str | None:
-        """The domain, A or B of twins; None of strips and of the root."""
-        return discovery.split_and_domain(self.name)[1]
+        """The domain, "A" or "B" of twin folders; None for strips and the root."""
+        if found := _PART.fullmatch(self.name):
+            return found["side"] or found["domain"]
+        return None if self.name == "." else self.name
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths and heights of images, each from the smallest to the largest.
-
-    Attributes:
-      width: smallest, median, largest.
-      height: likewise.
-      most: the commonest sizes, width and height and how many images have it.
-    """
+    """Smallest, median and largest sides of the images."""
 
     width: tuple[int, int, int]
     height: tuple[int, int, int]
-    most: tuple[tuple[int, int, int], ...]
+    most: tuple[tuple[int, int, int], ...]  # The most frequent: width, height, number of images.
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Images that show the same.
-
-    Attributes:
-      groups: how many different ones there are of which there is more than one.
-      files: how many images too many.
-      across: how many of the groups are in more than one split.
-      example: paths of one group, of one across splits where there is one.
-    """
+    """Groups of images with the same content."""
 
     groups: int
-    files: int
-    across: int
-    example: tuple[str, ...]
+    files: int  # Number of redundant images.
+    across: int  # Number of groups in more than one split.
+    example: tuple[str, ...]  # Paths of one group, preferably across splits.
+
+
+class _DamagedError(Exception):
+    """The index is not as it was written."""
 
 
 class Inventory:
-    """The images below a folder or in a list; close it after use.
+    """Index of the images below a folder or in a list; close it after use.
 
     Attributes:
-      source: the folder or the list, absolute.
-      of_list: whether it is a list.
-      root: the folder that paths are below.
+      source: the folder or list, absolute.
+      of_list: True for a list.
+      root: folder that paths are relative to.
     """
 
     def __init__(self, root: str | os.PathLike[str], store: str | os.PathLike[str]) -> None:
-        """Opens or begins an inventory.
+        """Opens or creates an index; a damaged one is renamed to ``<store>.damaged``.
 
         Args:
-          root: the folder, or a list, see `lists`.
+          root: the folder or list.
           store: the SQLite file; ":memory:" keeps nothing.
 
-        An inventory that is damaged is put aside as ``<store>.damaged`` and begun anew.
-
         Raises:
-          UserError: there is no such folder, or the file is no inventory of it.
+          UserError: there is no such folder, or the file is not an index of it.
         """
         self.source = Path(root).expanduser().resolve()
-        self.of_list = lists.is_list(root)
-        self.root = folder_layout.find_root(self.source.parent if self.of_list else root, "images")
+        self.of_list = folders.is_list(root)
+        self.root = folders.find_root(self.source.parent if self.of_list else root, "images")
         self._store = os.fspath(store)
         about = {"version": _VERSION, "root": os.fsencode(self.source)}
         try:
             try:
                 known = self._open(about)
-            except _Damaged as error:
-                aside = f"{self._store}.damaged"
+            except _DamagedError as error:
+                kept = f"{self._store}.damaged"
                 logging.warning(
-                    "%s is damaged (%s): it is kept as %s, and all images are looked at again",
-                    *(self._store, error, aside),
+                    "%s is damaged (%s): it is kept as %s, and all images are inspected again",
+                    *(self._store, error, kept),
                 )
-                os.replace(self._store, aside)
-                # What was to be undone of the other file is not to be undone of the new one.
+                os.replace(self._store, kept)
+                # Its rollback journal must not apply to the new file.
                 Path(f"{self._store}-journal").unlink(missing_ok=True)
                 known = self._open(about)
         except (sqlite3.Error, OSError) as error:
@@ -154,57 +152,55 @@ class Inventory:
                 f"{self._store} cannot be used ({error}); remove it or choose another --output"
             ) from error
         if known != about:
-            whose = f"of {os.fsdecode(known['root'])}"
+            origin = f"of {os.fsdecode(known['root'])}"
             if known["version"] != _VERSION:
-                whose = "of another version of this program"
+                origin = "of another version of this program"
             raise UserError(
-                f"{self._store} is the inventory {whose}; choose another --output, or remove it"
+                f"{self._store} is the inventory {origin}; choose another --output, or remove it"
             )
 
     def _open(self, about: dict[str, bytes]) -> dict[str, bytes]:
-        """Opens the file, checks it, and returns what it says of itself; ``about`` if it is new.
+        """Opens and checks the file; returns its description, ``about`` if it is new.
 
         Raises:
-          _Damaged: it is not as it was written.
+          _DamagedError: it is not as it was written.
           sqlite3.Error: it cannot be used.
         """
         self._rows = sqlite3.connect(self._store)
-        # What is damaged may be no UTF-8.
+        # Damaged text may be invalid UTF-8.
         self._rows.text_factory = lambda text: text.decode(errors="surrogateescape")
         try:
             self._rows.executescript(_SCHEMA)
             self._rows.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", about.items())
             self._rows.commit()
             known = dict(self._rows.execute("SELECT key, value FROM about"))
-            if known.keys() != about.keys() or not all(
-                isinstance(v, bytes) for v in known.values()
-            ):
-                raise _Damaged("it does not say of what it is")
+            if known.keys() != about.keys() or {type(each) for each in known.values()} != {bytes}:
+                raise _DamagedError("its description is invalid")
             if known["version"] == _VERSION:
                 self._check()
-        except (sqlite3.Error, UnicodeDecodeError, _Damaged) as error:
+        except (sqlite3.Error, UnicodeDecodeError, _DamagedError) as error:
             self._rows.close()
-            # Subclasses of DatabaseError tell of the disk, of rights, and of other processes. What
-            # SQLite says of a damaged table may quote it, and be no text.
+            # Subclasses of DatabaseError concern the disk, permissions and other processes. The
+            # message about a damaged table may quote it and be no text.
             if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
-                raise _Damaged(str(error)) from error
+                raise _DamagedError(str(error)) from error
             raise
         return known
 
     def _check(self) -> None:
-        """Marks what is damaged to be looked at again; raises _Damaged where that is not enough."""
+        """Marks damaged rows for inspection; raises _DamagedError for any other damage."""
         (found,) = self._rows.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise _Damaged(" ".join(found.split()))
+            raise _DamagedError(" ".join(found.split()))
         with contextlib.closing(sqlite3.connect(":memory:")) as new:
             new.executescript(_SCHEMA)
             if list(self._rows.execute(_DEFINITIONS)) != list(new.execute(_DEFINITIONS)):
-                raise _Damaged("its tables are not as they were made")
+                raise _DamagedError("its tables have changed")
         rows = self._rows.execute(f"SELECT id, looked, {_SEEN} FROM files WHERE looked IS NOT 0")
-        damaged = [(id_,) for id_, looked, *seen in rows if looked != _mark(seen)]
+        damaged = [(id_,) for id_, looked, *seen in rows if looked != _checksum(seen)]
         if damaged:
             logging.warning(
-                "%s is damaged: %d images in it are looked at again", self._store, len(damaged)
+                "%s is damaged: %d of its images are inspected again", self._store, len(damaged)
             )
             with self._rows:
                 self._rows.executemany("UPDATE files SET looked = 0 WHERE id = ?", damaged)
@@ -214,68 +210,54 @@ class Inventory:
         self._rows.close()
 
     def scan(self) -> int:
-        """Finds the images, and forgets those that are gone. Nothing is opened.
+        """Finds the images and drops the ones that are gone, without opening any.
 
         Returns:
-          How many there are.
+          The number of images.
 
         Raises:
-          UserError: a folder cannot be listed, a list cannot be read, or the store is full.
+          UserError: a folder cannot be listed, a list cannot be read, or the index is full.
         """
         turn = secrets.randbits(62)
-        passed_over: dict[str, int] = {}
-        if self.of_list:
-            found = discovery.listed(self.source)
-        else:
-            found = discovery.below(self.root, passed_over)
+        other: dict[str, int] = {}
+        found = _listed(self.source) if self.of_list else _below(self.root, other)
         while chunk := list(itertools.islice(found, _INSERTED_AT_ONCE)):
             with self._writing():
-                self._rows.executemany(
-                    "INSERT INTO files (path, part, name, split, grouped, bytes, changed, seen) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path, part, name) DO UPDATE SET "
-                    # What has changed is looked at again.
-                    "looked = CASE WHEN bytes = excluded.bytes AND changed = excluded.changed THEN "
-                    "looked ELSE 0 END, bytes = excluded.bytes, changed = excluded.changed, "
-                    "seen = excluded.seen, split = excluded.split, grouped = excluded.grouped",
-                    [(*each, turn) for each in chunk],
-                )
+                self._rows.executemany(_INSERT, [(*each, turn) for each in chunk])
         with self._writing():
             self._rows.execute("DELETE FROM files WHERE seen IS NOT ?", (turn,))
             self._rows.execute("DELETE FROM passed_over")
-            self._rows.executemany("INSERT INTO passed_over VALUES (?, ?)", passed_over.items())
+            self._rows.executemany("INSERT INTO passed_over VALUES (?, ?)", other.items())
         return self.count()
 
     def ahead(self) -> int:
-        """Number of images that are not looked at."""
-        return self._one("SELECT count(*) FROM files WHERE looked = 0")
+        """Number of images to inspect."""
+        return self.count("looked = 0")
 
     def look(self, workers: int, advance: Callable[[int], None]) -> None:
-        """Looks at every image that was not looked at before.
+        """Inspects every image that is new or has changed.
 
         Args:
-          workers: processes that read files; 0 reads them in this one.
-          advance: is told how many more are done, after every few.
+          workers: processes that read files; 0 reads in this process.
+          advance: called with the number of images, every few images.
 
         Raises:
-          UserError: the store is full.
+          UserError: the index is full.
         """
-        for rows, seen in inspect_all(self._ahead(), workers):
+        columns = "?, " * 7 + "?"
+        update = f"UPDATE files SET (looked, {_SEEN}) = ({columns}) WHERE id = ?"
+        for ids, seen in inspect_all(self._to_inspect(), workers):
+            rows = [(_checksum(each), *each, id_) for id_, each in zip(ids, seen, strict=True)]
             with self._writing():
-                self._rows.executemany(
-                    f"UPDATE files SET (looked, {_SEEN}) = (?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?",
-                    [
-                        (_mark(astuple(each)), *astuple(each), row)
-                        for row, each in zip(rows, seen, strict=True)
-                    ],
-                )
-            advance(len(rows))
+                self._rows.executemany(update, rows)
+            advance(len(ids))
 
-    def count(self) -> int:
-        """Number of images."""
-        return self._one("SELECT count(*) FROM files")
+    def count(self, where: str = "TRUE") -> int:
+        """Number of images that satisfy an SQL condition."""
+        return self._one(f"SELECT count(*) FROM files WHERE {where}")
 
     def parts(self) -> list[Part]:
-        """The folders that count, by name."""
+        """The parts, by name."""
         rows = self._rows.execute(
             "SELECT part, count(*), sum(problem IS NULL), sum(bytes) FROM files "
             "GROUP BY part ORDER BY part"
@@ -283,51 +265,63 @@ class Inventory:
         return [Part(*row) for row in rows]
 
     def passed_over(self) -> dict[str, int]:
-        """How many other files there are, by suffix, the commonest first."""
-        rows = self._rows.execute("SELECT suffix, count FROM passed_over ORDER BY count DESC, 1")
-        return dict(rows)
+        """Number of other files by suffix, the most frequent first."""
+        return dict(
+            self._rows.execute("SELECT suffix, count FROM passed_over ORDER BY count DESC, 1")
+        )
 
     def sizes(self) -> Sizes | None:
-        """What sizes there are; None where nothing can be read."""
-        if not self._one("SELECT count(*) FROM files WHERE width"):
-            return None
+        """Sizes of the images; None if none is readable."""
+        width, height = self._range("width"), self._range("height")
         most = self._rows.execute(
             "SELECT width, height, count(*) AS n FROM files WHERE width GROUP BY width, height "
             "ORDER BY n DESC, width, height LIMIT 3"
         )
-        return Sizes(self._range("width"), self._range("height"), tuple(most))
+        return Sizes(width, height, tuple(most)) if width and height else None
 
     def kinds(self) -> list[tuple[str, str, int]]:
-        """Format, mode and number of images, the commonest first."""
-        rows = self._rows.execute(
-            "SELECT format, mode, count(*) AS n FROM files WHERE width GROUP BY format, mode "
-            "ORDER BY n DESC, format, mode"
+        """Format, mode and number of images, the most frequent first."""
+        return list(
+            self._rows.execute(
+                "SELECT format, mode, count(*) AS n FROM files WHERE width GROUP BY format, mode "
+                "ORDER BY n DESC, format, mode"
+            )
         )
-        return list(rows)
 
     def problems(self, most: int) -> tuple[int, list[tuple[str, str]]]:
-        """How many images cannot be read, and the first paths with the reason."""
-        count = self._one("SELECT count(*) FROM files WHERE problem IS NOT NULL")
-        rows = self._rows.execute(
-            "SELECT path, problem FROM files WHERE problem IS NOT NULL ORDER BY path LIMIT ?",
-            (most,),
+        """Number of unreadable images, and the first paths with the reason."""
+        count, rows = self._first(
+            "path, problem", "FROM files WHERE problem IS NOT NULL", "path", (), most
         )
         return count, [(_shown(path), problem) for path, problem in rows]
 
     def same_pixels(self) -> Alike:
-        """Images that are equal pixel by pixel."""
+        """Images of equal pixels."""
         return self._alike("pixels", "count(*) > 1")
 
     def same_look(self) -> Alike:
-        """Images that look alike in small and are not equal: of other sizes or compressions.
+        """Images of equal difference hash but other pixels: of other sizes or compressions.
 
-        The two of a pair, which have one name in one split, are meant to.
+        Pairs, which have one name in one split, do not count.
         """
         others = "(count(DISTINCT name) > 1 OR count(DISTINCT split) > 1)"
         return self._alike("look", f"count(DISTINCT pixels) > 1 AND {others}")
 
+    def small(self, least: int) -> tuple[int, list[tuple[str, int, int]]]:
+        """Number of images whose shorter side is below ``least``; the smallest with their sizes."""
+        count, rows = self._first(
+            *("path, width, height", "FROM files WHERE min(width, height) < ?"),
+            *("min(width, height), path", (least,)),
+        )
+        return count, [(_shown(path), width, height) for path, width, height in rows]
+
+    def median_side(self) -> int:
+        """Median of the shorter sides; 0 if no image is readable."""
+        found = self._range("min(width, height)")
+        return found[1] if found else 0
+
     def unmatched(self, first: str, second: str) -> int:
-        """How many images of either part have no partner of the same name."""
+        """Number of images of two parts without a partner of the same name in the other part."""
         return self._one(
             "SELECT count(*) FROM files AS one WHERE part IN (?, ?) AND NOT EXISTS (SELECT 1 FROM "
             "files AS other WHERE other.part IN (?, ?) AND other.part != one.part AND other.name = "
@@ -336,89 +330,53 @@ class Inventory:
         )
 
     def twins(self, split: str) -> list[tuple[str, str]]:
-        """The parts of A and B of a split that are both there."""
+        """The existing parts of A and B of a split."""
         names = {part.name for part in self.parts()}
         found = [(f"{split}A", f"{split}B"), (f"{split}/A", f"{split}/B")]
         return [twins for twins in found if names.issuperset(twins)]
 
     def looks(self, first: str, second: str, most: int) -> list[tuple[int, int]]:
-        """What the images of pairs of one name show, of so many pairs spread evenly over all."""
-        where = (
-            "FROM files AS a JOIN files AS b ON a.name = b.name WHERE a.part = ? AND b.part = ? "
-            "AND a.look IS NOT NULL AND b.look IS NOT NULL"
-        )
+        """Difference hashes of pairs of one name, at most ``most``, evenly spread over all."""
+        where = f"{_PAIRS} AND a.look IS NOT NULL AND b.look IS NOT NULL"
         step = 1 + self._one(f"SELECT count(*) {where}", (first, second)) // most
         rows = self._rows.execute(f"SELECT a.look, b.look {where} ORDER BY a.name", (first, second))
         return list(itertools.islice(rows, 0, None, step))
 
-    def small(self, least: int) -> tuple[int, list[tuple[str, int, int]]]:
-        """How many images have a shorter side below this, and the smallest with their sizes."""
-        where = "FROM files WHERE min(width, height) < ?"
-        count = self._one(f"SELECT count(*) {where}", (least,))
-        rows = self._rows.execute(
-            f"SELECT path, width, height {where} ORDER BY min(width, height), path LIMIT 3",
-            (least,),
-        )
-        return count, [(_shown(path), width, height) for path, width, height in rows]
-
-    def median_side(self) -> int:
-        """The median of the shorter sides; 0 where nothing can be read."""
-        count = self._one("SELECT count(width) FROM files")
-        row = self._rows.execute(
-            "SELECT min(width, height) FROM files WHERE width ORDER BY 1 LIMIT 1 OFFSET ?",
-            (max(count - 1, 0) // 2,),
-        ).fetchone()
-        return row[0] if row else 0
-
     def unequal(self, first: str, second: str) -> tuple[int, list[tuple[str, str]]]:
-        """How many pairs of one name have two sizes, and the first two paths of each."""
-        where = (
-            "FROM files AS a JOIN files AS b ON a.name = b.name WHERE a.part = ? AND b.part = ? "
-            "AND a.width AND b.width AND (a.width != b.width OR a.height != b.height)"
-        )
-        count = self._one(f"SELECT count(*) {where}", (first, second))
-        rows = self._rows.execute(
-            f"SELECT a.path, b.path {where} ORDER BY a.path LIMIT 3", (first, second)
-        )
+        """Number of pairs of one name and two sizes; the paths of the first few."""
+        differ = "AND a.width AND b.width AND (a.width != b.width OR a.height != b.height)"
+        count, rows = self._first("a.path, b.path", f"{_PAIRS} {differ}", "a.path", (first, second))
         return count, [(_shown(a), _shown(b)) for a, b in rows]
-
-    def strips(self) -> int:
-        """How many images have the shape of strips, see `paired_layout.is_strip`."""
-        return self._one("SELECT count(*) FROM files WHERE width + 1 >= 2 * height")
-
-    def odd(self) -> int:
-        """How many images have an odd width, and no two equal halves."""
-        return self._one("SELECT count(*) FROM files WHERE width % 2")
 
     def good(
         self, first: str, second: str | None = None, smallest: int = 1
     ) -> Iterator[tuple[tuple[Path, ...], str, str | None]]:
-        """What can be trained on as it is, in the order of the names.
+        """Yields what can be trained on, in the order of names.
 
-        Left out are what cannot be read, pairs of two sizes or of which a side is there twice, and
-        images of train that are in val or test as well.
+        Leaves out unreadable images, pairs of two sizes or with several files for a side, and
+        training images that are in val or test too.
 
         Args:
           first: a part.
-          second: the part that has its partners, of the same name, where there are pairs.
-          smallest: images whose shorter side has fewer pixels are left out as well.
+          second: the part of the partners of the same name, for pairs.
+          smallest: least length of the shorter side in pixels.
 
         Yields:
-          The file or both, absolute; a mark of the first, equal for images equal pixel by pixel;
-          and the group that a list says it is of.
+          The file or both files, absolute; a digest of the pixels of the first; and its group in a
+          list.
         """
-        untested = (
+        condition = (
             "(a.split != 'train' OR a.pixels NOT IN "
             "(SELECT pixels FROM files WHERE split IN ('val', 'test') AND pixels IS NOT NULL)) "
             "AND min(a.width, a.height) >= ?"
         )
+        values: tuple[object, ...]
         if second is None:
-            query = f"a.path, NULL FROM files AS a WHERE a.part = ? AND a.width AND {untested}"
-            values: tuple[object, ...] = (first, smallest)
+            query = f"a.path, NULL FROM files AS a WHERE a.part = ? AND a.width AND {condition}"
+            values = (first, smallest)
         else:
             query = (
-                "min(a.path), min(b.path) FROM files AS a JOIN files AS b ON a.name = b.name "
-                f"WHERE a.part = ? AND b.part = ? AND {untested} GROUP BY a.name HAVING "
+                f"min(a.path), min(b.path) {_PAIRS} AND {condition} GROUP BY a.name HAVING "
                 "count(*) = 1 AND a.width = b.width AND a.height = b.height"
             )
             values = (first, second, smallest)
@@ -428,22 +386,17 @@ class Inventory:
             yield files, pixels.hex(), grouped
 
     def examples(self, part: str, most: int) -> list[Path]:
-        """Readable images of a part, spread evenly over it."""
+        """Readable images of a part, evenly spread over it."""
         count = self._one("SELECT count(*) FROM files WHERE part = ? AND width", (part,))
         number = min(most, count)
-        found = []
-        for place in range(number):
-            offset = place * (count - 1) // max(number - 1, 1)
-            (path,) = self._rows.execute(
-                "SELECT path FROM files WHERE part = ? AND width ORDER BY name LIMIT 1 OFFSET ?",
-                (part, offset),
-            ).fetchone()
-            found.append(self.root / os.fsdecode(path))
-        return found
+        offsets = [place * (count - 1) // max(number - 1, 1) for place in range(number)]
+        query = "SELECT path FROM files WHERE part = ? AND width ORDER BY name LIMIT 1 OFFSET ?"
+        found = [self._rows.execute(query, (part, offset)).fetchone() for offset in offsets]
+        return [self.root / os.fsdecode(path) for (path,) in found]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """All of what is written inside, or nothing."""
+        """Commits everything written inside, or nothing."""
         try:
             with self._rows:
                 yield
@@ -457,13 +410,24 @@ class Inventory:
         (found,) = self._rows.execute(query, values).fetchone()
         return found
 
-    def _range(self, side: str) -> tuple[int, int, int]:
-        count = self._one(f"SELECT count({side}) FROM files")
-        low, high = self._rows.execute(f"SELECT min({side}), max({side}) FROM files").fetchone()
-        middle = self._one(
-            f"SELECT {side} FROM files WHERE {side} ORDER BY {side} LIMIT 1 OFFSET ?",
-            ((count - 1) // 2,),
+    def _first(
+        self, columns: str, rest: str, order: str, values: tuple[object, ...], most: int = 3
+    ) -> tuple[int, list[Any]]:
+        """The number of rows of a query, and the first ones."""
+        rows = self._rows.execute(
+            f"SELECT {columns} {rest} ORDER BY {order} LIMIT ?", (*values, most)
         )
+        return self._one(f"SELECT count(*) {rest}", values), list(rows)
+
+    def _range(self, column: str) -> tuple[int, int, int] | None:
+        """Smallest, median and largest value over the readable images."""
+        count = self.count("width")
+        if not count:
+            return None
+        readable = "FROM files WHERE width"
+        low, high = self._rows.execute(f"SELECT min({column}), max({column}) {readable}").fetchone()
+        offset = (count - 1) // 2
+        middle = self._one(f"SELECT {column} {readable} ORDER BY 1 LIMIT 1 OFFSET {offset}")
         return low, middle, high
 
     def _alike(self, column: str, having: str) -> Alike:
@@ -475,39 +439,83 @@ class Inventory:
             f"SELECT count(*), coalesce(sum(n - 1), 0), coalesce(sum(splits > 1), 0) "
             f"FROM ({grouped})"
         ).fetchone()
-        first = self._rows.execute(f"{grouped} ORDER BY splits DESC, mark LIMIT 1").fetchone()
-        example: tuple[str, ...] = ()
-        if first:
-            rows = self._rows.execute(
-                f"SELECT path FROM files WHERE {column} = ? ORDER BY path LIMIT 3", first[:1]
-            )
-            example = tuple(_shown(path) for (path,) in rows)
-        return Alike(groups, files, across, example)
+        example = self._rows.execute(
+            f"SELECT path FROM files WHERE {column} = (SELECT mark FROM ({grouped}) "
+            "ORDER BY splits DESC, mark LIMIT 1) ORDER BY path LIMIT 3"
+        )
+        return Alike(groups, files, across, tuple(_shown(path) for (path,) in example))
 
-    def _ahead(self) -> Iterator[tuple[list[int], list[str]]]:
-        """Numbers and paths of the images that are not looked at, some at a time."""
+    def _to_inspect(self) -> Iterator[tuple[list[int], list[str]]]:
+        """Ids and paths of the images to inspect, in chunks."""
         last = 0
-        while True:
-            rows = self._rows.execute(
-                "SELECT id, path FROM files WHERE looked = 0 AND id > ? ORDER BY id LIMIT ?",
-                (last, _LOOKED_AT_AT_ONCE),
-            ).fetchall()
-            if not rows:
-                return
-            last = rows[-1][0]
-            numbers, paths = zip(*rows, strict=True)
-            yield list(numbers), [os.path.join(self.root, os.fsdecode(path)) for path in paths]
+        while rows := self._rows.execute(
+            "SELECT id, path FROM files WHERE looked = 0 AND id > ? ORDER BY id LIMIT ?",
+            (last, _INSPECTED_AT_ONCE),
+        ).fetchall():
+            ids, paths = zip(*rows, strict=True)
+            last = ids[-1]
+            yield list(ids), [os.path.join(self.root, os.fsdecode(path)) for path in paths]
+
+
+# Path, part, name, split, group, size and time of change, as in _INSERT.
+_Found = tuple[bytes, str, bytes, str, str | None, int, int]
+
+
+def _below(root: Path, other: dict[str, int]) -> Iterator[_Found]:
+    """Finds the images below a folder; counts other files by suffix."""
+    try:
+        for entry in file_tree.files(root):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix not in SUFFIXES:
+                legible = shown(suffix) or "none"
+                other[legible] = other.get(legible, 0) + 1
+                continue
+            path = Path(entry.path).relative_to(root)
+            in_split = len(path.parts) > 2 and path.parts[0] in SPLITS
+            depth = min(len(path.parts) - 1, 2 if in_split else 1)
+            part = "/".join(path.parts[:depth]) or "."
+            part = os.fsencode(part).decode(errors="backslashreplace")
+            name = folders.name_of(Path(*path.parts[depth:]))
+            split = _split_of(part)
+            yield os.fsencode(path), part, os.fsencode(name), split, None, *_size_and_time(entry)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be listed ({error.strerror}); check its permissions"
+        ) from error
+
+
+def _listed(path: Path) -> Iterator[_Found]:
+    """Finds the images of a list; the two of a pair have the number of the line as their name."""
+    for entry in lists.read(path):
+        split = entry.split or "train"
+        for side, file in zip("AB", entry.files, strict=False):
+            below = os.fsencode(os.path.relpath(file, path.parent))
+            # Padded, so that names are in the order of numbers.
+            part, name = f"{split}{side}", b"%012d" % entry.line
+            if entry.domain is not None:
+                part, name = f"{split}/{entry.domain}", below
+            yield below, part, name, split, entry.group or None, *_size_and_time(file)
+
+
+def _size_and_time(file: os.DirEntry[str] | Path) -> tuple[int, int]:
+    """Size, and time of change in nanoseconds; zeros for a file that its reader will report."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _split_of(part: str) -> str:
+    found = _PART.fullmatch(part)
+    return found["split"] if found else ""
 
 
 def _shown(path: bytes) -> str:
-    """A stored path for people, in one line."""
+    """A stored path as one line of text."""
     return shown(path.decode(errors="backslashreplace"))
 
 
-class _Damaged(Exception):
-    """The file is no longer what was written."""
-
-
-def _mark(seen: Sequence[object]) -> int:
-    """A checksum of what was seen of a file, never 0."""
+def _checksum(seen: Sequence[object]) -> int:
+    """Checksum of an inspection, never 0."""
     return zlib.crc32(repr(tuple(seen)).encode(errors="surrogatepass")) + 1

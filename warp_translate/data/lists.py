@@ -1,32 +1,27 @@
-"""Lists of images in a CSV file, which stand in place of a folder that is laid out.
+"""Image lists in CSV files, an alternative to laid-out folders.
 
-The first line names the columns. Pairs have ``source`` and ``target``, domains ``file`` and
-``domain``; either may have ``split``, train, val or test, and ``group``. Files are below the list's
-own folder, or absolute; the text is UTF-8, in which names of other bytes are kept as they are.
-Where a split is missing a tenth is held out for testing: files of one group stay together, and
-which groups are held out follows from their names alone, so that a list that grows keeps its test
-images; of a few files, of which none would be, it is one.
+The first line names the columns: ``source`` and ``target`` for pairs, ``file`` and ``domain`` for
+domains, optionally ``split`` (train, val or test) and ``group``. Files are relative to the list's
+folder or absolute. The text is UTF-8; file names of other bytes are kept.
+
+Lists without splits hold out a tenth for testing, at least one file. Files of one group stay
+together, and the hash of a group's name decides, so a list that grows keeps its test images.
 """
 
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warp_translate import storage
-from warp_translate.data import folder_layout
-from warp_translate.data.folder_layout import HELD_OUT_SHARE
-from warp_translate.data.paired_layout import SPLITS, PairedLayout, PairFiles
-from warp_translate.data.unpaired_layout import SPLITS as UNPAIRED_SPLITS
-from warp_translate.data.unpaired_layout import UnpairedLayout
+from warp_translate.data.folders import HELD_OUT_SHARE, SPLITS, UNPAIRED_SPLITS, Layout, some
 from warp_translate.errors import UserError
 from warp_translate.image_io import SUFFIXES
 
 PAIR_COLUMNS = ("source", "target")
 DOMAIN_COLUMNS = ("file", "domain")
-FURTHER_COLUMNS = ("split", "group")
+_OPTIONAL_COLUMNS = ("split", "group")
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,12 @@ class Entry:
     """One line of a list.
 
     Attributes:
-      line: its number in the file, from 1.
-      name: the first file as the list has it.
-      files: the source and the target, or the one file; absolute.
-      domain: None of a pair.
-      split: "" where none is said.
-      group: what must not be parted; "" where none is said.
+      line: line number, from 1.
+      name: the first file as written in the list.
+      files: source and target, or the one file; absolute.
+      domain: None for a pair.
+      split: "" if not given.
+      group: "" if not given.
     """
 
     line: int
@@ -50,47 +45,19 @@ class Entry:
     group: str
 
 
-def is_list(root: str | os.PathLike[str]) -> bool:
-    """Whether a root is a list instead of a folder."""
-    return Path(root).suffix.lower() == ".csv"
-
-
-def on_disk(root: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """A user's folder or list of images: itself, or a copy on the disk of what is in a bucket.
-
-    Of a list the folder that it is in is copied.
-
-    Raises:
-      UserError: it is not there or cannot be read.
-    """
-    if storage.scheme(root) is None:
-        return root
-    if not is_list(root):
-        return storage.mirrored(root)
-    path = storage.to_path(root)
-    return storage.mirrored(path.parent) / path.name
-
-
 def read(path: str | os.PathLike[str]) -> Iterator[Entry]:
-    """Reads a list line by line.
-
-    Args:
-      path: the CSV file.
-
-    Yields:
-      Its lines; empty ones are left out.
+    """Yields the lines of a list without the empty ones; does not look for the files.
 
     Raises:
-      UserError: it cannot be read, a column is missing or unknown, or a line is not as it should
-        be. Whether the files are there is not looked at.
+      UserError: the list cannot be read, a column is missing or unknown, or a line is invalid.
     """
     path = Path(path).expanduser().resolve()
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
             lines = csv.DictReader(text, strict=True)
-            names = _columns(path, lines.fieldnames or ())
+            columns = _columns(path, lines.fieldnames or ())
             for row in lines:
-                yield _entry(path, lines.line_num, names, row)
+                yield _entry(path, lines.line_num, columns, row)
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -98,64 +65,50 @@ def read(path: str | os.PathLike[str]) -> Iterator[Entry]:
         ) from error
 
 
-def scan_pair_list(path: str | os.PathLike[str]) -> PairedLayout:
-    """The pairs of a list.
+def scan_pairs(path: str | os.PathLike[str]) -> Layout:
+    """Returns the pairs of a list.
 
     Raises:
       UserError: it is no list of pairs, a file is missing, or there are too few to hold some out.
     """
-    entries = _all(path, PAIR_COLUMNS)
-    root = Path(path).expanduser().resolve().parent
-    parted, held_out = _parted(path, entries)
-    splits = {
-        split: tuple(PairFiles(os.path.relpath(each.files[0], root), *each.files) for each in found)
-        for split, found in parted.items()
-    }
-    return PairedLayout(root, splits, held_out)
+    path = Path(path).expanduser().resolve()
+    entries, held_out = _by_split(path, _read_all(path, PAIR_COLUMNS))
+    splits = {split: tuple(each.files for each in found) for split, found in entries.items()}
+    return Layout(path.parent, splits, held_out)
 
 
-def scan_two_domains(path: str | os.PathLike[str]) -> UnpairedLayout:
-    """The images of a list's two domains; A is the one whose name comes first in the alphabet.
+def scan_two_domains(path: str | os.PathLike[str]) -> Layout:
+    """Returns the images of a list's two domains; A is the alphabetically first one.
 
     Raises:
-      UserError: it has not two domains, a file is missing, or there are too few to hold some out.
+      UserError: it does not have two domains, or see `scan_named_domains`.
     """
-    entries = _all(path, DOMAIN_COLUMNS)
+    path = Path(path).expanduser().resolve()
+    entries = _read_all(path, DOMAIN_COLUMNS)
     domains = sorted({str(each.domain) for each in entries})
     if len(domains) != 2:
         raise UserError(
-            f"{path} has {len(domains)} domains, {folder_layout.some(domains)}: training between "
-            "two needs a list of two"
+            f"{path} has {len(domains)} domains, {some(domains)}: training between two domains "
+            "needs a list of two"
         )
-    layout = _by_domain(path, entries, domains)
-    named = {f"{split}{place}": f"{split}{'AB'[place]}" for split in SPLITS for place in (0, 1)}
-    splits = {named[name]: files for name, files in layout.splits.items()}
-    return UnpairedLayout(
-        layout.root, {name: splits[name] for name in UNPAIRED_SPLITS}, layout.held_out
-    )
+    return _of_domains(path, entries, dict(zip(domains, "AB", strict=True)), UNPAIRED_SPLITS)
 
 
-def scan_listed_domains(path: str | os.PathLike[str], domains: Sequence[str]) -> UnpairedLayout:
-    """The images of domains in a list, "train0" and "test0" of the first one, and so on.
+def scan_named_domains(path: str | os.PathLike[str], domains: Sequence[str]) -> Layout:
+    """Returns the images of domains in a list, see `folders.scan_named_domains`.
 
     Raises:
       UserError: a domain has no image, a file is missing, or there are too few to hold some out.
     """
-    return _by_domain(path, _all(path, DOMAIN_COLUMNS), domains)
+    path = Path(path).expanduser().resolve()
+    places = {domain: str(place) for place, domain in enumerate(domains)}
+    return _of_domains(path, _read_all(path, DOMAIN_COLUMNS), places)
 
 
 def write(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> int:
-    """Writes a list, whole or not at all.
-
-    Args:
-      path: the file; its folder is there.
-      columns: names of the columns.
-      rows: a value for each column.
-
-    Returns:
-      The number of rows.
+    """Writes a list atomically into an existing folder; returns the number of rows.
 
     Raises:
       OSError: it cannot be written.
@@ -179,80 +132,65 @@ def write(
 
 
 def split_of(group: str, test: float, val: float = 0.0) -> str:
-    """The split of a group, which follows from its name and the shares alone.
-
-    Args:
-      group: its name.
-      test: share of the groups that is tested with, from 0 to 1.
-      val: share that is validated with; both together are at most 1.
-
-    Returns:
-      "test", "val" or "train".
-    """
+    """Returns the split of a group, a function of its name and of the shares for test and val."""
     place = _place(group)
     return "test" if place < test else "val" if place < test + val else "train"
 
 
 def _place(group: str) -> float:
-    """A number in [0, 1) for a name, spread evenly over names."""
-    digest = hashlib.sha256(os.fsencode(group)).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    """Maps names uniformly to [0, 1)."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(group)).digest()[:8], "big") / 2**64
 
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """Which of the two kinds of list it is."""
-    for wanted in (PAIR_COLUMNS, DOMAIN_COLUMNS):
-        if set(wanted) <= set(names):
-            unknown = sorted(set(names) - set(wanted) - set(FURTHER_COLUMNS))
-            if unknown:
+    """The required columns of the kind of list it is."""
+    for required in (PAIR_COLUMNS, DOMAIN_COLUMNS):
+        if set(required) <= set(names):
+            if unknown := sorted(set(names) - {*required, *_OPTIONAL_COLUMNS}):
                 raise UserError(
-                    f"{path} has columns that mean nothing here, {', '.join(unknown)}: a list has "
-                    f"{', '.join(wanted)} and, if need be, {', '.join(FURTHER_COLUMNS)}"
+                    f"{path} has unknown columns, {', '.join(unknown)}: a list has "
+                    f"{', '.join(required)} and optionally {', '.join(_OPTIONAL_COLUMNS)}"
                 )
-            return wanted
+            return required
     raise UserError(
         f"{path} has the columns {', '.join(names) or 'of an empty file'}: a list of pairs has "
         f"{','.join(PAIR_COLUMNS)} and one of domains {','.join(DOMAIN_COLUMNS)} in its first line"
     )
 
 
-def _entry(path: Path, line: int, names: Sequence[str], row: dict[str | None, object]) -> Entry:
+def _entry(path: Path, line: int, columns: Sequence[str], row: dict[str | None, object]) -> Entry:
     if None in row or None in row.values():
-        raise UserError(f"{path}, line {line}: it has not as many values as there are columns")
-    values = {name: str(row[name]) for name in row if name is not None}
-    named = names if names == PAIR_COLUMNS else names[:1]
+        raise UserError(f"{path}, line {line}: the number of values is not that of the columns")
+    values = {name: str(value) for name, value in row.items() if name is not None}
+    file_columns = columns if columns == PAIR_COLUMNS else columns[:1]
     for name, value in values.items():
-        # A file may be called so; else it is what somebody has put behind a comma.
-        if name not in named or not os.path.lexists(path.parent / value):
+        # A file's name may begin or end with a blank; any other blank follows a comma.
+        if name not in file_columns or not os.path.lexists(path.parent / value):
             values[name] = value.strip()
-    for name in names:
+    for name in columns:
         if not values[name]:
             raise UserError(f"{path}, line {line}: {name} is empty; fill it in or drop the line")
     split = values.get("split", "")
     if split and split not in SPLITS:
         raise UserError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLITS)}")
-    for name in named:
+    for name in file_columns:
         if Path(values[name]).suffix.lower() not in SUFFIXES:
             raise UserError(
                 f"{path}, line {line}: {values[name]} is none of {', '.join(SUFFIXES)}; convert it"
             )
-    return Entry(
-        line,
-        values[names[0]],
-        tuple(path.parent / values[name] for name in named),
-        values.get("domain"),
-        split,
-        values.get("group", ""),
-    )
+    files = tuple(path.parent / values[name] for name in file_columns)
+    group = values.get("group", "")
+    return Entry(line, values[columns[0]], files, values.get("domain"), split, group)
 
 
-def _all(path: str | os.PathLike[str], wanted: tuple[str, ...]) -> list[Entry]:
+def _read_all(path: Path, columns: tuple[str, ...]) -> list[Entry]:
     entries, missing = [], []
     for entry in read(path):
-        if (entry.domain is None) != (wanted == PAIR_COLUMNS):
+        if (entry.domain is None) != (columns == PAIR_COLUMNS):
+            kind = "pairs" if entry.domain is None else "domains"
             raise UserError(
-                f"{path} is a list of {'pairs' if entry.domain is None else 'domains'}; this "
-                f"training takes one with {','.join(wanted)} in its first line"
+                f"{path} is a list of {kind}; this training needs one with {','.join(columns)} in "
+                "its first line"
             )
         entries.append(entry)
         missing += [(entry.line, file) for file in entry.files if not file.is_file()]
@@ -264,56 +202,52 @@ def _all(path: str | os.PathLike[str], wanted: tuple[str, ...]) -> list[Entry]:
         except UnicodeEncodeError:
             hint = "; is the list saved as UTF-8?"
         raise UserError(
-            f"{path}: {len(missing)} of the files are not there, {file} of line {line} for instance"
-            f"{hint}"
+            f"{path}: {len(missing)} files are missing, {file} of line {line} for instance{hint}"
         )
     if not entries:
         raise UserError(f"{path} lists no image; add some")
     return entries
 
 
-def _parted(
-    path: str | os.PathLike[str], entries: list[Entry]
-) -> tuple[dict[str, list[Entry]], bool]:
-    """The entries by split, "train" and "test" at least, and whether the latter were held out."""
-    said = [bool(entry.split) for entry in entries]
-    if any(said) and not all(said):
-        line = entries[said.index(False)].line
-        raise UserError(f"{path}, line {line}: it has no split, and others have one; fill it in")
+def _by_split(path: Path, entries: list[Entry]) -> tuple[dict[str, list[Entry]], bool]:
+    """Entries by split, "train" and "test" at least; True if the latter were held out."""
+    without = [entry.line for entry in entries if not entry.split]
+    if 0 < len(without) < len(entries):
+        raise UserError(f"{path}, line {without[0]}: split is empty, unlike in other lines")
     held_out = not any(entry.split == "test" for entry in entries)
     tested: set[str] = set()
     if held_out:
-        mine = {each.group or each.name for each in entries if each.split in ("", "train")}
-        groups = sorted(mine, key=_place)
+        trained = {each.group or each.name for each in entries if each.split in ("", "train")}
+        groups = sorted(trained, key=_place)
         if len(groups) < 2:
             raise UserError(
-                f"{path} has no test split and {len(groups)} file or group to hold out of: add some"
+                f"{path} has no test split, and {len(groups)} file or group to hold out of: add "
+                "some"
             )
-        # Of few groups perhaps none is below the share, and of all one must stay.
-        below = [group for group in groups[:-1] if _place(group) < HELD_OUT_SHARE]
-        tested = set(below or groups[:1])
-    parted: dict[str, list[Entry]] = {}
+        # Of a few groups perhaps none is below the share; one must remain to train with.
+        tested = {each for each in groups[:-1] if _place(each) < HELD_OUT_SHARE} or {groups[0]}
+    by_split: dict[str, list[Entry]] = {}
     for entry in entries:
         held = (entry.group or entry.name) in tested and entry.split in ("", "train")
-        parted.setdefault("test" if held else entry.split or "train", []).append(entry)
-    if "train" not in parted:
-        raise UserError(f"{path} has no line whose split is train; there must be some")
-    return parted, held_out
+        by_split.setdefault("test" if held else entry.split or "train", []).append(entry)
+    if "train" not in by_split:
+        raise UserError(f"{path} has no line whose split is train; add some")
+    return by_split, held_out
 
 
-def _by_domain(
-    path: str | os.PathLike[str], entries: list[Entry], domains: Sequence[str]
-) -> UnpairedLayout:
-    root = Path(path).expanduser().resolve().parent
-    splits: dict[str, tuple[Path, ...]] = {}
-    held = False
-    for place, domain in enumerate(domains):
+def _of_domains(
+    path: Path, entries: list[Entry], labels: Mapping[str, str], order: Sequence[str] = ()
+) -> Layout:
+    """Layout with splits "train" and "test" plus the label of each domain, perhaps in an order."""
+    splits: dict[str, tuple[tuple[Path, ...], ...]] = dict.fromkeys(order, ())
+    held_out = False
+    for domain, label in labels.items():
         mine = [entry for entry in entries if entry.domain == domain]
         if not mine:
-            known = folder_layout.some(sorted({str(entry.domain) for entry in entries}))
+            known = some(sorted({str(entry.domain) for entry in entries}))
             raise UserError(f"{path} has no image of {domain}; its domains are {known}")
-        parted, held_here = _parted(path, mine)
-        held = held or held_here
+        by_split, held = _by_split(path, mine)
+        held_out |= held
         for split in ("train", "test"):
-            splits[f"{split}{place}"] = tuple(entry.files[0] for entry in parted[split])
-    return UnpairedLayout(root, splits, held)
+            splits[f"{split}{label}"] = tuple(entry.files for entry in by_split[split])
+    return Layout(path.parent, splits, held_out)

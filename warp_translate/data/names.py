@@ -1,75 +1,65 @@
-"""The names of the data sets, by the training that they suit."""
+"""Names of the data sets, and which training each one suits."""
 
 import difflib
 
 from warp_translate.errors import UserError
 
 TFDS_FOLDER = "tfds_folder"
-"""Prepared with TFDS by somebody: pairs or two domains, as it says itself."""
+"""A set that is already prepared with TFDS; its features say whether it holds pairs."""
 
 STRIPS = "paired_strips"
-"""Pairs in one file each, side by side, by the word of the user and not by their shape."""
+"""Pairs as one file each, side by side, whatever the shape of the files."""
 
 PAIRED = ("openmoji_gender", "paired_folder", STRIPS, TFDS_FOLDER)
-LABELLED = "domain_folders"
-"""Folders by the names of their domains, for a classifier alone."""
-
-ROOTED = ("paired_folder", STRIPS, "unpaired_folder", "portraits", TFDS_FOLDER, LABELLED)
-"""Those that are a user's own images, somewhere."""
-
 UNPAIRED = ("openmoji_gender_unpaired", "unpaired_folder", "portraits", TFDS_FOLDER)
 
+LABELLED = "domain_folders"
+"""One folder per domain, for classifiers only."""
+
+ROOTED = ("paired_folder", STRIPS, "unpaired_folder", "portraits", TFDS_FOLDER, LABELLED)
+"""Sets made of the user's own images, which need a root."""
+
 CYCLE_GAN = "cycle_gan/"
-"""What the names of TFDS's own unpaired sets begin with; they hold a trainA and a trainB."""
+"""Prefix of TFDS's unpaired sets."""
 
 
 def check_paired(name: str) -> None:
     """Raises a UserError unless ``name`` is a set for paired training."""
-    if name not in PAIRED and (name in UNPAIRED or name.startswith(CYCLE_GAN)):
-        raise UserError(
-            f"data set {name!r} has two domains without pairs, but paired training needs pairs; "
-            f"use one of {', '.join(PAIRED)}"
-        )
-    _check_not_labelled(name, "paired training needs pairs", PAIRED)
-    _check_known(name, PAIRED)
+    _check(name, PAIRED, "paired training needs pairs")
 
 
 def check_unpaired(name: str) -> None:
     """Raises a UserError unless ``name`` is a set for unpaired training."""
-    fitting = (*UNPAIRED, f"{CYCLE_GAN}horse2zebra")
-    _check_not_labelled(name, "unpaired training needs two domains", fitting)
-    if name in PAIRED and name not in UNPAIRED:
-        raise UserError(
-            f"data set {name!r} is of pairs, but unpaired training needs two domains; use one of "
-            f"{', '.join(fitting)}"
-        )
-    if not name.removeprefix(CYCLE_GAN) or not name.startswith(CYCLE_GAN):
-        _check_known(name, fitting)
+    if not name.startswith(CYCLE_GAN) or name == CYCLE_GAN:
+        fitting = (*UNPAIRED, f"{CYCLE_GAN}horse2zebra")
+        _check(name, fitting, "unpaired training needs two domains")
 
 
-def _check_not_labelled(name: str, needs: str, fitting: tuple[str, ...]) -> None:
+def _check(name: str, fitting: tuple[str, ...], needs: str) -> None:
+    if name in fitting:
+        return
+    content = None
     if name == LABELLED:
+        content = "is for a classifier"
+    elif name in PAIRED:
+        content = "holds pairs"
+    elif name in UNPAIRED or (name.startswith(CYCLE_GAN) and name != CYCLE_GAN):
+        content = "has two domains without pairs"
+    if content:
         raise UserError(
-            f"data set {name!r} is for a classifier, but {needs}; use one of {', '.join(fitting)}"
+            f"data set {name!r} {content}, but {needs}; use one of {', '.join(fitting)}"
         )
-
-
-def _check_known(name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
-        raise UserError(f"there is no data set {name!r}; {hint}")
+    close = difflib.get_close_matches(name, fitting, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(fitting)}"
+    raise UserError(f"there is no data set {name!r}; {hint}")
 
 
 def domain_names(name: str, domains: str | None) -> tuple[str, str] | None:
-    """What the two domains of a data set are called, or None where only its user knows.
+    """Names of the source and target domain of a data set, or None if only its user knows them.
 
     Args:
-      name: of the data set.
-      domains: which two of it, for "portraits".
-
-    Returns:
-      The names of A, or the source, and of B, or the target.
+      name: the data set.
+      domains: of "portraits", such as "old_young".
     """
     if name.startswith("openmoji_gender"):
         return "man", "woman"

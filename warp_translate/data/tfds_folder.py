@@ -1,33 +1,35 @@
-"""``tfds_folder``: a set that somebody has prepared with TFDS, by the folder of its version.
+"""Sets prepared elsewhere with TFDS: ``tfds_folder`` and TFDS's own ``cycle_gan/*``.
 
-Any set serves whose records hold a ``source`` and a ``target`` of equal size, with the splits train
-and test, or an ``image``, with the splits trainA, trainB, testA and testB. It is prepared as
-array_record; reading it then takes no TensorFlow.
+A set suits if its records hold ``source`` and ``target`` of equal size, with the splits train and
+test, or ``image``, with the splits trainA, trainB, testA and testB. It must be prepared as
+array_record, which needs no TensorFlow to read.
 """
 
 import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils.version import list_all_versions
 
 from warp_translate import storage
-from warp_translate.data.preparation import FILE_FORMAT, INFO_FILE, open_version
+from warp_translate.data.builders import FILE_FORMAT
+from warp_translate.data.folders import UNPAIRED_SPLITS
+from warp_translate.data.preparation import (
+    INFO_FILE,
+    fetch_prepared,
+    named_data_dir,
+    open_version,
+)
+from warp_translate.data.preparation import is_prepared as is_prepared
 from warp_translate.data.records import UnreadableRecord, read_record
-from warp_translate.data.unpaired_layout import SPLITS
 from warp_translate.errors import UserError
 
 PAIR = ("source", "target")
 IMAGE = ("image",)
 
-_SPLITS = {PAIR: ("train", "test"), IMAGE: SPLITS}
-
-
-def is_prepared(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is that of a prepared version."""
-    return (Path(folder).expanduser() / INFO_FILE).is_file()
+_SPLITS = {PAIR: ("train", "test"), IMAGE: UNPAIRED_SPLITS}
 
 
 def open_tfds_folder(
@@ -37,13 +39,10 @@ def open_tfds_folder(
 
     Args:
       folder: of its version, for example ``~/tensorflow_datasets/mine/1.0.0``.
-      features: `PAIR` or `IMAGE`, what its records are to hold; None for either.
-
-    Returns:
-      The builder.
+      features: required features, `PAIR` or `IMAGE`; None for either.
 
     Raises:
-      UserError: the folder holds no prepared set, or not such a one.
+      UserError: the folder holds no prepared set, or one of other features or splits.
     """
     if folder is None:
         raise UserError("tfds_folder needs a root, the folder of a prepared version; give one")
@@ -56,19 +55,47 @@ def open_tfds_folder(
     builder = open_version(path, f"prepare it with --file_format={FILE_FORMAT}")
     held = held_features(builder)
     if held is None or (features is not None and held != features):
-        wanted = " or ".join(
+        needs = " or ".join(
             f"{' and '.join(each)} with the splits {', '.join(_SPLITS[each])}"
             for each in ([features] if features else _SPLITS)
         )
         raise UserError(
             f"{path} holds {', '.join(sorted(builder.info.features))} with the splits "
-            f"{', '.join(sorted(builder.info.splits))}, but this training needs {wanted}"
+            f"{', '.join(sorted(builder.info.splits))}, but this training needs {needs}"
         )
     return builder
 
 
+def open_cycle_gan(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.core.DatasetBuilder:
+    """Opens the newest prepared version of a TFDS set, such as "cycle_gan/horse2zebra".
+
+    Preparing it takes TensorFlow and a download, which happen elsewhere.
+
+    Raises:
+      UserError: the set is not prepared, or not as array_record.
+    """
+    remedy = (
+        "on a machine with TensorFlow and internet run: "
+        f"tfds build {name} --file_format={FILE_FORMAT}, and copy the result there"
+    )
+    folder = named_data_dir(data_dir)
+    place = storage.to_path(folder) / name
+    versions = list_all_versions(place)
+    if not versions:
+        raise UserError(f"{name} is not prepared in {place}; {remedy}")
+    newest = local = place / str(versions[-1])
+    if storage.scheme(folder) is not None:
+        local = storage.cached(newest)
+        if not local.exists():
+            fetch_prepared(newest)
+    builder = open_version(local, remedy)
+    if missing := [split for split in UNPAIRED_SPLITS if split not in builder.info.splits]:
+        raise UserError(f"{newest} lacks the splits {', '.join(missing)}; {remedy}")
+    return builder
+
+
 def held_features(builder: tfds.core.DatasetBuilder) -> tuple[str, ...] | None:
-    """`PAIR` or `IMAGE`, what the records hold, or None where neither is there with its splits."""
+    """`PAIR` or `IMAGE` if the records hold it with its splits, otherwise None."""
     for features, splits in _SPLITS.items():
         if set(features) <= set(builder.info.features) and set(splits) <= set(builder.info.splits):
             return features
@@ -77,59 +104,39 @@ def held_features(builder: tfds.core.DatasetBuilder) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class SplitFound:
-    """What was found of a split.
-
-    Attributes:
-      name: of the split.
-      records: how many there are.
-      unreadable: the first records that cannot be read, each with why.
-      lost: how many there are of these.
-      widths: smallest, median and largest, in pixels; None where none can be read.
-      heights: likewise.
-    """
+    """Contents of a split."""
 
     name: str
     records: int
-    unreadable: tuple[str, ...]
-    lost: int
-    widths: tuple[int, int, int] | None
+    unreadable: tuple[str, ...]  # The first ones, with the reason.
+    lost: int  # Number of unreadable records.
+    widths: tuple[int, int, int] | None  # Smallest, median and largest in pixels, if readable.
     heights: tuple[int, int, int] | None
 
 
 def look(
     builder: tfds.core.DatasetBuilder, advance: Callable[[int], None], *, most_named: int
 ) -> list[SplitFound]:
-    """Reads every record of a prepared set.
+    """Reads every record of a set; names the first unreadable ones of each split.
 
-    Args:
-      builder: from `open_tfds_folder`.
-      advance: told of every record.
-      most_named: how many that cannot be read are named in each split.
+    ``advance`` is called with 1 after each record.
     """
     features = held_features(builder)
     assert features is not None
     found = []
     for split in sorted(builder.info.splits):
         records = builder.as_data_source(split)
-        widths, heights, problems, lost = [], [], [], 0
+        shapes: list[tuple[int, ...]] = []
+        problems: list[str] = []
         for number in range(len(records)):
             try:
-                record = read_record(records, number)
+                shapes.append(read_record(records, number)[features[0]].shape)
             except UnreadableRecord as error:
-                lost += 1
-                problems += [error.what] if lost <= most_named else []
-            else:
-                height, width = record[features[0]].shape[:2]
-                widths.append(width)
-                heights.append(height)
+                problems.append(error.what if len(problems) < most_named else "")
             advance(1)
-        found.append(
-            SplitFound(
-                *(split, len(records), tuple(problems), lost),
-                widths=_spread(widths),
-                heights=_spread(heights),
-            )
-        )
+        unreadable = tuple(problems[:most_named])
+        heights, widths = (_spread([shape[axis] for shape in shapes]) for axis in (0, 1))
+        found.append(SplitFound(split, len(records), unreadable, len(problems), widths, heights))
     return found
 
 

@@ -8,9 +8,8 @@ import ml_collections
 import optax
 
 from warp_translate.data import augment, names, sources
-from warp_translate.data.domains import Domains, open_domains
-from warp_translate.data.labelled import Labelled, open_labelled
-from warp_translate.data.pair import PairSource
+from warp_translate.data.records import PairSource
+from warp_translate.data.sources import Domains, Labelled, open_domains, open_labelled
 from warp_translate.errors import UserError
 from warp_translate.evaluation.perceptual import load_perceptual_distance
 from warp_translate.experiment import fields

@@ -6,8 +6,7 @@ import ml_collections
 
 from warp_translate.data import pipeline
 from warp_translate.data.augment import EvalCrop
-from warp_translate.data.image_source import ImageSource
-from warp_translate.data.records import Skipped, Skipping
+from warp_translate.data.records import ImageSource, Skipped, Skipping
 from warp_translate.evaluation.classification import ClassificationResult, ClassifierEvaluation
 from warp_translate.experiment import build, eval_setup, multihost
 from warp_translate.experiment.task import Report, Sheet, Task

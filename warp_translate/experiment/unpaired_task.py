@@ -8,8 +8,7 @@ import numpy as np
 
 from warp_translate.data import pipeline
 from warp_translate.data.augment import EvalCrop
-from warp_translate.data.image_source import ImageSource
-from warp_translate.data.records import Skipped, Skipping
+from warp_translate.data.records import ImageSource, Skipped, Skipping
 from warp_translate.evaluation import distribution_metrics
 from warp_translate.evaluation.distribution_metrics import DistributionMetrics
 from warp_translate.evaluation.unpaired import DomainsEvaluation, DomainsResult

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from warp_translate import file_tree
 from warp_translate.errors import UserError, shown
 from warp_translate.image_io import FORMAT_OF, SUFFIXES
 from warp_translate.serving.batch_translate import Job
@@ -22,6 +23,12 @@ OutputFormat = Literal["png", "jpeg", "webp", "same"]
 
 STANDARD = "-"
 """Standard input or output."""
+
+_REASONS = {
+    "folder": "/",
+    "broken": " (a broken link)",
+    "repeated": " (a link to a folder that is included already)",
+}
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
@@ -146,51 +153,20 @@ def _find(
     Visits each folder once, however many links lead to it, and neither hidden entries nor the
     folder of the outputs.
     """
-    seen = {_identity(output)} if output.is_dir() else set()
-    images: list[Path] = []
-    others: list[tuple[Path, str]] = []
-    has_folders = False
-    # Links last: a folder that is below the root gets its own name, not that of a link.
-    folders, links = [Path()], collections.deque[Path]()
-    while folders or links:
-        current = folders.pop() if folders else links.popleft()
-        identity = _identity(root / current)
-        if identity in seen:
-            if (root / current).is_symlink():
-                others.append((current, " (a link to a folder that is included already)"))
-            continue
-        seen.add(identity)
-        for name in _listed(root / current):
-            path, full = current / name, root / current / name
-            if name.startswith("."):
-                continue
-            if full.is_dir():
-                if recursive:
-                    (links if full.is_symlink() else folders).append(path)
-                else:
-                    has_folders = True
-                    others.append((path, "/"))
-            elif not full.exists():
-                others.append((path, " (a broken link)"))
-            elif path.suffix.lower() in SUFFIXES and full.is_file():
+    images, others = [], []
+    try:
+        skip = file_tree.identity(output) if output.is_dir() else None
+        for entry, kind in file_tree.walk(root, recursive, once=True, skip=skip):
+            path = Path(entry.path).relative_to(root)
+            if kind == "file" and path.suffix.lower() in SUFFIXES:
                 images.append(path)
             else:
-                others.append((path, ""))
-    return images, others, has_folders
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
+                others.append((path, _REASONS.get(kind, "")))
     except OSError as error:
         raise UserError(
-            f"{shown(folder)} cannot be listed ({error.strerror}); check its permissions"
+            f"{shown(error.filename)} cannot be listed ({error.strerror}); check its permissions"
         ) from error
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
+    return images, sorted(others), any(reason == _REASONS["folder"] for _, reason in others)
 
 
 def _distinct(
@@ -253,10 +229,10 @@ def _key(path: PurePath) -> str:
 
 
 def _check_overwriting(jobs: Sequence[Job], maps: Sequence[str], output: str) -> None:
-    inputs = {_identity(job.source) for job in jobs if job.source is not None}
+    inputs = {file_tree.identity(job.source) for job in jobs if job.source is not None}
     for job in jobs:
         for file in job.files(maps):
-            if file.exists() and _identity(file) in inputs:
+            if file.exists() and file_tree.identity(file) in inputs:
                 raise _overwrites(output)
 
 

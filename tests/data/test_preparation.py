@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core import registered
 
 from warp_translate import progress
-from warp_translate.data import folder_preparation, lists, paired_folder, shards, unpaired_folder
-from warp_translate.data.domains import open_domains
-from warp_translate.data.sources import prepare
-from warp_translate.data.unpaired_folder import UnpairedFolder, unpaired_folder_config
-from warp_translate.data.unpaired_layout import scan_domains
+from warp_translate.data import builders, lists, preparation, shards
+from warp_translate.data.builders import UnpairedFolder, folder_config
+from warp_translate.data.folders import scan_domains
+from warp_translate.data.sources import open_domains, prepare
 from warp_translate.errors import UserError
 from warp_translate.image_io import write_image
 
@@ -42,7 +40,7 @@ def root(tmp_path, rng):
 
 
 def place(path):
-    """As of `shards`, but wherever the folder is."""
+    """As in `shards`, but independent of the folder."""
     return zlib.crc32(path.name.encode()) / 2**32
 
 
@@ -55,19 +53,19 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The images that are read from now on, as FOLDER/NAME."""
-    read, seen = unpaired_folder.read_image, []
+    """Collects the images that are read, as FOLDER/NAME."""
+    read, seen = builders.read_file, []
 
     def noted(path):
         seen.append(f"{path.parent.name}/{path.name}")
         return read(path)
 
-    monkeypatch.setattr(unpaired_folder, "read_image", noted)
+    monkeypatch.setattr(builders, "read_file", noted)
     return seen
 
 
 def expected(path):
-    """What is stored of a file."""
+    """The stored bytes of a file."""
     if path.suffix == ".jpg":
         return path.read_bytes()
     buffer = io.BytesIO()
@@ -76,7 +74,7 @@ def expected(path):
 
 
 def stored(data_dir):
-    """What lies in the only set of a data folder, by split, read as anybody's TFDS does."""
+    """Images of the only set of a data folder, by split, read with TFDS."""
     (folder,) = Path(data_dir).glob("*/*/[0-9]*")
     undecoded = {"image": tfds.decode.SkipDecoding()}
     source = tfds.builder_from_directory(folder).as_data_source(decoders=undecoded)
@@ -84,7 +82,7 @@ def stored(data_dir):
 
 
 def check(data_dir, root):
-    """That all images are there, in the order of their names, and nothing else."""
+    """Checks that the set holds all images in the order of their names."""
     found = stored(data_dir)
     for split in COUNTS:
         assert found[split] == [expected(path) for path in sorted((root / split).iterdir())]
@@ -93,50 +91,25 @@ def check(data_dir, root):
 
 def planned(root, data_dir):
     """Names of the images in each shard, by the shard's name."""
-    config = unpaired_folder_config(scan_domains(root))
+    config = folder_config(scan_domains(root))
     builder = UnpairedFolder(config=config, data_dir=data_dir, file_format="array_record")
     return {
         shard.name: [
             f"{path.parent.name}/{path.name}"
-            for path in builder.items()[shard.split][shard.start : shard.stop]
+            for (path,) in builder.layout.splits[shard.split][shard.start : shard.stop]
         ]
         for shard in shards.plan(builder)
     }
 
 
-with registered.skip_registration():
-
-    class Sequential(tfds.core.GeneratorBasedBuilder):
-        """The same images by nothing but TFDS, one after the other."""
-
-        name = "unpaired_folder"
-        VERSION = tfds.core.Version("1.1.0")
-        BUILDER_CONFIGS = ()
-        root = None
-
-        def _info(self):
-            image = tfds.features.Image(shape=(None, None, 3))
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"Images by domain of {self.root}.",
-                features=tfds.features.FeaturesDict({"image": image}),
-                disable_shuffling=True,
-            )
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(split) for split in COUNTS}
-
-        def _generate_examples(self, split):
-            for number, path in enumerate(sorted((self.root / split).iterdir())):
-                yield number, {"image": expected(path)}
-
-
-def test_the_files_are_those_of_tfds_byte_for_byte(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(Sequential, "root", root)
-    sequential = Sequential(data_dir=tmp_path / "theirs", file_format="array_record")
-    sequential.download_and_prepare(file_format="array_record")
+def test_the_files_are_those_of_tfds_byte_for_byte(root, tmp_path, reads):
+    config = folder_config(scan_domains(root))
+    builder = UnpairedFolder(config=config, data_dir=tmp_path / "tfds", file_format="array_record")
+    builder.download_and_prepare(file_format="array_record")
+    check(tmp_path / "tfds", root)
     open_domains("unpaired_folder", tmp_path / "ours", root=root)
-    theirs = Path(sequential.data_dir)
+    assert len(reads) == 2 * sum(COUNTS.values())
+    theirs = Path(builder.data_dir)
     (ours,) = (tmp_path / "ours/unpaired_folder").glob("*/1.1.0")
     assert sorted(os.listdir(ours)) == sorted([*os.listdir(theirs), "checksums.json"])
     for path in theirs.iterdir():
@@ -145,43 +118,30 @@ def test_the_files_are_those_of_tfds_byte_for_byte(root, tmp_path, monkeypatch):
     about, reference = (
         json.loads((folder / "dataset_info.json").read_text()) for folder in (ours, theirs)
     )
-    config = about.pop("configName"), about.pop("configDescription", "")
-    assert config[0] == ours.parent.name
     for each in (about, reference):
-        del each["moduleName"]
         each["splits"].sort(key=lambda split: split["name"])
     assert about == reference
-
-
-def test_a_set_that_tfds_alone_has_prepared_is_used(root, tmp_path, reads):
-    config = unpaired_folder_config(scan_domains(root))
-    builder = UnpairedFolder(config=config, data_dir=tmp_path / "data", file_format="array_record")
-    builder.download_and_prepare(file_format="array_record")
-    assert len(reads) == sum(COUNTS.values())
-    open_domains("unpaired_folder", tmp_path / "data", root=root)
-    assert len(reads) == sum(COUNTS.values())
-    check(tmp_path / "data", root)
+    open_domains("unpaired_folder", tmp_path / "tfds", root=root)
+    assert len(reads) == 2 * sum(COUNTS.values())
 
 
 @pytest.mark.parametrize("workers", [1, 8])
 def test_many_shards_and_threads_keep_the_order(root, tmp_path, small_shards, monkeypatch, workers):
-    read, chance = unpaired_folder.read_image, random.Random(0)
+    read, chance = builders.read_file, random.Random(0)
 
     def slowly(path):
         time.sleep(chance.random() / 200)
         return read(path)
 
-    monkeypatch.setattr(unpaired_folder, "read_image", slowly)
-    monkeypatch.setattr(folder_preparation, "allowed_cores", lambda: workers)
+    monkeypatch.setattr(builders, "read_file", slowly)
+    monkeypatch.setattr(preparation, "allowed_cores", lambda: workers)
     open_domains("unpaired_folder", tmp_path / "data", root=root)
     check(tmp_path / "data", root)
     assert len(list((tmp_path / "data").rglob("*trainA*-of-*"))) > 5
 
 
-def test_only_a_few_examples_are_ahead_of_what_is_written(
-    root, tmp_path, small_shards, monkeypatch
-):
-    write, read, lock = tfds.core.ExampleWriter.write, unpaired_folder.read_image, threading.Lock()
+def test_only_a_few_examples_are_in_memory(root, tmp_path, small_shards, monkeypatch):
+    write, read, lock = tfds.core.ExampleWriter.write, builders.read_file, threading.Lock()
     begun, most = 0, 0
 
     def counted(path):
@@ -201,29 +161,29 @@ def test_only_a_few_examples_are_ahead_of_what_is_written(
 
         return write(self, path, each())
 
-    monkeypatch.setattr(unpaired_folder, "read_image", counted)
+    monkeypatch.setattr(builders, "read_file", counted)
     monkeypatch.setattr(tfds.core.ExampleWriter, "write", slowly)
-    monkeypatch.setattr(folder_preparation, "allowed_cores", lambda: 2)
+    monkeypatch.setattr(preparation, "allowed_cores", lambda: 2)
     open_domains("unpaired_folder", tmp_path / "data", root=root)
     assert begun == 0
-    assert 2 < most <= 2 * folder_preparation._AHEAD + 1
+    assert 2 < most <= 2 * preparation._AHEAD + 1
 
 
 SCRIPT = f"""
 import resource, sys, time, zlib
-from warp_translate.data import shards, unpaired_folder
-from warp_translate.data.domains import open_domains
+from warp_translate.data import builders, shards
+from warp_translate.data.sources import open_domains
 from warp_translate.errors import UserError
 data, root, log, seconds, most_bytes = sys.argv[1:]
 shards._LEAST, shards._MOST, shards._BETWEEN = {SIZES}
 shards._place = lambda path: zlib.crc32(path.name.encode()) / 2**32
-read = unpaired_folder.read_image
+read = builders.read_file
 def slowly(path):
     with open(log, "a") as file:
         file.write(f"{{path.parent.name}}/{{path.name}}\\n")
     time.sleep(float(seconds))
     return read(path)
-unpaired_folder.read_image = slowly
+builders.read_file = slowly
 if int(most_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most_bytes), resource.RLIM_INFINITY))
 try:
@@ -234,7 +194,7 @@ except UserError as error:
 
 
 def start(root, data_dir, log, seconds, most_bytes=0):
-    """A process that prepares the folder and notes what it reads."""
+    """Starts a process that prepares the folder and logs the files that it reads."""
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *map(str, (data_dir, root, log, seconds, most_bytes))],
         stdout=subprocess.PIPE,
@@ -251,7 +211,7 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_cut_in_the_middle_it_goes_on_with_the_whole_shards(
+def test_an_interrupted_preparation_keeps_finished_shards(
     root, tmp_path, small_shards, reads, number
 ):
     data, log = tmp_path / "data", tmp_path / "log"
@@ -270,8 +230,8 @@ def test_cut_in_the_middle_it_goes_on_with_the_whole_shards(
     check(data, root)
 
 
-def test_a_full_disk_is_told_and_what_was_prepared_is_kept(root, tmp_path, small_shards, reads):
-    # Its shard is the only one that does not fit.
+def test_a_full_disk_is_an_error_and_finished_shards_are_kept(root, tmp_path, small_shards, reads):
+    # Only its shard is too large.
     write_image(
         root / "trainA/20.png",
         np.random.default_rng(1).integers(0, 256, (300, 300, 3)).astype(np.uint8),
@@ -280,7 +240,7 @@ def test_a_full_disk_is_told_and_what_was_prepared_is_kept(root, tmp_path, small
     run = start(root, data, log, 0, 200_000)
     _, said = run.communicate(timeout=300)
     assert run.returncode and "cannot be prepared" in said and "File too large" in said
-    assert "the same command goes on" in said and "Traceback" not in said
+    assert "rerun to resume" in said and "Traceback" not in said
     whole = {path.stem for path in data.rglob("*.json")}
     assert whole
     open_domains("unpaired_folder", data, root=root)
@@ -300,14 +260,12 @@ def test_processes_share_the_shards(root, tmp_path):
     check(data, root)
     read = [log.read_text().split() if log.exists() else [] for log in logs]
     assert set(itertools.chain(*read)) == set(itertools.chain(*planned(root, data).values()))
-    # Two may begin one shard at the same moment.
+    # Two processes may begin one shard at the same moment.
     assert sum(map(len, read)) < 1.7 * sum(COUNTS.values())
 
 
-def test_a_shard_whose_maker_stands_still_is_made_by_others(
-    root, tmp_path, small_shards, monkeypatch
-):
-    monkeypatch.setattr(folder_preparation, "_PATIENCE", 0.5)
+def test_a_shard_of_a_stalled_process_is_made_by_others(root, tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr(preparation, "_PATIENCE", 0.5)
     data, log = tmp_path / "data", tmp_path / "log"
     run = start(root, data, log, 0.05)
     try:
@@ -323,9 +281,9 @@ def test_a_shard_whose_maker_stands_still_is_made_by_others(
     check(data, root)
 
 
-@pytest.mark.parametrize("mend", ["replaced", "removed", "listed"])
-def test_all_broken_images_are_counted_and_the_mended_folder_goes_on(
-    root, tmp_path, small_shards, reads, mend
+@pytest.mark.parametrize("fix", ["replaced", "removed", "listed"])
+def test_broken_images_are_counted_and_the_fixed_folder_resumes(
+    root, tmp_path, small_shards, reads, fix
 ):
     data = tmp_path / "data"
     broken = [
@@ -355,11 +313,11 @@ def test_all_broken_images_are_counted_and_the_mended_folder_goes_on(
     reads.clear()
     source = root
     for path in broken:
-        if mend == "replaced":
+        if fix == "replaced":
             path.write_bytes(images[path])
         else:
             path.unlink()
-    if mend == "listed":
+    if fix == "listed":
         source = root.parent / "list.csv"
         rows = [
             (f"root/{split}/{path.name}", split[-1], split[:-1])
@@ -369,23 +327,23 @@ def test_all_broken_images_are_counted_and_the_mended_folder_goes_on(
         lists.write(source, ("file", "domain", "split"), rows)
     open_domains("unpaired_folder", data, root=source)
     check(data, root)
-    # What surrounded a broken image may have come into the next shard.
+    # Neighbors of a broken image may move to the next shard.
     assert len(set(reads) - spoilt) <= 12 and len(reads) < 30
     assert len(list((data / "unpaired_folder").iterdir())) == 1
 
 
-def test_broken_strips_are_for_nobody_to_list(tmp_path, rng):
+def test_lists_are_no_remedy_for_broken_strips(tmp_path, rng):
     (tmp_path / "root/train").mkdir(parents=True)
     for i in range(4):
         image = rng.integers(0, 256, (4, 7 if i == 2 else 8, 3), dtype=np.uint8)
         write_image(tmp_path / f"root/train/{i}.png", image)
     with pytest.raises(UserError, match=r"1 of the 4 pairs .*2\.png is 7 pixels wide") as error:
         prepare("paired_folder", tmp_path / "data", root=tmp_path / "root")
-    assert "--list" not in str(error.value) and "mend or remove them" in str(error.value)
+    assert "--list" not in str(error.value) and "fix or remove them" in str(error.value)
 
 
-def test_directions_share_nothing(tmp_path, rng, monkeypatch):
-    """The halves of the one are the others of the other, and both may be under way."""
+def test_directions_share_nothing(tmp_path, rng, reads):
+    """Both directions of one folder may be in progress."""
     (tmp_path / "root/train").mkdir(parents=True)
     for i in range(4):
         image = rng.integers(0, 256, (4, 8, 3), dtype=np.uint8)
@@ -396,18 +354,12 @@ def test_directions_share_nothing(tmp_path, rng, monkeypatch):
     with pytest.raises(UserError):
         prepare("paired_folder", tmp_path / "data", root=tmp_path / "root", direction="AtoB")
     broken.write_bytes(whole)
-    loaded, load_pair = [], paired_folder.load_pair
-
-    def noted(files, direction):
-        loaded.append(files.name)
-        return load_pair(files, direction)
-
-    monkeypatch.setattr(paired_folder, "load_pair", noted)
+    reads.clear()
     prepare("paired_folder", tmp_path / "data", root=tmp_path / "root", direction="BtoA")
-    assert sorted(loaded) == ["0", "1", "2", "3"]
+    assert sorted(reads) == [f"train/{number}.png" for number in range(4)]
 
 
-def test_progress_counts_what_is_there_but_not_for_the_rate(
+def test_progress_counts_finished_shards_but_not_in_the_rate(
     root, tmp_path, small_shards, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress, "_QUIET", 0.0)

@@ -1,0 +1,160 @@
+"""TFDS builders for the user's own images, stored as small as possible without loss."""
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from warp_translate.data.folders import Files, Layout
+from warp_translate.errors import UserError, shown
+from warp_translate.image_io import decode_image, encode_png, flatten, read_file
+
+FILE_FORMAT = "array_record"
+"""The only random-access format that TFDS reads and writes correctly without TensorFlow."""
+
+DIRECTIONS = ("AtoB", "BtoA")
+
+
+@dataclass(eq=False, kw_only=True)
+class FolderConfig(tfds.core.BuilderConfig):
+    """Config of a `FolderBuilder`, see `folder_config`.
+
+    Attributes:
+      layout: the examples.
+      direction: of pairs: one of `DIRECTIONS`; "" otherwise.
+    """
+
+    layout: Layout = field(repr=False)
+    direction: str
+
+
+def folder_config(layout: Layout, direction: str | None = None) -> FolderConfig:
+    """Returns a config named after the fingerprint of the files.
+
+    So a changed folder is prepared anew; earlier preparations remain until the user removes them.
+
+    Raises:
+      UserError: unknown direction, or a file vanished.
+    """
+    if direction is not None and direction not in DIRECTIONS:
+        raise UserError(f"direction {direction!r} is none of {', '.join(DIRECTIONS)}; use one")
+    name = f"{direction}_{layout.fingerprint()}" if direction else layout.fingerprint()
+    return FolderConfig(name=name, layout=layout, direction=direction or "")
+
+
+class FolderBuilder(tfds.core.GeneratorBasedBuilder):
+    """A builder whose examples depend on files only; `preparation` makes them in parallel.
+
+    The examples of a split are in the order of the layout, so that users find the file of each.
+
+    Attributes:
+      image_names: features of an example, uint8 [H, W, 3] of any size.
+      title: of the set.
+      noun: for the examples, in messages.
+    """
+
+    builder_config: FolderConfig
+    image_names: tuple[str, ...]
+    title: str
+    noun: str
+
+    @abc.abstractmethod
+    def encode(self, files: Files) -> dict[str, bytes]:
+        """Makes an example; thread-safe.
+
+        Raises:
+          UserError: a file cannot be used.
+        """
+
+    @property
+    def layout(self) -> Layout:
+        """The examples."""
+        return self.builder_config.layout
+
+    @property
+    def recipe(self) -> str:
+        """Everything except the files that the bytes of an example depend on."""
+        return f"{self.name} {self.version} {self.builder_config.direction}".rstrip()
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, 3))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.title} of {shown(str(self.layout.root))}.",
+            features=tfds.features.FeaturesDict({name: image for name in self.image_names}),
+            supervised_keys=self.image_names if len(self.image_names) == 2 else None,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager
+        return {
+            split: self._generate_examples(files) for split, files in self.layout.splits.items()
+        }
+
+    def _generate_examples(self, examples: Sequence[Files]) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from enumerate(map(self.encode, examples))
+
+
+class PairedFolder(FolderBuilder):
+    """Builder of ``paired_folder``: source and target of equal size."""
+
+    VERSION = tfds.core.Version("1.2.0")  # Colors are sRGB since 1.2.0.
+    image_names = ("source", "target")
+    title, noun = "Image pairs", "pairs"
+
+    def encode(self, files: Files) -> dict[str, bytes]:
+        """Reads a strip, or A and B."""
+        stored: list[bytes]
+        if len(files) == 1:
+            rgb, _ = _read(files[0])
+            width = rgb.shape[1]
+            if width % 2:
+                raise UserError(
+                    f"{files[0]} is {width} pixels wide, but a strip of two equal halves has an "
+                    "even width; fix or remove it"
+                )
+            stored = [encode_png(np.ascontiguousarray(half)) for half in np.split(rgb, 2, axis=1)]
+        else:
+            images = [_read(path) for path in files]
+            (height, width), (height_b, width_b) = (rgb.shape[:2] for rgb, _ in images)
+            if (height, width) != (height_b, width_b):
+                raise UserError(
+                    f"{files[0]} is {width}x{height} pixels, but its partner {files[1]} is "
+                    f"{width_b}x{height_b}; make them equal or remove both"
+                )
+            stored = [data or encode_png(rgb) for rgb, data in images]
+        if self.builder_config.direction == "BtoA":
+            stored.reverse()
+        return dict(zip(self.image_names, stored, strict=True))
+
+
+class UnpairedFolder(FolderBuilder):
+    """Builder of ``unpaired_folder`` and ``domain_folders``; as TFDS's ``cycle_gan``."""
+
+    VERSION = tfds.core.Version("1.1.0")  # Colors are sRGB since 1.1.0.
+    image_names = ("image",)
+    title, noun = "Images by domain", "images"
+
+    def encode(self, files: Files) -> dict[str, bytes]:
+        """Reads an image."""
+        rgb, data = _read(files[0])
+        return {"image": data or encode_png(rgb)}
+
+
+def _read(path: Path) -> tuple[np.ndarray, bytes | None]:
+    """Reads and decodes an image file once.
+
+    Returns:
+      The image over white, uint8 [H, W, 3]; and the file if it is a JPEG that decodes to exactly
+      this. For photographs PNG takes four times the space and the time to decode.
+    """
+    data = read_file(path)
+    image = decode_image(data, shown(path))
+    return flatten(image), data if image.kind == "JPEG" and image.unchanged else None
