@@ -1,4 +1,4 @@
-"""Settings for the whole suite: eight fake CPU devices and strict promotion, before jax starts."""
+"""Settings of all tests: eight virtual CPU devices and strict rank promotion; shared fixtures."""
 
 import contextlib
 import dataclasses
@@ -13,21 +13,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
-    # The tests compile much and compute little. Without optimisation they take a third of the time,
-    # and without a compiler of its own for each of a thousand fusions half of that.
+    # Tests compile much and compute little: without optimization they take a third of the time, and
+    # without a separate compilation of each fusion half of that.
     + " --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false"
     + " --xla_cpu_parallel_codegen_split_count=1"
 ).strip()
-# PyTorch's threads wait for each other in a loop: where other work takes a core from one of them,
-# as another worker of the tests does, its references take fifty times as long.
+# PyTorch's threads spin: with another worker on one of their cores they are fifty times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("NO_GCE_CHECK", "true")  # tfds would ask a metadata server it cannot reach.
-# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+os.environ.setdefault("NO_GCE_CHECK", "true")  # tfds would query an unreachable metadata server.
+# Processes that a shell starts in the background ignore SIGINT, and so do their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# What one test has compiled, the others need not: a folder for this run, made before the workers
-# of pytest-xdist start and removed at the end.
+# One compilation cache for all workers of this run; made before pytest-xdist starts them.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="warp_translate_tests_", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
@@ -37,7 +35,7 @@ import jax
 import numpy as np
 import pytest
 
-# Start processes that train for themselves.
+# They start training processes and share no runs.
 _OF_PROCESSES = ("tests/cli/test_processes.py", "tests/cli/test_restarts.py")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -45,7 +43,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Workers get whole files, and one of them those of tests/cli that share trained runs."""
+    """Gives whole files to workers, and those of tests/cli that share trained runs to one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -59,30 +57,30 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_memory() -> Iterator[None]:
-    """Forgets what a file has compiled, of which a worker would gather five gigabytes."""
+    """Clears jax's caches after each file; a worker would hold five gigabytes."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A numpy generator with a fixed seed."""
+    """NumPy generator with a fixed seed."""
     return np.random.default_rng(0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """Stores of this machine that speak the protocols of S3 and of Google's cloud storage.
+    """Local emulators of S3 and Google Cloud Storage.
 
     Attributes:
-      environment: what a process needs to find them.
+      environment: environment variables by which a process finds them.
     """
 
     environment: dict[str, str]
 
     @staticmethod
     def new(scheme: str, name: str | None = None) -> str:
-        """Makes a bucket and returns its address."""
+        """Creates a bucket and returns its URL."""
         name = name or f"bucket-{uuid.uuid4().hex[:12]}"
         if scheme == "s3":
             import boto3
@@ -97,7 +95,7 @@ class Buckets:
 
 @pytest.fixture(scope="session")
 def buckets() -> Iterator[Buckets]:
-    """The stores, on ports of this process, until the tests end."""
+    """Emulators on ports of this process, until the tests end."""
     from gcp_storage_emulator.server import create_server
     from moto.server import ThreadedMotoServer
 
@@ -117,28 +115,24 @@ def buckets() -> Iterator[Buckets]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://{host}:{amazon_port}",
-        # gcsfs and Google's own client read the first, tensorstore the others.
+        # The first for gcsfs and Google's client, the next two for tensorstore.
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
         "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{port}",
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "test",
         "GOOGLE_CLOUD_PROJECT": "test",
-        # It would ask a service that the emulator does not have, and warn at every call.
+        # Its service is not emulated; gcsfs would warn at every call.
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    yield Buckets(environment)
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield Buckets(environment)
     amazon.stop()
     google.stop()
 
 
 @pytest.fixture(params=["gs", "s3"])
 def bucket(request, buckets, tmp_path, monkeypatch) -> str:
-    """The address of an empty bucket, of either kind; this machine has no copies of any."""
+    """URL of an empty bucket of either kind; the local cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return buckets.new(request.param)

@@ -1,14 +1,14 @@
-"""Damage to files, as disks do it."""
+"""Damage to files."""
 
 import re
 
 
 def damage_picture(path, number):
-    """Turns the bits of a byte of the data of a PNG in an array_record file.
+    """Inverts a byte in the data of a PNG in an array_record file.
 
     Args:
       path: the file.
-      number: which PNG of the file, in its order; from its end if negative.
+      number: index of the PNG in the file; may be negative.
     """
     content = bytearray(path.read_bytes())
     places = [found.start() for found in re.finditer(b"IDAT", content)]
@@ -17,11 +17,11 @@ def damage_picture(path, number):
 
 
 def flip_bit(path, number):
-    """Turns one bit of a file.
+    """Flips one bit of a file.
 
     Args:
       path: the file, on a disk or in a bucket.
-      number: which bit, counted from the start of the file; beyond its end, from the start again.
+      number: index of the bit, modulo the size of the file.
     """
     content = bytearray(path.read_bytes())
     number %= 8 * len(content)

@@ -1,22 +1,20 @@
-"""Measures how strong the tests are: seeds faults into a copy of the tree, one at a time.
+"""Seeds faults into a copy of the tree, one at a time, and reports which test suite catches each.
 
     python tests/faults.py --tree=../before --output=faults.md
     python tests/faults.py --only warp-border remat-dropped --suite quick
 
 Each fault is a small change that a refactoring could make by accident. The test files that should
-notice it run in the quick selection, then in the core one, then in the full one, until a test
-fails. The result is a Markdown table. The exit status is 0 if every fault was caught, 1 if one was
-not, and 2 if the run itself failed, for example because a fault no longer applies.
+catch it run in the quick selection, then in the core one, then in the full one, until a test fails.
+The result is a Markdown table. Exit status: 0 if every fault was caught, 1 if one was not, 2 if the
+run itself failed, for example because a fault no longer applies.
 
-Any failure counts as caught: run the suite without faults first, and see that it passes. The
-seconds are those of all runs for a fault, compilation included.
+Any failure counts: run the tests without faults first. The seconds include compilation.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import os
-import queue
 import re
 import shutil
 import signal
@@ -24,17 +22,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-SUITES = ("quick", "core", "full")
+ROOT = Path(__file__).parents[1]
+SUITES = {"quick": "not core and not full", "core": "core", "full": "full"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A change of one file, and the files in tests/ that should notice it, the fastest first."""
+    """A change of one file, and the files in tests/ that should catch it, the fastest first."""
 
     name: str
     path: str
@@ -217,126 +214,15 @@ class Result(NamedTuple):
 
 
 class HarnessError(Exception):
-    """The run itself failed, and nothing is known of the fault."""
-
-
-class Harness:
-    """Copies of a tree, in which tests run with a fault."""
-
-    def __init__(self, scratch: Path, options: argparse.Namespace) -> None:
-        self._scratch, self._options = scratch, options
-        self._copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        for number in range(options.jobs):
-            self._copies.put(copied(options.tree, scratch / f"copy_{number}"))
-
-    def run(self, fault: Fault) -> Result:
-        """Runs the tests of a fault, suite by suite until one fails."""
-        copy, begin = self._copies.get(), time.monotonic()
-        path = copy / fault.path
-        original = path.read_text("utf-8")
-        path.write_text(original.replace(fault.old, fault.new), "utf-8")
-        try:
-            for suite, expression in selections(copy).items():
-                chosen = suite in self._options.suite
-                if chosen and (test := self._first_failure(copy, fault, expression)):
-                    return Result(suite, test, time.monotonic() - begin)
-            return Result(None, "", time.monotonic() - begin)
-        finally:
-            path.write_text(original, "utf-8")
-            self._copies.put(copy)
-
-    def stop(self) -> None:
-        """Ends the tests that run, which is an error for those that wait for them."""
-        for process in tuple(self._running):
-            kill(process)
-
-    def _first_failure(self, copy: Path, fault: Fault, expression: str) -> str:
-        """The first test that fails; empty if all pass."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        command += [f"--basetemp={copy}_tests", "-m", expression]
-        command += ["tests"] if self._options.whole else test_files(copy, fault)
-        data = fault.name if fault.path.startswith("warp_translate/data/") else "shared"
-        environment = {
-            **environment_of(copy),
-            "JAX_COMPILATION_CACHE_DIR": str(self._scratch / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-            "TFDS_DATA_DIR": str(self._scratch / f"data_{data}"),
-            "COLUMNS": "1000",  # Pytest cuts the lines of its summary at this width.
-        }
-        with tempfile.TemporaryFile() as out:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
-            process = subprocess.Popen(
-                command, cwd=copy, env=environment, start_new_session=True, **streams
-            )
-            self._running.add(process)
-            try:
-                status = process.wait(self._options.timeout)
-            except subprocess.TimeoutExpired:
-                return f"timeout after {self._options.timeout:g} s"
-            finally:
-                kill(process)
-                self._running.discard(process)
-            out.seek(0)
-            return verdict(status, out.read().decode("utf-8", "replace"))
-
-
-def test_files(tree: Path, fault: Fault) -> list[str]:
-    """The test files of a fault that the tree has: another one may have them elsewhere."""
-    paths = [f"tests/{name}" for name in fault.tests]
-    return [path for path in paths if (tree / path).is_file()]
-
-
-def environment_of(copy: Path) -> dict[str, str]:
-    """An environment that imports from a copy; bytecode would hide changes in one second."""
-    own = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
-    return {**os.environ, **own}
-
-
-def verdict(status: int, output: str) -> str:
-    """The first failure that pytest reports; empty if no test failed."""
-    if status in (0, 5):  # 5: no test was selected.
-        return ""
-    summary = output.rpartition("short test summary info")[2]
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", summary, re.MULTILINE)
-    if status == 1 and found:
-        return found[1]
-    if status == 2 and found and re.search(r"errors? during collection", output):
-        return f"at import: {found[1]}"
-    raise HarnessError(f"pytest ended with status {status}:\n{output[-3000:]}")
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process and what is left of its group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def selections(tree: Path) -> dict[str, str]:
-    """What selects the tests of each suite, in the order in which they run."""
-    if '"long:' in (tree / "pyproject.toml").read_text("utf-8"):  # An older tree.
-        return {"quick": "not long", "full": "long and not pages and not buckets"}
-    return {"quick": "not core and not full", "core": "core", "full": "full"}
-
-
-def copied(tree: Path, target: Path) -> Path:
-    """Copies the files that git tracks or would add, as they are in the working tree."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=tree, check=True, capture_output=True).stdout
-    for name in filter(None, os.fsdecode(listed).split("\0")):
-        if (tree / name).is_file():  # A file that was deleted is still listed.
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(tree / name, target / name)
-    command = [sys.executable, "-c", "import warp_translate; print(warp_translate.__file__)"]
-    imported = subprocess.check_output(command, cwd=target, env=environment_of(target), text=True)
-    if target not in Path(imported.strip()).parents:
-        raise HarnessError(f"the tests would import {imported.strip()} instead of {target}")
-    return target
+    """The run itself failed, so nothing is known about the fault."""
 
 
 def places(tree: Path) -> dict[str, str]:
-    """Where each fault applies, by its name."""
+    """Returns file and line of each fault by its name.
+
+    Raises:
+      HarnessError: a fault's text does not occur exactly once, or its test files are missing.
+    """
     found: dict[str, str] = {}
     for fault in FAULTS:
         path = tree / fault.path
@@ -349,14 +235,109 @@ def places(tree: Path) -> dict[str, str]:
     return found
 
 
-def table(faults: Sequence[Fault], where: dict[str, str], results: dict[str, Result]) -> str:
-    """The results as Markdown, in the order of the faults."""
-    lines = ["| fault | place | caught by | first failing test | seconds |\n|---|---|---|---|---:|"]
-    for fault in faults:
-        if result := results.get(fault.name):
-            cells = (fault.name, where[fault.name], result.suite or "NOT CAUGHT", result.test)
-            row = " | ".join(cell.replace("|", r"\|") for cell in cells)
-            lines.append(f"| {row} | {result.seconds:.0f} |")
+def test_files(tree: Path, fault: Fault) -> list[str]:
+    """Returns the test files of a fault that a tree has; another version may lack some."""
+    paths = [f"tests/{name}" for name in fault.tests]
+    return [path for path in paths if (tree / path).is_file()]
+
+
+def run(fault: Fault, copy: Path, scratch: Path, options: argparse.Namespace) -> Result:
+    """Applies a fault to a copy of the tree and runs its tests, suite by suite until one fails."""
+    begin = time.monotonic()
+    path = copy / fault.path
+    original = path.read_text("utf-8")
+    path.write_text(original.replace(fault.old, fault.new), "utf-8")
+    try:
+        for suite in options.suite:
+            if test := first_failure(fault, copy, scratch, suite, options.timeout):
+                return Result(suite, test, time.monotonic() - begin)
+        return Result(None, "", time.monotonic() - begin)
+    finally:
+        path.write_text(original, "utf-8")
+
+
+def first_failure(fault: Fault, copy: Path, scratch: Path, suite: str, timeout: float) -> str:
+    """Returns the first test of a suite that fails; empty if all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += [f"--basetemp={scratch}/tests", "-m", SUITES[suite], *test_files(copy, fault)]
+    # Faults of the preparation may not use sets that others prepared.
+    data = fault.name if fault.path.startswith("warp_translate/data/") else "shared"
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": f"{scratch}/compiled",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "TFDS_DATA_DIR": f"{scratch}/data_{data}",
+        "COLUMNS": "1000",  # Width at which pytest cuts the lines of its summary.
+    }
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(
+            command,
+            cwd=copy,
+            env=environment_of(copy) | environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return f"timeout after {timeout:g} s"
+        finally:
+            kill_group(process)
+        out.seek(0)
+        return verdict(status, out.read().decode("utf-8", "replace"))
+
+
+def environment_of(copy: Path) -> dict[str, str]:
+    """Returns an environment that imports from a copy; bytecode would hide changes in a second."""
+    own = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+    return {**os.environ, **own}
+
+
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kills a process and its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def verdict(status: int, output: str) -> str:
+    """Returns the first failure that pytest reports; empty if no test failed."""
+    if status in (0, 5):  # 5: no test was selected.
+        return ""
+    summary = output.rpartition("short test summary info")[2]
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", summary, re.MULTILINE)
+    if status == 1 and found:
+        return found[1]
+    if status == 2 and found and re.search(r"errors? during collection", output):
+        return f"at import: {found[1]}"
+    raise HarnessError(f"pytest exited with status {status}:\n{output[-3000:]}")
+
+
+def copy_tree(tree: Path, target: Path) -> None:
+    """Copies the files that git tracks or would add, with uncommitted changes."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=tree, check=True, capture_output=True).stdout
+    for name in filter(None, os.fsdecode(listed).split("\0")):
+        if (tree / name).is_file():  # Deleted files are still listed.
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(tree / name, target / name)
+    command = [sys.executable, "-c", "import warp_translate; print(warp_translate.__file__)"]
+    imported = subprocess.check_output(command, cwd=target, env=environment_of(target), text=True)
+    if target not in Path(imported.strip()).parents:
+        raise HarnessError(f"the tests would import {imported.strip()} instead of {target}")
+
+
+def table(where: dict[str, str], results: dict[str, Result]) -> str:
+    """Returns the results as Markdown."""
+    lines = [
+        "| fault | place | caught by | first failing test | seconds |",
+        "|---|---|---|---|---:|",
+    ]
+    for name, result in results.items():
+        cells = (name, where[name], result.suite or "NOT CAUGHT", result.test)
+        row = " | ".join(cell.replace("|", r"\|") for cell in cells)
+        lines.append(f"| {row} | {result.seconds:.0f} |")
     suites = [result.suite for result in results.values()]
     counts = ", ".join(f"{suites.count(suite)} by {suite or 'none'}" for suite in (*SUITES, None))
     return "\n".join([*lines, "", f"{len(suites)} faults, caught: {counts}.", ""])
@@ -365,51 +346,41 @@ def table(faults: Sequence[Fault], where: dict[str, str], results: dict[str, Res
 def main() -> int:
     """Parses the command line, runs the faults and writes the table."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults alone")
-    parser.add_argument("--suite", nargs="+", choices=SUITES, default=SUITES, help="suites to run")
-    parser.add_argument("--jobs", type=int, default=1, help="faults that are tested at once")
-    parser.add_argument("--tree", type=Path, default=Path(__file__).parents[1], help="checkout")
-    parser.add_argument("--output", type=Path, help="file for the table instead of stdout")
-    parser.add_argument("--whole", action="store_true", help="run all files of a suite")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds of one run of pytest")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these faults")
+    parser.add_argument("--suite", nargs="+", choices=SUITES, default=[*SUITES], help="suites")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="checkout to test")
+    parser.add_argument("--output", type=Path, help="file for the table; default: stdout")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds of one pytest run")
     parser.add_argument("--check", action="store_true", help="only check that the faults apply")
     options = parser.parse_args()
-    options.tree = options.tree.resolve()
+    tree = options.tree.resolve()
     if unknown := set(options.only or ()) - {fault.name for fault in FAULTS}:
-        parser.error(f"there is no fault {', '.join(sorted(unknown))}")
-    where = places(options.tree)
+        parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
+    where = places(tree)
     if options.check:
-        print(f"{len(where)} faults apply to {options.tree}")
+        print(f"{len(where)} faults apply to {tree}")
         return 0
     faults = [fault for fault in FAULTS if not options.only or fault.name in options.only]
     results: dict[str, Result] = {}
-    begin, of = time.monotonic(), len(faults)
-    with (
-        tempfile.TemporaryDirectory(prefix="faults_", ignore_cleanup_errors=True) as scratch,
-        ThreadPoolExecutor(options.jobs) as pool,
-    ):
-        harness = Harness(Path(scratch).resolve(), options)
-        futures = {pool.submit(harness.run, fault): fault.name for fault in faults}
-        try:
-            for future in as_completed(futures):
-                name, result = futures[future], future.result()
-                results[name] = result
-                left = (time.monotonic() - begin) * (of / len(results) - 1) / 60
-                said = f"{name}: {result.suite or 'NOT CAUGHT'} {result.test}".strip()
-                said = f"[{len(results)}/{of}, about {left:.0f} min left] {said}"
-                print(f"{said} ({result.seconds:.0f} s)", file=sys.stderr, flush=True)
-                if options.output:
-                    options.output.write_text(table(faults, where, results), "utf-8")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            harness.stop()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults_", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder).resolve()
+        copy_tree(tree, scratch / "copy")
+        for fault in faults:
+            result = results[fault.name] = run(fault, scratch / "copy", scratch, options)
+            done, total = len(results), len(faults)
+            left = (time.monotonic() - begin) * (total / done - 1) / 60
+            caught = f"{result.suite or 'NOT CAUGHT'} {result.test} ({result.seconds:.0f} s)"
+            print(f"[{done}/{total}, {left:.0f} min left] {fault.name}: {caught}", file=sys.stderr)
+            if options.output:
+                options.output.write_text(table(where, results), "utf-8")
     if not options.output:
-        print(table(faults, where, results))
+        print(table(where, results))
     return int(any(result.suite is None for result in results.values()))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # The tests end as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the tests as well.
     try:
         sys.exit(main())
     except HarnessError as error:

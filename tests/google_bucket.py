@@ -1,8 +1,8 @@
-"""What the emulated Google Cloud Storage lacks of the real one: generations of objects.
+"""Object generations for the Google Cloud Storage emulator.
 
-TensorStore reads the generation of an object from a header, and writes what several may write on
-condition that it has not changed. The emulator sends no such header and ignores the condition, so
-that TensorStore finds generations malformed and writers overwrite each other.
+TensorStore reads an object's generation from a header and makes concurrent writes conditional on
+it. The emulator lacks the header and ignores the condition: TensorStore reports malformed
+generations, and writers overwrite each other.
 """
 
 from http import HTTPStatus
@@ -16,7 +16,7 @@ _OF_OBJECTS = (objects.get, objects.download, objects.insert, objects.delete)
 
 
 def add_generations() -> None:
-    """Makes all servers of this process send generations and keep to conditions on them."""
+    """Makes all servers of this process send generations and check conditions on them."""
     server.HANDLERS = tuple(
         (pattern, {method: _with_generations(handler) for method, handler in handlers.items()})
         for pattern, handlers in server.HANDLERS
@@ -42,7 +42,7 @@ def _with_generations(handler):
             request.query.get(f"ifGeneration{word}", [None])[0] for word in ("Match", "NotMatch")
         )
         if wanted not in (None, before) or unwanted == before:
-            _ = request.data  # A body that is not read would reset the connection.
+            _ = request.data  # An unread body would reset the connection.
             refused = request.method != "GET" or wanted is not None
             response.status = HTTPStatus.PRECONDITION_FAILED if refused else HTTPStatus.NOT_MODIFIED
             return

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the package in fresh environments, for each Python with the lowest and the highest
-# versions of its dependencies, and trains, exports, translates and serves in each of them.
+# Trains, exports, translates and serves in new environments, for each Python with the lowest and
+# the highest versions of the dependencies.
 #
 #   tests/versions.sh FOLDER [VERSION ...]
 #
-# VERSION is 3.11, 3.12 and 3.13 by default. A Python that uv does not find, nor pyenv, is named at
-# the end. FOLDER is made, gets everything, and is kept.
+# VERSION defaults to 3.11, 3.12 and 3.13. Versions that neither uv nor pyenv has are listed at the
+# end. FOLDER is created and kept.
 set -euo pipefail
 
 if (($# == 0)); then
@@ -25,14 +25,14 @@ export TFDS_DATA_DIR=$folder/prepared
 server=
 trap '[[ -z $server ]] || kill "$server"' EXIT
 
-# Prints the path of the Python of a version.
+# Prints the path of a Python version.
 find_python() {
   uv python find --no-python-downloads "$1" 2> /dev/null && return
   local found=("${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python)
   [[ -x ${found[0]} ]] && echo "${found[0]}"
 }
 
-# Asks a server for a translation, in the environment that it runs in.
+# Requests a translation from a server, in the server's environment.
 request() {
   "$1/bin/python" - "$2" "$3" <<'PY'
 import io, pathlib, sys, time, urllib.error, urllib.request
@@ -92,6 +92,6 @@ for version in "${versions[@]}"; do
   done
 done
 if ((${#missing[@]})); then
-  echo "not found and not checked: Python ${missing[*]}"
+  echo "not found, not checked: Python ${missing[*]}"
 fi
 ((${#missing[@]} < ${#versions[@]}))

@@ -45,22 +45,22 @@ def run(benchmark: Callable[[int], Table], repeats: int = 15) -> None:
       benchmark: function of the number of timed rounds.
       repeats: default number of timed rounds.
     """
+    values = flags.FLAGS
     flags.DEFINE_integer("repeats", repeats, "Timed rounds.")
     flags.DEFINE_string("output", None, "JSON file for the table.")
+    for name in ("repeats", "output"):  # Or --help would omit them.
+        values.register_key_flag_for_module(sys.argv[0], values[name])
 
     def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}; give flags only")
-        values = flags.FLAGS
         table = benchmark(values.repeats)
-        settings = {flag.name: flag.value for flag in values.get_key_flags_for_module(argv[0])}
-        about = {
-            **machine(*table.packages),
-            "repeats": values.repeats,
-            **{name: value for name, value in settings.items() if value is not None},
-            **table.notes,
+        settings = {
+            flag.name: flag.value
+            for flag in values.get_key_flags_for_module(argv[0])
+            if flag.name != "output" and flag.value is not None
         }
-        publish(about, table, values.output)
+        publish({**machine(*table.packages), **settings, **table.notes}, table, values.output)
         if table.violations:
             sys.exit(1)
 
@@ -123,7 +123,6 @@ def interleave(
     *,
     round_seconds: float = 0.0,
     most_seconds: float | None = None,
-    prepare: Mapping[Any, Callable[[], None]] | None = None,
     title: str | None = None,
 ) -> dict[Any, list[float]]:
     """Times functions in rounds, one after the other, so that a change of clock rate hits them all.
@@ -135,7 +134,6 @@ def interleave(
         is one wait after these calls.
       most_seconds: a function that would take longer in total takes part in fewer rounds, the first
         ones, at least one.
-      prepare: functions that are called before each round and not timed.
       title: prefix of the progress lines on stderr; None prints none.
 
     Returns:
@@ -147,8 +145,6 @@ def interleave(
         for key, function in functions.items():
             if number > rounds[key]:
                 continue
-            if prepare and key in prepare:
-                prepare[key]()
             begin = time.perf_counter()
             _call(function, calls[key])
             seconds = time.perf_counter() - begin

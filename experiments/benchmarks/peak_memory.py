@@ -22,8 +22,7 @@ def growth(builder: str, arguments: Mapping[str, Any], *, most_bytes: int) -> in
     """Measures a program in a new process.
 
     Args:
-      builder: ``module:function``; the function returns an object with ``run`` and ``prepare``,
-        functions without arguments. ``prepare`` makes the input again, or is None.
+      builder: ``module:function``; the function returns the call to measure.
       arguments: keyword arguments of the function, as JSON can hold them.
       most_bytes: a process that holds more is killed.
 
@@ -49,25 +48,23 @@ def growth(builder: str, arguments: Mapping[str, Any], *, most_bytes: int) -> in
     return int(printed.splitlines()[-1])
 
 
-def of_calls(run: Callable[[], Any], prepare: Callable[[], None] | None) -> int:
+def of_calls(run: Callable[[], Any]) -> int:
     """Returns the bytes by which the second of two calls exceeds what was held before the first."""
-    _prepare(prepare)
+    _trim()
     before = resident()
     jax.block_until_ready(run())
-    _prepare(prepare)
+    _trim()
     reset_peak()
     jax.block_until_ready(run())
     return peak() - before
 
 
-def _prepare(prepare: Callable[[], None] | None) -> None:
-    if prepare:
-        prepare()
+def _trim() -> None:
+    """Returns freed memory to the kernel, or the next call would seem cheaper."""
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # Returns freed memory, or the next call seems cheaper.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 if __name__ == "__main__":
     module, _, function = sys.argv[1].partition(":")
-    program = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
-    print(of_calls(program.run, program.prepare))
+    print(of_calls(getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))))

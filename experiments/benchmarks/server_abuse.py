@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageOps
 
 from experiments.benchmarks import measure
@@ -45,7 +45,6 @@ from experiments.benchmarks.abuse.images import Images
 from experiments.benchmarks.server_process import Held, ServerProcess
 
 _BUNDLES = flags.DEFINE_string("bundles", None, "Folder of bundles.", required=True)
-_IMAGES = flags.DEFINE_string("images", None, "Folder of JPEG files; drawn images by default.")
 _COUNT = flags.DEFINE_integer("count", 500, "Requests of a round, at least.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of all families, with different seeds.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first round.")
@@ -62,6 +61,7 @@ _MEMORY = flags.DEFINE_float("most_memory", 4.0, "GB that the server may hold wi
 _ANSWER_SECONDS, _CROWD_SECONDS, _SMALL_SECONDS = 12.0, 200.0, 2.0
 _SETTLE_SECONDS = 25.0
 _HALF_HEADS = 300
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # What the server reads.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def benchmark(repeats: int) -> measure.Table:
 
 
 def _abuse(server: ServerProcess) -> _Report:
-    files = _files()
+    files = [encode(smooth(*size), "JPEG", quality=90) for size in ((96, 128), (120, 90), (64, 64))]
     target = _target(server, files[0])
     cases = [
         case
@@ -145,16 +145,6 @@ def _abuse(server: ServerProcess) -> _Report:
     report.notes |= {"held after": dataclasses.astuple(after)}
     report.notes["peak MiB"] = round(server.peak_bytes() / 2**20)
     return report
-
-
-def _files() -> list[bytes]:
-    if _IMAGES.value is None:
-        sizes = ((96, 128), (120, 90), (64, 64))
-        return [encode(smooth(*size), "JPEG", quality=90) for size in sizes]
-    found = sorted(Path(_IMAGES.value).rglob("*.jpg"))
-    if not found:
-        raise app.UsageError(f"--images={_IMAGES.value} holds no .jpg")
-    return [path.read_bytes() for path in random.Random(_SEED.value).sample(found, 4)]
 
 
 def _target(server: ServerProcess, file: bytes) -> Target:
@@ -387,7 +377,7 @@ def _is_error(body: bytes) -> bool:
 def _readable(data: bytes) -> set[tuple[int, int]]:
     """Returns the sizes that the answer may have; empty if Pillow cannot read the file."""
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > 1e6 * limits.MEGAPIXELS:
                 return set()
             image.load()

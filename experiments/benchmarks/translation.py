@@ -1,6 +1,6 @@
 """Cost of one translation on a CPU, compared with CycleGAN's and pix2pix's generators.
 
-    python -m experiments.benchmarks.translation --threads=2 --output=cost.json --plot=cost.png
+    python -m experiments.benchmarks.translation --threads=2 --output=cost.json
 
 One row for each size, program (see ``translation_programs.py``) and factor. The programs of a size
 are timed in interleaved rounds; slow ones take part in fewer (``--seconds``). A goal may name a
@@ -8,9 +8,7 @@ peer at another size, which then takes part in the rounds of the goal's size.
 
 Peak memory is measured by ``peak_memory.py``; a program that needs more than ``--memory_gib`` is
 left out. GMAC are those of convolutions, with transposed ones counted at their output as in
-published figures, and in a second column at their input. The compiled program's GMAC are half of
-XLA's flops, elementwise ones included, and its memory is XLA's figure for arguments, results and
-temporaries.
+published figures.
 """
 
 import dataclasses
@@ -24,10 +22,9 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.benchmarks import measure, peak_memory, translation_plot
+from experiments.benchmarks import measure, peak_memory
 from experiments.benchmarks import translation_programs as programs
 from experiments.benchmarks.translation_programs import PEERS, Program, Spec
-from warp_translate.evaluation import cost
 
 _SIZES = flags.DEFINE_list(
     "sizes", ["256x256", "1024x1024", "1080x1920", "2160x3840"], "Comma-separated HEIGHTxWIDTH."
@@ -39,10 +36,8 @@ _THREADS = flags.DEFINE_integer("threads", 2, "Cores and threads of all programs
 _MOST_GMAC = flags.DEFINE_float("most_gmac", 4000.0, "Programs with more are left out.")
 _MEMORY_GIB = flags.DEFINE_float("memory_gib", 16.0, "Programs that need more are left out.")
 _MEMORY = flags.DEFINE_bool("memory", True, "Measure memory, half of the time.")
-_DONATE = flags.DEFINE_bool("donate", False, "jax may write the output over the input.")
 _UINT8 = flags.DEFINE_bool("uint8", False, "jax takes and returns uint8.")
 _TINY = flags.DEFINE_bool("tiny", False, "Tiny networks, to test this program.")
-_PLOT = flags.DEFINE_string("plot", None, "PNG file for a plot of cost against resolution.")
 
 _MIB = 2**20
 
@@ -81,15 +76,11 @@ def benchmark(repeats: int) -> measure.Table:
     seconds: dict[str, list[float]] = {}
     for size, listed in specs.items():
         fitting = [spec for spec in listed if memory.get(spec, 0) is not None]
-        goals = [goal for goal in _GOALS if goal.size == size and goal.peer in _HOW.value]
-        extra = {_spec(goal.peer_size, goal.peer) for goal in goals if goal.peer_size != size}
-        timed, compiled = _time(size, [*fitting, *extra], repeats)
+        timed = _time(size, [*fitting, *_peers_of_goals(size)], repeats)
         seconds |= {f"{size}: {spec}": times for spec, times in timed.items()}
-        rows += [_row(size, spec, timed, memory.get(spec), compiled.get(spec)) for spec in fitting]
+        rows += [_row(size, spec, timed, memory.get(spec)) for spec in fitting]
     if not rows:
         raise app.UsageError("these flags leave no program to measure")
-    if _PLOT.value:
-        translation_plot.draw(rows, _PLOT.value, f"at most {_THREADS.value} cores")
     left_out = [str(spec) for spec, found in memory.items() if found is None]
     goals = list(_goals(seconds, {str(spec): found for spec, found in memory.items()}))
     return measure.Table(rows, ["torch", "onnxruntime"], {"left_out": left_out}, goals)
@@ -103,7 +94,6 @@ def _spec(size: str, program: Any, factor: int | None = None) -> Spec:
         width=width,
         factor=factor,
         threads=_THREADS.value,
-        donate=_DONATE.value and program == "jax",
         uint8=_UINT8.value and program == "jax",
         tiny=_TINY.value,
     )
@@ -113,11 +103,19 @@ def _specs(size: str) -> Iterator[Spec]:
     for program in _HOW.value:
         for factor in [None] if program in PEERS else map(int, _FACTORS.value):
             spec = _spec(size, program, factor)
-            gmac = programs.operations(spec)[0] / 1e9
+            gmac = programs.operations(spec) / 1e9
             if gmac <= _MOST_GMAC.value:
                 yield spec
             else:
                 print(f"left out, {gmac:.0f} GMAC: {spec}", file=sys.stderr)
+
+
+def _peers_of_goals(size: str) -> Iterator[Spec]:
+    """Yields the peers at other sizes with which goals compare this size."""
+    for goal in _GOALS:
+        wanted = goal.peer in _HOW.value and str(goal.factor) in _FACTORS.value
+        if wanted and goal.size == size != goal.peer_size:
+            yield _spec(goal.peer_size, goal.peer)
 
 
 def _memory(specs: Sequence[Spec]) -> dict[Spec, int | None]:
@@ -133,31 +131,17 @@ def _memory(specs: Sequence[Spec]) -> dict[Spec, int | None]:
     return found
 
 
-def _time(
-    size: str, specs: Sequence[Spec], repeats: int
-) -> tuple[dict[Spec, list[float]], dict[Spec, tuple[float, float]]]:
-    """Returns the seconds of every round, and GMAC and MiB of jax's compiled programs."""
+def _time(size: str, specs: Sequence[Spec], repeats: int) -> dict[Spec, list[float]]:
+    """Returns the seconds of every round."""
     made: dict[Spec, Program] = {}
     for spec in specs:
         print(f"building {spec}", file=sys.stderr, flush=True)
         made[spec] = _fastest_form(spec)
-    timed = measure.interleave(
-        {spec: program.run for spec, program in made.items()},
-        repeats,
-        most_seconds=_SECONDS.value,
-        prepare={spec: program.prepare for spec, program in made.items() if program.prepare},
-        title=size,
-    )
-    compiled = {}
-    for spec, program in made.items():
-        if program.compiled is not None:
-            flops = program.compiled.cost_analysis()["flops"]
-            needs = cost.compiled_needs(program.compiled)
-            compiled[spec] = (flops / 2e9, needs.peak_bytes / _MIB)
+    timed = measure.interleave(made, repeats, most_seconds=_SECONDS.value, title=size)
     made.clear()
     jax.clear_caches()
     gc.collect()
-    return timed, compiled
+    return timed
 
 
 def _fastest_form(spec: Spec) -> Program:
@@ -167,26 +151,17 @@ def _fastest_form(spec: Spec) -> Program:
     side = 256 if spec.height < 512 or _TINY.value else 1024
     forms = [dataclasses.replace(spec, channels_last=form) for form in (False, True)]
     probes = {
-        form: programs.make(
-            **dataclasses.asdict(dataclasses.replace(form, height=side, width=side))
-        )
+        form: programs.make(**dataclasses.asdict(form) | {"height": side, "width": side})
         for form in forms
     }
-    runs = {form: probe.run for form, probe in probes.items()}
-    times = measure.interleave(runs, 3, most_seconds=10)
+    times = measure.interleave(probes, 3, most_seconds=10)
     fastest = min(forms, key=lambda form: statistics.median(times[form]))
     return programs.make(**dataclasses.asdict(fastest))
 
 
 def _row(
-    size: str,
-    spec: Spec,
-    seconds: Mapping[Spec, Sequence[float]],
-    growth: int | None,
-    compiled: tuple[float, float] | None,
+    size: str, spec: Spec, seconds: Mapping[Spec, Sequence[float]], growth: int | None
 ) -> dict[str, Any]:
-    at_output, at_input = programs.operations(spec)
-    gmac, mib = compiled or (None, None)
     shares = {
         f"/ {peer}": measure.ratio(seconds[spec], seconds[_spec(size, peer)])
         if _spec(size, peer) in seconds
@@ -201,10 +176,7 @@ def _row(
         "ms": 1000 * statistics.median(seconds[spec]),
         **shares,
         "peak MiB": growth / _MIB if growth is not None else None,
-        "GMAC": at_output / 1e9,
-        "GMAC at input": at_input / 1e9,
-        "compiled GMAC": gmac,
-        "compiled MiB": mib,
+        "GMAC": programs.operations(spec) / 1e9,
     }
 
 

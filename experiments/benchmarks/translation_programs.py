@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import onnx
 import torch
@@ -50,7 +51,6 @@ class Spec:
       width: of the image in pixels.
       factor: reduction of the trunk's image; None for peers.
       threads: threads of PyTorch and ONNX Runtime; jax takes the cores that the process may use.
-      donate: jax may write the output over the input.
       uint8: jax's images are uint8 instead of float32 in [-1, 1].
       channels_last: PyTorch's memory format.
       tiny: whether the networks are tiny, for tests.
@@ -61,7 +61,6 @@ class Spec:
     width: int
     factor: int | None = None
     threads: int = 1
-    donate: bool = False
     uint8: bool = False
     channels_last: bool = False
     tiny: bool = False
@@ -71,48 +70,39 @@ class Spec:
         return f"{self.program} {self.height}x{self.width}{factor}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A program that is ready to run.
-
-    Attributes:
-      run: translates once.
-      prepare: makes the input again if `run` donates it.
-      compiled: jax's compiled program.
-    """
-
-    run: Callable[[], Any]
-    prepare: Callable[[], None] | None = None
-    compiled: Any = None
+Program = Callable[[], Any]
 
 
 def make(**fields: Any) -> Program:
-    """Builds the program of a `Spec` with these fields, its parameters and its input."""
+    """Returns a function that runs the program of a `Spec` with these fields once."""
     spec = Spec(**fields)
     torch.set_num_threads(spec.threads)
     return {"jax": _jax, "onnx": _onnx}.get(spec.program, _peer)(spec)
 
 
-def operations(spec: Spec) -> tuple[int, int]:
-    """Returns MACs of convolutions, with transposed ones counted at their output and input."""
+def operations(spec: Spec) -> int:
+    """Returns the MACs of convolutions, with transposed ones counted at their output."""
     if spec.factor is None:
         sides = [side + more for side, more in zip(*_sides(spec), strict=True)]
         return macs.of_torch(_peer_module(spec), 1, 3, *sides)
     parts, _ = cost.macs_by_part(
-        cost.translation(_training(spec).generator, spec.factor),
+        cost.translation(_generator(spec), spec.factor),
         jax.eval_shape(lambda: _params(spec)),
         jax.ShapeDtypeStruct((1, spec.height, spec.width, 3), jnp.uint8),
     )
-    found = sum(part.products for part in parts.values())
-    return found, found  # It has no transposed convolution.
+    return sum(part.products for part in parts.values())
 
 
-def _training(spec: Spec) -> Any:
-    return build.generator_training(paired.get_config("runlocal" if spec.tiny else ""))
+def _config(spec: Spec) -> ml_collections.ConfigDict:
+    return paired.get_config("runlocal" if spec.tiny else "")
+
+
+def _generator(spec: Spec) -> Generator:
+    return build.generator_training(_config(spec)).generator
 
 
 def _params(spec: Spec) -> PyTree:
-    generator: Generator = _training(spec).generator
+    generator = _generator(spec)
     images = jnp.zeros((1, 64, 64, 3))
     params = generator.init(jax.random.key(0), images[:, ::2, ::2], images, 2)["params"]
     head = jax.tree.map(
@@ -128,7 +118,7 @@ def _image(spec: Spec) -> np.ndarray:
 
 
 def _jax(spec: Spec) -> Program:
-    generator = _training(spec).generator
+    generator = _generator(spec)
 
     def function(params: PyTree, image: Array) -> Array:
         image = to_float(image) if spec.uint8 else image
@@ -137,31 +127,21 @@ def _jax(spec: Spec) -> Program:
 
     params = jax.jit(lambda: _params(spec))()
     image = jnp.asarray(_image(spec)) if spec.uint8 else to_float(_image(spec))
-    jitted = jax.jit(function, donate_argnums=(1,) if spec.donate else ())
-    compiled = jitted.lower(params, image).compile()
-    if not spec.donate:
-        return Program(functools.partial(compiled, params, image), None, compiled)
-    copies: list[Array] = []  # One for each call.
-
-    def prepare() -> None:
-        copies[:] = [jax.block_until_ready(jnp.array(image, copy=True))]
-
-    return Program(lambda: compiled(params, copies.pop()), prepare, compiled)
+    compiled = jax.jit(function).lower(params, image).compile()
+    return functools.partial(compiled, params, image)
 
 
 def _onnx(spec: Spec) -> Program:
-    training = _training(spec)
-    fields = {field.name for field in dataclasses.fields(Architecture)}
+    generator, method = _generator(spec), _config(spec).method
+    fields = (field.name for field in dataclasses.fields(Architecture))
     architecture = Architecture(
         **{
-            name: getattr(
-                training.generator if hasattr(training.generator, name) else training.method, name
-            )
-            for name in fields
+            each: getattr(generator, each) if hasattr(generator, each) else method[each]
+            for each in fields
         }
     )
     params = export.flatten(jax.jit(lambda: _params(spec))())
-    graph = onnx_graph.build(params, architecture, training.method.factor, floats=False)
+    graph = onnx_graph.build(params, architecture, method.factor, floats=False)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(graph, Path(folder, bundles.ONNX))
         bundle = bundles.Bundle(
@@ -174,10 +154,10 @@ def _onnx(spec: Spec) -> Program:
             target="b",
             architecture=architecture,
             factors=(1, 2, 4, 8, 16),
-            factor=training.method.factor,
+            factor=method.factor,
         )
         engine = OnnxEngine(bundle, threads=spec.threads)
-    return Program(functools.partial(engine.translate, _image(spec), spec.factor))
+    return functools.partial(engine.translate, _image(spec), spec.factor)
 
 
 def _peer_module(spec: Spec) -> nn.Module:
@@ -206,4 +186,4 @@ def _peer(spec: Spec) -> Program:
             output: Tensor = module(padded)
             return output[:, :, : spec.height, : spec.width]
 
-    return Program(run)
+    return run

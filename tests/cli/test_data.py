@@ -65,7 +65,7 @@ def test_an_obstacle_is_an_error(call, root, capsys):
 def test_errors_of_training_are_errors(call, root, tmp_path, cycle_config):
     """The extractor of a cycle needs three test images of each domain."""
     (root / "testB/testB0.png").unlink()
-    with pytest.raises(UserError, match=r"fruit: 2 test images are too few for the distances"):
+    with pytest.raises(UserError, match=r"fruit: 2 test images are too few for distances"):
         call("data", root=str(root))
     shutil.rmtree(root / "testB")
     (root / "testB").mkdir()

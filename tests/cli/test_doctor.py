@@ -81,7 +81,7 @@ def test_a_bucket_for_runs_is_looked_up(bucket):
     found = machine_checks.folders(f"{bucket}/runs")
     assert found.state == "ok" and f"runs in {bucket}/runs" in found.text
     found = machine_checks.folders(f"{bucket}-none/runs")
-    assert found.state == "wrong" and f"there is no bucket {bucket}-none" in found.text
+    assert found.state == "wrong" and f"bucket {bucket}-none does not exist" in found.text
 
 
 @pytest.mark.parametrize(

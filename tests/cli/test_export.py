@@ -219,7 +219,7 @@ def restored_once():
         ({"bundle_name": ".hidden"}, "the name '.hidden' must be"),
         ({"threshold": 0.5}, "omit --threshold, which is for a classifier, not generators"),
         ({"output": "out", "triton": "./out"}, "--triton and --output are both ./out"),
-        ({"triton": str(ROOT), "bundle_name": "tests"}, "tests is there and is not just what"),
+        ({"triton": str(ROOT), "bundle_name": "tests"}, "tests holds other files than those"),
     ],
 )
 @pytest.mark.usefixtures("restored_once")

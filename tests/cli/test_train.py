@@ -37,6 +37,9 @@ class Numbers:
     loss: float = 1.0
     results, axes = ("generator",), None
 
+    def check_size(self, size):
+        pass
+
     def init(self, root, size):
         numbers = jnp.zeros(2)
         return PairedState(

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.benchmarks import measure, peak_memory, translation_plot
+from experiments.benchmarks import measure, peak_memory
 
 MIB = 2**20
 
@@ -38,21 +38,6 @@ def test_short_functions_are_repeated_and_timed_per_call(clock):
     seconds = measure.interleave({"a": lambda: clock.append(0.01)}, 2, round_seconds=0.1)
     assert seconds["a"] == pytest.approx([0.01, 0.01])
     assert len(clock) == 1 + 1 + 3 + 2 * 10
-
-
-def test_preparations_precede_each_round_and_are_not_timed(clock):
-    ready = []
-
-    def prepare():
-        clock.append(9.0)
-        ready.append(1)
-
-    def run():
-        clock.append(1.0)
-        return ready.pop()
-
-    seconds = measure.interleave({"a": run}, 2, prepare={"a": prepare})
-    assert seconds["a"] == [1.0, 1.0] and not ready
 
 
 def test_ratios_use_the_rounds_of_both():
@@ -94,17 +79,17 @@ def test_peak_memory_is_that_of_the_second_call():
         return np.ones(64 * MIB, np.uint8).sum()
 
     # 32 and 64 MiB; other threads of the process may free or take some.
-    assert 80 * MIB < peak_memory.of_calls(run, None) < 112 * MIB
+    assert 80 * MIB < peak_memory.of_calls(run) < 112 * MIB
 
 
 def test_peak_memory_of_a_process(tmp_path, monkeypatch):
     (tmp_path / "hungry.py").write_text(
-        "import time, types\n"
+        "import time\n"
         "def make(mib, seconds):\n"
         "    def run():\n"
         "        held = b'x' * (mib << 20)\n"
         "        time.sleep(seconds)\n"
-        "    return types.SimpleNamespace(run=run, prepare=None)\n"
+        "    return run\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{peak_memory.__file__.rsplit('/', 3)[0]}")
 
@@ -116,21 +101,3 @@ def test_peak_memory_of_a_process(tmp_path, monkeypatch):
     assert growth(900, 60.0) is None  # Killed.
     with pytest.raises(RuntimeError, match="exited with status"):
         growth("many")
-
-
-def test_the_plot_has_a_line_for_each_program_and_factor(tmp_path):
-    rows = [
-        {"size": size, "program": program, "factor": factor, "ms": 2.0 * area, "peak MiB": memory}
-        for size, area in (("256x256", 1), ("1080x1920", 30))
-        for program, factor in (("jax", 2), ("jax", 4), ("onnx", 4), ("unet256", None))
-        for memory in [None if program == "onnx" else 100.0 * area]
-    ]
-    lines = translation_plot.lines(rows, "ms")
-    assert [name for name, _, _ in lines] == [
-        *("jax, factor 2", "jax, factor 4", "onnx, factor 4", "U-Net-256 (pix2pix)"),
-    ]
-    assert lines[0][2] == [(0.065536, 2.0), (2.0736, 60.0)]
-    assert len(translation_plot.lines(rows, "peak MiB")) == 3
-    path = tmp_path / "cost.png"
-    translation_plot.draw(rows, str(path), "2 threads")
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

@@ -8,7 +8,6 @@ from experiments import base
 from experiments.benchmarks import macs
 from experiments.benchmarks.peers import agreement, parameters
 from experiments.benchmarks.peers.resnet9 import ResNet9
-from experiments.benchmarks.peers.training import make_step
 from experiments.benchmarks.peers.unet256 import UNet256
 from experiments.benchmarks.peers.warp_generator import WarpGenerator, warp
 from warp_translate.experiment import build
@@ -17,17 +16,15 @@ from warp_translate.ops import bilinear_warp
 
 
 @pytest.mark.parametrize(
-    ("peer", "millions", "at_output", "at_input"),
-    [(ResNet9, 11.378, 56.80, 49.55), (UNet256, 54.414, 18.14, 6.05)],
+    ("peer", "millions", "gmac"), [(ResNet9, 11.378, 56.80), (UNet256, 54.414, 18.14)]
 )
-def test_peers_have_the_published_size_and_cost(peer, millions, at_output, at_input):
+def test_peers_have_the_published_size_and_cost(peer, millions, gmac):
     """Parameters and operations as CycleGAN's and pix2pix's own code prints them."""
     with torch.device("meta"):
         module = peer()
     count = sum(parameter.numel() for parameter in module.parameters())
     assert round(count / 1e6, 3) == millions
-    found = macs.of_torch(module, 1, 3, 256, 256)
-    assert [round(each / 1e9, 2) for each in found] == [at_output, at_input]
+    assert round(macs.of_torch(module, 1, 3, 256, 256) / 1e9, 2) == gmac
 
 
 @pytest.mark.parametrize("peer", [ResNet9, UNet256])
@@ -78,15 +75,6 @@ def test_the_steps_in_torch_equal_jax(kind):
     assert max(found.values()) < 1e-4, found
     compared = {"losses", "gradients", "parameters", "averages"}  # Rounding makes these differ.
     assert all(found[name] > 0 for name in compared)
-
-
-def test_fields_that_torch_lacks_are_refused():
-    config = base.get_config("cycle")
-    config.adversary.loss = "hinge"
-    with pytest.raises(ValueError, match=r"in torch: adversary.loss, method.pool_size"):
-        make_step(config, None, "cpu", compiled=False, bfloat16=False)
-    with pytest.raises(ValueError, match="head='literal' is not implemented in torch"):
-        WarpGenerator(Generator(head="literal"), 2)
 
 
 def test_parameters_that_do_not_fit_are_refused():

@@ -1,7 +1,7 @@
 """This package's paired and cycle training steps in PyTorch: networks, losses, optimizers, EMA.
 
-Only what the default experiments use is implemented, without augmentations and image pool, whose
-random draws cannot be the same; see `without_randomness`.
+Only what the default experiments use is implemented, which `agreement` checks. Augmentations and
+image pool, whose random draws cannot be the same, are left out; see `without_randomness`.
 """
 
 import abc
@@ -23,21 +23,6 @@ Losses = dict[str, Tensor]
 
 GENERATORS = ("generator", "a_to_b", "b_to_a")
 """Names of generators in the states of jax; all other networks are discriminators."""
-
-# Config fields with the values that are implemented; sections may lack them.
-_IMPLEMENTED = {
-    "adversary": {
-        "loss": "least_squares",
-        **dict.fromkeys(("r2", "colour", "translation", "cutout"), 0.0),
-    },
-    "losses": {
-        **dict.fromkeys(("feature_matching", "perceptual", "mask_variation", "mask_band"), 0.0),
-        **dict.fromkeys(("smoothness_first", "smoothness_second"), 0.0),
-        **dict.fromkeys(("adversarial_start", "adversarial_ramp"), 0),
-    },
-    "method": {"pool_size": 0, "fusion": "full", "reduction": "box"},
-    "training": {"accumulate": 1},
-}
 
 
 class Step(abc.ABC):
@@ -68,33 +53,20 @@ class Step(abc.ABC):
           device: device of torch.
           compiled: whether ``torch.compile`` compiles the networks.
           bfloat16: whether they run under autocast to bfloat16.
-
-        Raises:
-          ValueError: a field has a value that is not implemented here.
         """
-        odd = [
-            f"{section}.{name}"
-            for section, values in _IMPLEMENTED.items()
-            for name, value in values.items()
-            if config[section].get(name, value) != value
-        ]
-        if odd:
-            raise ValueError(f"not implemented in torch: {', '.join(odd)}")
         self.config, self.steps, self._device = config, 0, device
         self._compiled, self._bfloat16 = compiled, bfloat16
         self._training: Any = build.training(config)
         self.networks = {name: self._network(name, getattr(state, name)) for name in self.NAMES}
 
     def _network(self, name: str, state: Any) -> "_Network":
-        training, optim = self._training, self.config.optim
+        training, method, optim = self._training, self.config.method, self.config.optim
         if name in GENERATORS:
-            module = WarpGenerator(
-                training.generator, training.method.factor, training.method.mask_weights
-            )
+            module = WarpGenerator(training.generator, method.factor, method.mask_weights)
             parameters.load(module, state.params)
             rates = optim.lr, optim.b1
         else:
-            paired = self.config.method.training == "paired"
+            paired = method.training == "paired"
             module = PatchDiscriminators(training.adversary.discriminator, conditional=paired)
             parameters.load(module, state.params, state.spectral)
             rates = optim.discriminator_lr, optim.discriminator_b1

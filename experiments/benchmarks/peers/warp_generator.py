@@ -1,4 +1,4 @@
-"""This package's generator and translation in PyTorch; submodules have flax's names."""
+"""This package's default generator and translation in PyTorch; submodules have flax's names."""
 
 import dataclasses
 
@@ -8,14 +8,6 @@ from torch.nn import functional
 
 from warp_translate.models import Generator
 from warp_translate.ops import MaskWeights
-
-# What is implemented of the generator's fields.
-_IMPLEMENTED = {
-    "head": "projected",
-    "head_kernel": 3,
-    "displacement_size": "original",
-    "border": "reflect",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +105,8 @@ class WarpGenerator(nn.Module):
           generator: the module in flax.
           factor: reduction of the trunk's image.
           mask_weights: the image that the mask multiplies.
-
-        Raises:
-          ValueError: a field has a value that is not implemented here.
         """
         super().__init__()
-        for name, value in _IMPLEMENTED.items():
-            if (found := getattr(generator, name)) != value:
-                raise ValueError(f"{name}={found!r} is not implemented in torch")
         hidden = generator.head_width
         self.trunk = Trunk(generator.width, generator.blocks)
         self.project = nn.Conv2d(generator.width, hidden, 1)
