@@ -36,7 +36,7 @@ def run(name, *arguments, output):
 
 def test_the_page_lists_every_program():
     folder = ROOT / "experiments/benchmarks"
-    programs = {path.stem for path in folder.glob("*.py") if "measure.run(" in path.read_text()}
+    programs = {path.stem for path in folder.glob("*.py") if ".run(" in path.read_text()[-40:]}
     assert programs == set(re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text(), re.M))
 
 
