@@ -26,8 +26,8 @@ def picture(path, seed=0, size=(16, 12), mode="RGB", **options):
 @pytest.fixture
 def opened(root, inspected):
     def open_(store=":memory:", workers=0):
-        told = []
-        return inspected(root, store, workers, told.append), told
+        counts = []
+        return inspected(root, store, workers, counts.append), counts
 
     return open_
 
@@ -47,7 +47,7 @@ def test_counts_sizes_and_kinds_by_part(opened, root):
     (root / "train/pear/notes.txt").write_text("no image")
     (root / "train/apple/none").write_text("no image")
     picture(root / "train/apple/.hidden.png", 5)
-    inventory, told = opened()
+    inventory, counts = opened()
     assert [(part.name, part.files, part.readable) for part in inventory.parts()] == [
         ("test/apple", 1, 1),
         ("train/apple", 2, 2),
@@ -62,7 +62,7 @@ def test_counts_sizes_and_kinds_by_part(opened, root):
         *(("PNG", "RGB", 1), ("PNG", "P", 1), ("JPEG", "RGB", 1), ("WEBP", "RGB", 1))
     }
     assert inventory.passed_over() == {".txt": 1, "none": 1}
-    assert sum(told) == 4
+    assert sum(counts) == 4
 
 
 def test_unreadable_images_are_named_with_the_reason(opened, root):
@@ -118,9 +118,9 @@ def test_unchanged_images_are_not_inspected_again(opened, root, tmp_path, monkey
     os.remove(root / "a/0.png")
     picture(root / "a/1.png", 7, (5, 5))
     picture(root / "b/new.png", 8)
-    inventory, told = opened(store)
+    inventory, counts = opened(store)
     assert sorted(os.path.relpath(path, root) for path in seen) == ["a/1.png", "b/new.png"]
-    assert inventory.count() == 3 and told == [2]
+    assert inventory.count() == 3 and counts == [2]
     assert inventory.sizes().width[0] == 5
 
 
@@ -138,8 +138,8 @@ def test_interrupted_work_resumes(opened, root, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         inventory.look(0, stop)
     inventory.close()
-    _, told = opened(store)
-    assert told == [2, 1]
+    _, counts = opened(store)
+    assert counts == [2, 1]
 
 
 @pytest.mark.full
@@ -151,8 +151,8 @@ def test_many_processes_find_the_same_and_survive_killed_readers(opened, root, m
     picture(root / "a/killer.png", 1000)
     monkeypatch.setattr(inspection, "_inspect_chunk", killing.inspect_chunk)
     monkeypatch.setattr(inspection, "inspect", killing.inspect)
-    inventory, told = opened(workers=2)
-    assert sum(told) == 71
+    inventory, counts = opened(workers=2)
+    assert sum(counts) == 71
     count, problems = inventory.problems(5)
     assert count == 1 and problems[0][0] == "a/killer.png" and "killed" in problems[0][1]
     assert inventory.parts()[0].readable == 70
@@ -209,8 +209,8 @@ def test_a_damaged_inventory_is_kept_aside_and_rebuilt(opened, root, tmp_path, c
     store = tmp_path / "data.sqlite"
     opened(store)[0].close()
     store.write_bytes(damaged := b"x" + store.read_bytes()[1:])
-    inventory, told = opened(store)
-    assert inventory.count() == 1 and told == [1]
+    inventory, counts = opened(store)
+    assert inventory.count() == 1 and counts == [1]
     assert (tmp_path / "data.sqlite.damaged").read_bytes() == damaged
     assert len(caplog.messages) == 1
     assert f"{store} is damaged (file is not a database): it is kept as" in caplog.messages[0]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warp_translate import storage
-from warp_translate.errors import UserError
 from warp_translate.evaluation import comparison, report_images, report_tables
 from warp_translate.evaluation.comparison import Group
 from warp_translate.evaluation.report_blocks import Block, Code, Document, Section
@@ -102,24 +101,18 @@ def write(folder: str | os.PathLike[str], document: Document) -> list[Path]:
         MARKDOWN: report_render.markdown(document).encode(),
     }
     images = {f"{IMAGES}/{name}": png for name, png in report_render.image_files(document).items()}
-    try:
-        with storage.written_locally(folder) as local:
-            partial = local / f".report.{os.getpid()}.partial"
-            try:
-                (partial / IMAGES).mkdir(parents=True)
-                for name, content in (files | images).items():
-                    (partial / name).write_bytes(content)
-                if (local / IMAGES).exists():
-                    (local / IMAGES).rename(partial / "before")
-                for name in (IMAGES, MARKDOWN, PAGE):
-                    (partial / name).replace(local / name)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"--output={folder} cannot be written ({error.strerror or error}): choose another "
-            "folder"
-        ) from error
+    with storage.writing(folder, "--output"), storage.written_locally(folder) as local:
+        partial = local / f".report.{os.getpid()}.partial"
+        try:
+            (partial / IMAGES).mkdir(parents=True)
+            for name, content in (files | images).items():
+                (partial / name).write_bytes(content)
+            if (local / IMAGES).exists():
+                (local / IMAGES).rename(partial / "before")
+            for name in (IMAGES, MARKDOWN, PAGE):
+                (partial / name).replace(local / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return [storage.to_path(folder) / name for name in files]
 
 

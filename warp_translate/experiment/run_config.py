@@ -110,13 +110,8 @@ def record(
         changes = _compare(_located(before, workdir), now)
         _check(changes, workdir, step, accept)
     if write and before != now:
-        try:
+        with storage.writing(workdir, "--workdir"):
             storage.write_whole(path, json.dumps(sealed.seal(now), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"the work directory {workdir} cannot be written ({error.strerror}): choose "
-                "another --workdir"
-            ) from error
     return changes
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 
 from warp_translate import sealed, storage
-from warp_translate.errors import UserError
 from warp_translate.evaluation.runs import START_FILE
 
 _PACKAGES = (
@@ -47,7 +46,7 @@ def write(
     """
     path = storage.to_path(workdir) / START_FILE
     notice = None
-    try:
+    with storage.writing(workdir, "--workdir"):
         try:
             starts, changed = _earlier(path)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -62,11 +61,6 @@ def write(
             changed.append({"step": step, "time": record["started"], "fields": changes})
         record |= {"starts": starts} | ({"changes": changed} if changed else {})
         storage.write_whole(path, json.dumps(sealed.seal(record), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"the work directory {workdir} cannot be written ({error.strerror}): choose another "
-            "--workdir"
-        ) from error
     return notice
 
 
