@@ -17,7 +17,7 @@ from typing import Any
 
 from launch import command_line
 from warp_translate.cli.translate import finish, name_of
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, reason
 from warp_translate.progress import FORMATS
 from warp_translate.serving import batch_translate, bundle
 from warp_translate.serving.bundle import Bundle
@@ -249,8 +249,7 @@ def _connect(address: str | None) -> Mapping[str, Any]:
                 logging_level=logging.WARNING,
             )
     except (ConnectionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--address={address} cannot be joined ({reason})") from error
+        raise UserError(f"--address={address} cannot be joined ({reason(error)})") from error
     return ray.cluster_resources()
 
 

@@ -218,9 +218,9 @@ def _write(
     done: Callable[[Job, Source], None] | None,
 ) -> Finished:
     job, alpha = read.job, read.decoded.alpha
-    drawings = visualize.draw(maps, style.maps, visualize.full_color(read.original.shape))
     kept: dict[str, Any] = {"quality": style.quality, "metadata": read.decoded.metadata}
     try:
+        drawings = visualize.draw(maps, style.maps, visualize.full_color(read.original.shape))
         if alpha is not None:
             output = image_io.unflatten(output, alpha)
         if job.target is None:
@@ -233,6 +233,8 @@ def _write(
             done(job, read.source)
     except UserError as error:
         return Finished(job, str(error))
+    except MemoryError:
+        return _too_large(read)
     return Finished(job, source=read.source)
 
 

@@ -217,11 +217,5 @@ def _pad(image: np.ndarray, lane: _Lane) -> np.ndarray:
 
 def _crop(found: Translated, place: int, lane: _Lane, request: _Request) -> Translated:
     height, width = request.image.shape[:2]
-    reduced = -(-height // lane.factor), -(-width // lane.factor)
-    maps = found.maps and {
-        name: each[place][: reduced[0], : reduced[1]]
-        if name == "reduced"
-        else each[place][:height, :width]
-        for name, each in found.maps.items()
-    }
-    return Translated(found.output[place][:height, :width], maps)
+    maps = found.maps and {name: each[place] for name, each in found.maps.items()}
+    return Translated(found.output[place], maps).cropped(height, width, lane.factor)

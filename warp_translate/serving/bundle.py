@@ -35,7 +35,7 @@ from typing import Any
 from absl import logging
 
 from warp_translate import owner, sealed, storage
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, reason
 from warp_translate.serving.architecture import Architecture
 
 FORMAT = 2
@@ -211,8 +211,9 @@ def read_any(folder: str | os.PathLike[str], *, verify: bool = True) -> AnyBundl
             "warp-translate export wrote"
         ) from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({reason}); export the bundle again") from error
+        raise UserError(
+            f"{path} cannot be read ({reason(error)}); export the bundle again"
+        ) from error
     bundle = _parse(folder, path, found)
     if found["format"] == _UNSEALED_FORMAT:
         logging.warning(

@@ -40,6 +40,17 @@ class Translated:
     # ceil(H / factor), ceil(W / factor), 3]``.
     maps: Mapping[str, np.ndarray] | None
 
+    def cropped(self, height: int, width: int, factor: int) -> "Translated":
+        """Removes the padding below and to the right of an image of ``height`` x ``width``."""
+        reduced = -(-height // factor), -(-width // factor)
+
+        def crop(name: str, array: np.ndarray) -> np.ndarray:
+            h, w = reduced if name == "reduced" else (height, width)
+            return array[..., :h, :w, :]
+
+        maps = self.maps and {name: crop(name, array) for name, array in self.maps.items()}
+        return Translated(crop("output", self.output), maps)
+
 
 class Engine(abc.ABC):
     """A loaded bundle; thread-safe.
@@ -260,10 +271,4 @@ class JaxEngine(Engine):
         padded = np.pad(images, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
         program = self._program(padded.shape, factor, with_maps)
         output, maps = self._get(program(self._params, padded))
-        cropped = {
-            name: each[:, : -(-height // factor), : -(-width // factor)]
-            if name == "reduced"
-            else each[:, :height, :width]
-            for name, each in maps.items()
-        }
-        return Translated(output[:, :height, :width], cropped if with_maps else None)
+        return Translated(output, maps if with_maps else None).cropped(height, width, factor)

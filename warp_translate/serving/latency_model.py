@@ -25,6 +25,7 @@ from absl import logging
 
 from warp_translate import sealed, storage
 from warp_translate.cpu_count import allowed_cores
+from warp_translate.errors import reason
 from warp_translate.serving.architecture import Architecture
 from warp_translate.serving.bundle import Bundle
 from warp_translate.serving.engine import Engine, JaxEngine
@@ -224,11 +225,10 @@ def load(path: Path) -> LatencyModel | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
         logging.warning(
             "the calibration in %s is not used (%s): run warp-translate device to repeat it",
             path,
-            reason,
+            reason(error),
         )
         return None
 

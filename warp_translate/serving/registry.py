@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from warp_translate.errors import UserError, shown
+from warp_translate.errors import UserError, reason, shown
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving.bundle import AnyBundle, ClassifierBundle
 from warp_translate.serving.classifier import Classifier
@@ -159,8 +159,7 @@ class Registry:
         except UserError as error:
             problem = str(error)
         except Exception as error:  # Whatever it is, the other folders are served.
-            reason = " ".join(str(error).split())[:200] or "no message"
-            problem = f"{folder} cannot be used ({type(error).__name__}: {reason})"
+            problem = f"{folder} cannot be used ({type(error).__name__}: {reason(error)})"
         older = before.ready if before else None
         problem += "" if older is None else "; its previous version stays in service"
         return _Entry(stamp, older, shown(problem))

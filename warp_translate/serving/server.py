@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from warp_translate.errors import UserError
+from warp_translate.errors import UserError, reason
 from warp_translate.serving import kserve, rest
 from warp_translate.serving.admission import Admission, AdmissionMiddleware
 from warp_translate.serving.batcher import Busy, TooLate
@@ -126,7 +126,7 @@ async def _scan(service: Service, seconds: float) -> None:
         try:
             await asyncio.to_thread(service.registry.scan)
         except Exception as error:  # The folder may be temporarily unavailable.
-            print(f"the bundles cannot be scanned: {error}", file=sys.stderr, flush=True)
+            print(f"the bundles cannot be scanned: {reason(error)}", file=sys.stderr, flush=True)
 
 
 def _add_error_handlers(app: FastAPI, admission: Admission) -> None:
