@@ -105,6 +105,7 @@ def make_plan(
     """
     chips, device = len(topology.devices), topology.devices[0]
     config = config.copy_and_resolve_references()
+    build.check(config)
     if batch_per_chip is not None:
         config.training.global_batch = batch_per_chip * chips
     global_batch = config.training.global_batch

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from warp_translate.losses import adversarial
@@ -33,7 +34,11 @@ WEIGHTS = {
 @pytest.fixture(scope="module")
 def training(tiny_cycle):
     parts = tiny_cycle()
-    own = {"losses": ContrastiveLosses(**WEIGHTS), "projection": PatchProjection(width=32)}
+    own = {
+        "losses": ContrastiveLosses(**WEIGHTS),
+        "projection": PatchProjection(width=32),
+        "projection_optimizer": optax.sgd(0.1),
+    }
     names = {field.name for field in dataclasses.fields(ContrastiveTraining)} - set(own)
     return ContrastiveTraining(**own, **{name: getattr(parts, name) for name in names})
 

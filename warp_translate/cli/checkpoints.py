@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 def _step(run: Run, word: str) -> int:
     if word in ("best", "latest"):
         return run.step(word)  # type: ignore[arg-type]
-    if not word.isdigit():
+    if not word.isdecimal():
         raise UserError(f"--keep={word} must be best, latest or a number of steps")
     step = run.step(int(word))
     run.checkpoints.verify(step)  # Rather than keep only a damaged one.

@@ -31,14 +31,14 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
   id INTEGER PRIMARY KEY,
   path BLOB NOT NULL,            -- below the root, as the file system has it
-  part TEXT NOT NULL,            -- see discovery.part_of
+  part TEXT NOT NULL,            -- see Part.name
   name BLOB NOT NULL,            -- below the part, without suffix
   split TEXT NOT NULL,
   grouped TEXT,                  -- what a list says must not be parted
   bytes INTEGER NOT NULL,
   changed INTEGER NOT NULL,      -- nanoseconds
   seen INTEGER NOT NULL,         -- number of the scan
-  looked INTEGER NOT NULL DEFAULT 0,  -- checksum of what follows, see _mark; 0 before that
+  looked INTEGER NOT NULL DEFAULT 0,  -- checksum of what follows, see _checksum; 0 before that
   problem TEXT, width INTEGER, height INTEGER, mode TEXT, format TEXT, pixels BLOB, look INTEGER,
   UNIQUE (path, part, name)
 );

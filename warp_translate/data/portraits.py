@@ -12,6 +12,7 @@ A fifth of each domain is held out for testing: the files whose names have the s
 Each file shows another person, so no one is in both splits.
 """
 
+import collections
 import csv
 import os
 from collections.abc import Callable
@@ -94,7 +95,7 @@ def _read_table(root: Path) -> list[_Portrait]:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{table} cannot be read ({reason}); fix it") from error
     files = [portrait.file for portrait in portraits]
-    if twice := sorted({file for file in files if files.count(file) > 1}):
+    if twice := sorted(file for file, n in collections.Counter(files).items() if n > 1):
         raise UserError(f"{table} lists {some(twice)} more than once; fix it")
     return portraits
 

@@ -86,13 +86,13 @@ def prepare(
     # Folders get their name when they are complete.
     if local.is_dir() and not is_prepared(local):
         raise _damaged(name, data_dir, f"{local} has no {INFO_FILE}")
-    if local.is_dir() and (changed := _changed(local)):
-        raise _damaged(name, data_dir, f"{local / changed} does not match its checksum")
     place = None
     if storage.scheme(root):
         place = storage.to_path(root) / local.relative_to(storage.cached(root)).as_posix()
         if not is_prepared(local):
             fetch_prepared(place)
+    if local.is_dir() and (changed := _changed(local)):
+        raise _damaged(name, data_dir, f"{local / changed} does not match its checksum")
     if missing := not is_prepared(local):
         _make(builder, name, remedy, workers)
     if missing or not builder.info.splits:  # Prepared after it was built, perhaps elsewhere.

@@ -61,7 +61,7 @@ class DistributionMetrics:
         return found.all()[1]
 
     def embed(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Runs the networks on a batch of this process, for `spread.InOrder` and then `scores`.
+        """Runs the networks on a batch of this process, for `InOrder` and then `scores`.
 
         Args:
           images: uint8 ``[B, H, W, 3]``, at most a batch of ``spread``.

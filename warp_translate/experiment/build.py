@@ -19,6 +19,7 @@ from warp_translate.serving.bundle import check_name
 from warp_translate.settings import DTYPES, declared
 from warp_translate.training.base import GeneratorTraining, Training
 from warp_translate.training.classifier_step import ClassifierTraining
+from warp_translate.training.contrastive_step import ContrastiveTraining
 from warp_translate.training.discriminator_training import Adversary
 from warp_translate.training.loop import Schedule
 from warp_translate.training.method import Method
@@ -102,9 +103,11 @@ def _generators(config: ml_collections.ConfigDict) -> GeneratorTraining:
         microbatches=config.training.accumulate,
     )
     kind, losses = fields.GENERATORS[config.method.training]
-    distance = {}
+    own: dict[str, Any] = {}
     if config.losses.get("perceptual"):
-        distance["perceptual_distance"] = load_perceptual_distance()
+        own["perceptual_distance"] = load_perceptual_distance()
+    if kind is ContrastiveTraining:  # finetune.freeze names parts of the generator only.
+        own["projection_optimizer"] = adam.optimizer(config.training.total_steps)
     return _read(
         config,
         kind,
@@ -114,7 +117,7 @@ def _generators(config: ml_collections.ConfigDict) -> GeneratorTraining:
         adversary=adversary,
         method=_read(config, Method, "method"),
         losses=_read(config, losses, "losses"),
-        **distance,
+        **own,
     )
 
 

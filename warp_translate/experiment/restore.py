@@ -99,7 +99,8 @@ class Run:
         return self.checkpoints.resolve(which, whole=whole)
 
     def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, float]]:
-        wanted = abstract_params(self.training, self.config.data.size)
+        # At the run's own factor, which fits the training size; parameters do not depend on it.
+        wanted = abstract_params(build.training(self.config), self.config.data.size)
         part = self.checkpoints.restore_part(
             step, {name: {"ema": ema} for name, ema in wanted.items()}
         )

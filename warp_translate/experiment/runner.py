@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
-from warp_translate import locks
-from warp_translate.errors import UserError
+from warp_translate import locks, storage
 
 LOG_FILE = "log.txt"
 """Output of a job's commands, in its folder."""
@@ -227,13 +226,9 @@ class Runner:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[int | None]:
     """Holds the lock of a folder; yields None if another process holds it."""
-    try:
+    with storage.writing(folder, "--workdir"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
     try:
         try:
             locks.try_lock(lock)

@@ -86,9 +86,9 @@ def _train(
     profile_steps: int,
     held: contextlib.ExitStack,
 ) -> PyTree:
+    built = build.training(config)
     schedule = build.schedule(config)
     writes = distributed.is_writer()
-    built = build.training(config)
     finetune.check(config)
     score = best_checkpoint.score(config.evaluation.best_metric, "config.evaluation.best_metric")
     build.check_batch(config, jax.device_count())

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from warp_translate.ops import box_downsample
 from warp_translate.ops.convolution import patch_convolution
-from warp_translate.settings import DTYPES, setting
+from warp_translate.settings import DTYPES, check, setting
 from warp_translate.types import Array, DType
 
 
@@ -106,6 +106,10 @@ class Discriminator(nn.Module):
     by_patches: bool = False
     dtype: DType = setting(jnp.float32, "type of the computation", choices=DTYPES)
     param_dtype: DType = setting(jnp.float32, "type of the parameters", choices=DTYPES)
+
+    def __post_init__(self) -> None:
+        check(self, "discriminator")
+        super().__post_init__()
 
     @nn.compact
     def __call__(

@@ -110,20 +110,17 @@ class GeneratorTraining(Training):
     adversary: Adversary
     method: Method = dataclasses.field(default_factory=Method)
 
-    def check_size(self, size: int, pyramid_levels: int = 1) -> None:
-        """Checks that training images fit the networks, see `Training.check_size`.
+    @property
+    def pyramid_levels(self) -> int:
+        """Number of sizes, each half of the last, at which images are compared."""
+        return 1
 
-        Args:
-          size: side of the images in pixels.
-          pyramid_levels: sizes at which images are compared.
-
-        Raises:
-          ValueError: they do not.
-        """
+    def check_size(self, size: int) -> None:
+        """See `Training.check_size`."""
         discriminator = self.adversary.discriminator
         multiple = math.lcm(
             self.method.factor * self.generator.stride,
-            2 ** (pyramid_levels - 1),
+            2 ** (self.pyramid_levels - 1),
             2 ** (discriminator.scales - 1),
         )
         if size % multiple or size < discriminator.minimum_size:

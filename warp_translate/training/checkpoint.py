@@ -127,7 +127,8 @@ class Checkpointer:
                 say(line)
             self._verified.update(sorted(checkpoint_sync.complete_steps(self._folder))[-1:])
             if kind is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                with storage.writing(self._folder, "--workdir"):
+                    self._folder.mkdir(parents=True, exist_ok=True)
         if self._mirror:
             self._mirror.fetch_steps()
         # Orbax takes some characters of a path for a pattern.

@@ -184,15 +184,15 @@ def _set_aside(folder: Path) -> list[str]:
 
 
 def _put_away(folder: Path, step: int) -> str:
-    if storage.scheme(folder):
-        with reading(folder, step):
+    with storage.writing(folder, "--workdir"):
+        if storage.scheme(folder):
             checkpoint_sync.remove(folder, step)
-        return "removed"
-    aside = folder.with_name(DAMAGED_FOLDER)
-    aside.mkdir(exist_ok=True)
-    target, number = aside / str(step), 1
-    while target.exists():
-        number += 1
-        target = aside / f"{step}.{number}"
-    (folder / str(step)).rename(target)
-    return f"moved to {target}"
+            return "removed"
+        aside = folder.with_name(DAMAGED_FOLDER)
+        aside.mkdir(exist_ok=True)
+        target, number = aside / str(step), 1
+        while target.exists():
+            number += 1
+            target = aside / f"{step}.{number}"
+        (folder / str(step)).rename(target)
+        return f"moved to {target}"

@@ -52,10 +52,12 @@ class ContrastiveTraining(UnpairedTraining):
     """One-sided training: one generator, one discriminator; batches as in cycle training.
 
     Attributes:
-      projection: the module that embeds features; trained with the generator's optimizer.
+      projection: the module that embeds features.
+      projection_optimizer: transforms the projection's gradients.
     """
 
     losses: ContrastiveLosses
+    projection_optimizer: optax.GradientTransformation
     projection: PatchProjection = dataclasses.field(default_factory=PatchProjection)
 
     results: ClassVar[tuple[str, ...]] = ("a_to_b",)
@@ -75,7 +77,7 @@ class ContrastiveTraining(UnpairedTraining):
             step=jnp.zeros((), jnp.int32),
             a_to_b=generator,
             projection=ProjectionState(
-                params=projection, opt_state=self.generator_optimizer.init(projection)
+                params=projection, opt_state=self.projection_optimizer.init(projection)
             ),
             d_b=self.adversary.init(stream_key(root, "d_b_init"), jnp.zeros((1, size, size, 3))),
             pool_b=empty_pool(self.pool_size, size, size),
@@ -113,7 +115,7 @@ class ContrastiveTraining(UnpairedTraining):
             lambda params, made, part: self._generator_loss(made, params, d_b, part, state.step)
         )
         gradient, projection_gradient = mean_over_devices(gradients, axis_name)
-        updates, opt_state = self.generator_optimizer.update(
+        updates, opt_state = self.projection_optimizer.update(
             projection_gradient, state.projection.opt_state, state.projection.params
         )
         metrics = prefixed("a_to_b", reports | {"gradient_norm": optax.tree.norm(gradient)})

@@ -67,9 +67,10 @@ class PairedTraining(GeneratorTraining):
                 f"losses.perceptual {self.losses.perceptual} needs a perceptual_distance"
             )
 
-    def check_size(self, size: int, pyramid_levels: int | None = None) -> None:
-        """See `Training.check_size`."""
-        super().check_size(size, pyramid_levels or self.losses.pyramid_levels)
+    @property
+    def pyramid_levels(self) -> int:
+        """See `GeneratorTraining.pyramid_levels`."""
+        return self.losses.pyramid_levels
 
     def init(self, root: Array, size: int) -> PairedState:
         """See `Training.init`."""

@@ -1,4 +1,4 @@
-"""What both kinds of unpaired training share: the losses of one direction."""
+"""Losses of one direction, for cycle and contrastive training."""
 
 import dataclasses
 from typing import ClassVar
