@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base
+from experiments import base, cycle, paired
+from warp_translate.errors import UserError
 from warp_translate.experiment import build
 from warp_translate.ops import downsample
 
@@ -71,3 +72,19 @@ def test_the_reduction_reaches_the_translation(rng, kind, reduction):
     with pytest.raises(Seen) as caught:
         training.translate({}, images)
     np.testing.assert_array_equal(caught.value.args[0], downsample(images, 2, reduction))
+
+
+def test_freezing_parts_of_the_generator_does_not_concern_the_projection():
+    config = cycle.get_config("runlocal,kind=contrastive")
+    config.finetune.freeze = "trunk"
+    training = build.training(config)
+    state = jax.eval_shape(lambda: training.init(jax.random.key(0), config.data.size))
+    assert jax.tree.leaves(state.projection.opt_state)
+
+
+def test_a_missing_section_is_an_error_of_the_configuration():
+    config = paired.get_config("runlocal")
+    with config.unlocked():
+        del config.training
+    with pytest.raises(UserError, match=r"config\.training\.\S+ is missing"):
+        build.training(config)
