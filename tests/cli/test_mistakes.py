@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import test_readme as pages
+from tests import pages
 from tests.cli import mistakes
 from tests.cli.forked_commands import ROOT, ForkedCommands
 from tests.cli.test_help import MODULES

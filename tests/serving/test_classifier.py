@@ -100,3 +100,15 @@ def test_invalid_fields_are_named(classified, tmp_path, changed):
     with pytest.raises(UserError, match=rf"{name} must be ") as error:
         bundles.read_any(there)
     assert f"got {value!r}; export" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("onnx", "classifier.onnx"), ("jax", "classifier.jaxexport"), ("jax", "model.safetensors")],
+)
+def test_damaged_files_are_named(classified, tmp_path, backend, name):
+    there = shutil.copytree(classified[0].folder, tmp_path / "colors")
+    (there / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=rf"{name} cannot be loaded") as error:
+        Classifier(bundles.read_any(there, verify=False), backend)
+    assert "\n" not in str(error.value)

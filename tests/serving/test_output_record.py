@@ -158,7 +158,7 @@ def test_damaged_record_never_hides_a_missing_translation(folder):
     work(folder, "set1")
     path = folder / "out" / RECORD
     whole = path.read_bytes()
-    rng = random.Random(0)
+    rng, replaced = random.Random(0), 0
     for _ in range(15):
         place = rng.randrange(len(whole))
         flipped = whole[place] ^ 1 << rng.randrange(8)
@@ -169,7 +169,9 @@ def test_damaged_record_never_hides_a_missing_translation(folder):
             assert "is there, and" in str(error)
             continue
         assert left == ALL and values(folder) == [100, 140, 180]
+        replaced += 1
         work(folder, "set1", 5)
+    assert replaced > 5
     path.unlink()
     path.mkdir()
     with pytest.raises(UserError, match=r"translated\.jsonl cannot be used"):
