@@ -1,49 +1,63 @@
-"""Compiles the training step of an experiment ahead of time and prints its cost.
+"""Compiles an experiment's training step or translation ahead of time and prints its cost.
 
     python -m launch.plan --config=experiments/paired.py --topology=v5e:2x2
     python -m launch.plan --config=experiments/cycle.py --topology=v5e:16x16 --batch_per_chip=2
+    python -m launch.plan --config=experiments/paired.py --topology=h200:1 --translate=2160x3840
     python -m launch.plan --config=experiments/paired.py:runlocal --topology=local
 
-It is the step of ``warp-translate train``. No data is read, no parameters are initialized and
-nothing is executed. A TPU slice needs no TPU, only the package ``libtpu`` (extra ``plan``). Exit
-status: 0 if the step fits, 1 if it does not or a gather exceeds its bound, 2 for a user error.
+No data is read, no parameters are initialized and nothing is executed. TPUs need only the package
+``libtpu`` (extra ``plan``), GPUs only JAX's plugin for CUDA (extra ``plan_gpu``). Exit status: 0 if
+the program fits, 1 if it does not or a gather exceeds its bound, 2 for a user error.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from absl import flags
+from jax.sharding import SingleDeviceSharding
 
-from launch.compiled import Collective, Operation, read_program
+from launch.compiled import Collective, Kernel, Operation, read_program
 from launch.gathers import Moved, moved_by_gathers
 from launch.topology import LOCAL, Topology, open_topology
 from warp_translate.cli import program
 from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.errors import UserError, reason
+from warp_translate.evaluation import cost, macs
 from warp_translate.experiment import build
 from warp_translate.experiment.task import Training
+from warp_translate.training.base import GeneratorTraining
 from warp_translate.training.parallel import Replicas
 from warp_translate.training.throughput import peak_flops
-from warp_translate.types import PyTree
+from warp_translate.types import Array, PyTree, to_float, to_uint8
 
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, f"Devices to compile for: {LOCAL}, or a TPU slice such as v5e:2x2."
+    "topology",
+    None,
+    f"Devices to compile for: {LOCAL}, a TPU slice such as v5e:2x2, or GPUs such as h200:1.",
 )
 _BATCH_PER_CHIP = flags.DEFINE_integer(
     "batch_per_chip",
     None,
     "Examples per chip, in place of config.training.global_batch.",
     lower_bound=1,
+)
+_TRANSLATE = flags.DEFINE_string(
+    "translate",
+    None,
+    "Height and width of an image, such as 2160x3840: plans its translation by the first generator "
+    "on one chip, in place of a training step.",
 )
 _JSON = flags.DEFINE_string("json", None, "File for the plan as JSON.")
 
@@ -54,31 +68,34 @@ _SHOWN_OPERATIONS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Cost of one step. Bytes, operations and seconds are those of one chip."""
+    """Cost of one step or translation. Bytes, operations and seconds are those of one chip."""
 
-    experiment: str  # Kind of training, image size and factor.
+    experiment: str  # What is planned, image size and factor.
     topology: str
     chips: int
     chip: str  # Device kind.
     global_batch: int
     compile_seconds: float
-    parts: dict[str, int]  # Unpadded bytes of the step's inputs by purpose.
+    parts: dict[str, int]  # Unpadded bytes of the program's inputs by purpose.
     memory: dict[str, int]  # Padded bytes of the program by purpose, and their total.
     hbm_bytes: int | None  # None if unknown.
-    flops: float  # Loop bodies counted once, and only the most expensive branch of a conditional.
-    bytes_accessed: float  # Counted likewise.
-    seconds: float | None  # Lower bound of the step time; None if the chip is unknown.
+    # Loop bodies are counted once, and only the most expensive branch of a conditional.
+    flops: float | None  # Before optimization on GPUs; None if unknown.
+    bytes_accessed: float
+    seconds: float | None  # Lower bound of the time; None if the chip is unknown.
     limit: str | None  # "arithmetic" or "memory", whichever sets `seconds`.
     collectives: tuple[Collective, ...]
     loops: tuple[int | None, ...]  # Trip counts, None if unknown.
     conditionals: int
     operations: tuple[Operation, ...]  # Those with the largest time estimates.
     cycles: int  # Sum of all time estimates.
+    kernels: int  # Number of launches.
+    largest: tuple[Kernel, ...]  # The kernels that move most bytes.
     gathers: tuple[Moved, ...] | None  # None off TPUs.
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits in the chip's memory; None if unknown."""
+        """Whether the program fits in the chip's memory; None if unknown."""
         return None if self.hbm_bytes is None else self.memory["total"] <= self.hbm_bytes
 
     @property
@@ -88,7 +105,7 @@ class Plan:
 
     @property
     def passes(self) -> bool:
-        """Whether the step fits, as far as known, and all gathers are within their bounds."""
+        """Whether the program fits, as far as known, and all gathers are within their bounds."""
         return self.fits is not False and not self.blown_up
 
 
@@ -114,27 +131,119 @@ def make_plan(
     replicas = Replicas(training.axes, tuple(topology.devices), "shard_map")
     step = replicas.map(training.step, steps_per_call=config.training.steps_per_call)
     state, batch, root = _abstract_inputs(replicas, training, config)
-    title = f"the {config.method.training} step for {chips} x {device.device_kind}"
+
+    def flops() -> float | None:
+        of_one_device = jax.eval_shape(lambda: build.initial_state(training, config))
+        found = build.step_flops(training, config, of_one_device)
+        return found and found / chips
+
+    factor = [f"factor {config.method.factor}"] if "factor" in config.method else []
+    return _plan(
+        step.trace(state, batch, root),
+        topology,
+        chips=chips,
+        global_batch=global_batch,
+        title=f"the {config.method.training} step for {chips} x {device.device_kind}",
+        experiment=", ".join([config.method.training, f"{config.data.size} px", *factor]),
+        remedy="use fewer examples per chip, a larger factor or chips with more memory",
+        parts=_parts(training, state, batch, chips),
+        flops=flops,
+    )
+
+
+def plan_translation(
+    config: ml_collections.ConfigDict, topology: Topology, height: int, width: int
+) -> Plan:
+    """Compiles the translation of one image, uint8 to uint8, on one chip and reads its cost.
+
+    Raises:
+      UserError: the configuration is invalid or trains no generator, or the compiler reports that
+        the translation does not fit.
+    """
+    device = topology.devices[0]
+    config = config.copy_and_resolve_references()
+    training = build.training(config)
+    if not isinstance(training, GeneratorTraining):
+        raise UserError(f"--translate: {config.method.training} training has no generator")
+    generator, method = training.generator, training.method
+    place = SingleDeviceSharding(device)
+    params, image = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        (
+            cost.abstract_parameters(generator),
+            jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8),
+        ),
+    )
+
+    def run(params: PyTree, image: Array) -> Array:
+        return to_uint8(method.translate(generator, params, to_float(image)).output)
+
+    def flops() -> float:
+        return 2.0 * macs.count(run, params, image, platform=topology.platform).total.products
+
+    return _plan(
+        jax.jit(run).trace(params, image),
+        topology,
+        chips=1,
+        global_batch=1,
+        title=f"a translation of {height} x {width} for {device.device_kind}",
+        experiment=f"translation, {height} x {width}, factor {method.factor}",
+        remedy="use smaller images, a larger factor or a chip with more memory",
+        parts={
+            "parameters": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)),
+            "image": image.size,
+        },
+        flops=flops,
+    )
+
+
+def _plan(
+    traced: Any,
+    topology: Topology,
+    *,
+    chips: int,
+    global_batch: int,
+    title: str,
+    experiment: str,
+    remedy: str,
+    parts: dict[str, int],
+    flops: Callable[[], float | None],
+) -> Plan:
+    """Compiles a traced program and reads its cost.
+
+    Args:
+      traced: the program.
+      topology: the devices.
+      chips: number of devices that it uses.
+      global_batch: images that it processes.
+      title: its name in messages.
+      experiment: its name in the plan.
+      remedy: of a program that does not fit.
+      parts: see `Plan`.
+      flops: counts its operations, where the compiler does not.
+    """
+    device, chip = topology.devices[0], topology.chip
     begin = time.perf_counter()
     with _progress(f"compiling {title}"):
-        traced = step.trace(state, batch, root)
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(
-                f"{title} does not fit at {global_batch // chips} examples per chip: "
-                f"{reason(error)}: use fewer per chip, a larger factor or "
-                "chips with more memory"
+                f"{title} does not fit at {global_batch // chips} images per chip: "
+                f"{reason(error)}: {remedy}"
             ) from error
     compile_seconds = time.perf_counter() - begin
     read = read_program(compiled.as_text())
-    cost = compiled.cost_analysis()
-    flops, accessed = cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
-    chip, times = topology.chip, {}
-    if peak := peak_flops(device.device_kind):
-        times["arithmetic"] = flops / peak
+    counted = compiled.cost_analysis()  # None for GPUs.
+    if counted is None:
+        operations, accessed = flops(), float(read.bytes)
+    else:
+        operations, accessed = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
+    times = {}
+    if operations is not None and (peak := peak_flops(device.device_kind)):
+        times["arithmetic"] = operations / peak
     if chip:
         times["memory"] = accessed / chip.hbm_bandwidth
     moved = None
@@ -142,18 +251,17 @@ def make_plan(
         with _progress("checking the gathers"):
             log = functools.partial(print, file=sys.stderr, flush=True)
             moved = tuple(moved_by_gathers(traced.jaxpr, device, log))
-    factor = [f"factor {config.method.factor}"] if "factor" in config.method else []
     return Plan(
-        experiment=", ".join([config.method.training, f"{config.data.size} px", *factor]),
+        experiment=experiment,
         topology=topology.name,
         chips=chips,
         chip=device.device_kind,
         global_batch=global_batch,
         compile_seconds=compile_seconds,
-        parts=_parts(training, state, batch, chips),
+        parts=parts,
         memory=_memory(compiled.memory_analysis()),
         hbm_bytes=chip.hbm_bytes if chip else None,
-        flops=flops,
+        flops=operations,
         bytes_accessed=accessed,
         seconds=max(times.values(), default=None),
         limit=max(times, key=lambda name: times[name], default=None),
@@ -162,6 +270,8 @@ def make_plan(
         conditionals=read.conditionals,
         operations=read.operations[:_SHOWN_OPERATIONS],
         cycles=sum(operation.cycles for operation in read.operations),
+        kernels=len(read.kernels),
+        largest=read.kernels[:_SHOWN_OPERATIONS],
         gathers=moved,
     )
 
@@ -237,7 +347,7 @@ def table(plan: Plan) -> str:
         f"{plan.experiment} on {plan.topology}: {plan.chips} x {plan.chip}, global batch "
         f"{plan.global_batch} ({plan.global_batch // plan.chips} per chip); compiled in "
         f"{plan.compile_seconds:.0f} s",
-        "All figures are for one chip and one step.",
+        "All figures are for one chip and one run of the program.",
         "",
         "inputs (without padding)",
         *(_row(name, _size(size)) for name, size in plan.parts.items()),
@@ -253,18 +363,17 @@ def table(plan: Plan) -> str:
             f"  fits: {'yes' if plan.fits else 'NO'}, {share:.1%} of "
             f"{_size(plan.hbm_bytes).strip()}, {_size(free).strip()} free"
         )
-    intensity = plan.flops / plan.bytes_accessed if plan.bytes_accessed else 0.0
-    rows += [
-        "work, by the compiler's count",
-        _row("operations", f"{plan.flops / 1e9:12.2f} GFLOP"),
-        _row("bytes read and written", f"{plan.bytes_accessed / 1e9:12.2f} GB"),
-        _row("operations per byte", f"{intensity:12.2f}"),
-    ]
+    rows.append("work, by the compiled program")
+    if plan.flops is not None:
+        rows.append(_row("operations", f"{plan.flops / 1e9:12.2f} GFLOP"))
+    rows.append(_row("bytes read and written", f"{plan.bytes_accessed / 1e9:12.2f} GB"))
+    if plan.flops is not None and plan.bytes_accessed:
+        rows.append(_row("operations per byte", f"{plan.flops / plan.bytes_accessed:12.2f}"))
     if plan.seconds:
         rate = plan.global_batch / plan.seconds
         rows += [
             _row(
-                "estimated step time",
+                "estimated time",
                 f"{plan.seconds * 1e3:12.2f} ms, {rate:.0f} examples/s over all chips",
             ),
             f"    (not measured: {plan.limit} alone at the chip's bfloat16 peak or bandwidth, "
@@ -290,6 +399,11 @@ def table(plan: Plan) -> str:
         rows += [
             f"  {each.cycles / plan.cycles:6.1%}  {each.name}  {each.origin[-70:]}"
             for each in plan.operations
+        ]
+    elif plan.largest:
+        rows.append(f"{plan.kernels} kernels; those that move most, in MB")
+        rows += [
+            f"  {each.bytes / 1e6:10.1f}  {each.name}  {each.origin[-70:]}" for each in plan.largest
         ]
     return "\n".join([*rows, *_gather_rows(plan)])
 
@@ -329,6 +443,13 @@ def to_json(plan: Plan) -> str:
     return json.dumps({**fields, **verdicts}, indent=2) + "\n"
 
 
+def _size_of(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if found is None:
+        raise UserError(f"--translate={text} is not HEIGHTxWIDTH, for example 2160x3840")
+    return int(found.group(1)), int(found.group(2))
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the plan of the experiment named by the flags."""
     if len(argv) > 1:
@@ -338,7 +459,11 @@ def main(argv: Sequence[str]) -> None:
             "plan needs --config=experiments/FILE.py and --topology, for example "
             "--config=experiments/paired.py --topology=v5e:2x2"
         )
-    plan = make_plan(experiment(), open_topology(_TOPOLOGY.value), _BATCH_PER_CHIP.value)
+    topology = open_topology(_TOPOLOGY.value)
+    if _TRANSLATE.value is None:
+        plan = make_plan(experiment(), topology, _BATCH_PER_CHIP.value)
+    else:
+        plan = plan_translation(experiment(), topology, *_size_of(_TRANSLATE.value))
     print(table(plan))
     if _JSON.value:
         try:

@@ -1,4 +1,4 @@
-"""Devices to compile for: the local ones, or a TPU slice that need not be present."""
+"""Devices to compile for: the local ones, or TPUs and GPUs that need not be present."""
 
 import dataclasses
 import os
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
-from warp_translate.errors import UserError
+from launch.gpus import GPUS
+from warp_translate.errors import UserError, reason
 
 LOCAL = "local"
 
@@ -30,6 +31,8 @@ CHIPS = {
     "v5e": Chip(16 * 2**30, 819e9, _FLAT),
     "v5p": Chip(95 * 2**30, 2765e9, _CUBES),
     "v6e": Chip(32 * 2**30, 1640e9, _FLAT),
+    # GPUs of one machine.
+    **{name: Chip(gpu.memory, gpu.bandwidth, ("1", "2", "4", "8")) for name, gpu in GPUS.items()},
 }
 _KINDS = {
     "TPU v4": "v4",
@@ -37,6 +40,7 @@ _KINDS = {
     "TPU v5": "v5p",
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
+    **{gpu.name: name for name, gpu in GPUS.items()},
 }
 # The two cores of a v4 are one device only on request; training sees them so.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
@@ -67,14 +71,15 @@ class Topology:
 def open_topology(name: str) -> Topology:
     """Returns the devices of a topology.
 
-    For a TPU slice it loads libtpu, which one process at a time can hold, and makes the CPU this
-    process's default platform.
+    Those that are not local need only their compiler: libtpu, which one process at a time can hold,
+    or JAX's plugin for CUDA. The CPU becomes this process's default platform.
 
     Args:
-      name: "local", or kind and shape of a slice, for example "v5e:2x2".
+      name: "local"; kind and shape of a TPU slice, for example "v5e:2x2"; or kind and number of the
+        GPUs of one machine, for example "h200:1".
 
     Raises:
-      UserError: the topology does not exist, or libtpu is missing or held by another process.
+      UserError: the topology does not exist, or its compiler is missing or held by another process.
     """
     if name == LOCAL:
         devices = jax.local_devices()
@@ -83,10 +88,29 @@ def open_topology(name: str) -> Topology:
     if kind not in CHIPS or shape not in CHIPS[kind].slices:
         known = "; ".join(f"{kind}:{{{','.join(chip.slices)}}}" for kind, chip in CHIPS.items())
         raise UserError(f"--topology={name} does not exist; choose {LOCAL} or one of {known}")
-    os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
+    devices = _gpus(name, kind, shape) if kind in GPUS else _tpus(name, kind)
+    return Topology(name, devices, CHIPS[kind])
+
+
+def _gpus(name: str, kind: str, count: str) -> Sequence[jax.Device]:
     try:
-        devices = topologies.get_topology_desc(name, "tpu", **_OPTIONS.get(kind, {})).devices
+        described = topologies.get_topology_desc(
+            platform="cuda", target_config=GPUS[kind].target(), topology=f"1x1x{count}"
+        )
+    except (RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"--topology={name}: JAX's plugin for CUDA cannot be used: {reason(error)}: install "
+            "the extra plan_gpu, pip install 'warp-translate[plan_gpu]'"
+        ) from error
+    devices: Sequence[jax.Device] = described.devices
+    return devices
+
+
+def _tpus(name: str, kind: str) -> Sequence[jax.Device]:
+    os.environ.update(_ENVIRONMENT)
+    try:
+        described = topologies.get_topology_desc(name, "tpu", **_OPTIONS.get(kind, {}))
     except RuntimeError as error:
         message = str(error)
         if "lockfile" in message:
@@ -102,4 +126,5 @@ def open_topology(name: str) -> Topology:
         else:
             problem = f"cannot be opened: {message.splitlines()[0]}"
         raise UserError(f"--topology={name}: {problem}") from error
-    return Topology(name, devices, CHIPS[kind])
+    devices: Sequence[jax.Device] = described.devices
+    return devices

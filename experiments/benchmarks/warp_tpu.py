@@ -33,7 +33,14 @@ from jax.sharding import SingleDeviceSharding
 from experiments.benchmarks import measure
 from launch.compiled import read_program
 from launch.topology import Topology, open_topology
-from warp_translate.ops import bilinear_warp, sampling, warp_kernels, warp_pixels, warp_planes
+from warp_translate.ops import (
+    bilinear_warp,
+    sampling,
+    warp_gpu,
+    warp_kernels,
+    warp_pixels,
+    warp_planes,
+)
 from warp_translate.ops.sampling import Samples
 from warp_translate.types import Array
 
@@ -100,7 +107,7 @@ def _forms() -> Iterator[Form]:
     yield "read", "pixels, four gathers (default)", None, _reading(warp_pixels.read_by_index)
     yield "read", "planes, one gather (TPU)", None, _reading(warp_planes.read)
     yield "read", "map_coordinates", None, _map_coordinates
-    yield "add", "pixels, four scatters (default)", None, warp_pixels.grad_image_gpu
+    yield "add", "pixels, one scatter", None, warp_gpu.grad_image
     yield "add", "scalars, twelve scatters (TPU)", None, _add_planes
     yield "warp", "XLA", None, bilinear_warp
     yield "displacement", "XLA", None, _gradient(1)

@@ -14,7 +14,7 @@ from launch import compiled, gathers, plan, topology
 from tests.launch.conftest import call
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
-from warp_translate.ops import bilinear_warp, warp_pixels
+from warp_translate.ops import bilinear_warp, warp_gpu
 
 FLOAT = 4
 
@@ -210,7 +210,7 @@ def test_large_gathers_are_compiled_alone_and_small_ones_skipped():
 
     def jaxpr(size):
         shapes = [jax.ShapeDtypeStruct((1, size, size, n), jnp.float32) for n in (3, 2)]
-        return jax.jit(warp_pixels.grad_image_gpu).trace(*shapes).jaxpr
+        return jax.jit(warp_gpu.grad_image).trace(*shapes).jaxpr
 
     found = gathers.moved_by_gathers(jaxpr(size), device, logged.append)
     # The first scatters into zeros, the others into its result.

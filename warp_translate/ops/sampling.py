@@ -90,11 +90,11 @@ def along_axis(grid: Array, offset: Array, size: int) -> tuple[Array, Array, Arr
     # there too, whereas clip() would pass it on to the integer conversion.
     limit = jnp.float32(size)
     offset = jnp.where(offset > -limit, jnp.minimum(offset, limit), -limit)
-    whole = jnp.floor(offset)
-    low = grid + whole.astype(jnp.int32)
-    inside = (low >= 0) & (low < size - 1)
-    weight = jnp.where(low < 0, 0.0, jnp.where(low >= size - 1, 1.0, offset - whole))
-    return jnp.clip(low, 0, max(0, size - 2)), weight, inside
+    whole = grid + jnp.floor(offset).astype(jnp.int32)
+    low = jnp.clip(whole, 0, max(0, size - 2))
+    # Where the clip has moved it, the weight is 0 or 1.
+    weight = jnp.clip(offset - (low - grid).astype(jnp.float32), 0.0, 1.0)
+    return low, weight, low == whole
 
 
 def blend(neighbors: Neighbors, samples: Samples) -> Array:

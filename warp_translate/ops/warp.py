@@ -4,9 +4,9 @@
 PyTorch's ``grid_sample(padding_mode="border", align_corners=True)``.
 
 The implementation is chosen per platform when a program is lowered; a program exported for several
-platforms holds them all. `warp_pixels` is for CPUs and GPUs, `warp_planes` for TPUs, `warp_kernels`
-for TPUs with a bounded displacement. All have the same values. The cubic form (`warp_cubic`) has
-the gradients of plain gathers.
+platforms holds them all. `warp_pixels` is for CPUs, `warp_gpu` for GPUs, `warp_planes` for TPUs,
+`warp_kernels` for TPUs with a bounded displacement. All have the same values. The cubic form
+(`warp_cubic`) has the gradients of plain gathers.
 """
 
 import functools
@@ -22,6 +22,7 @@ from warp_translate.ops import (
     sampling,
     unrolled_sum,
     warp_cubic,
+    warp_gpu,
     warp_kernels,
     warp_pixels,
     warp_planes,
@@ -43,9 +44,11 @@ class _Options(NamedTuple):
 
 def _warp(image: Array, displacement: Array, options: _Options, rows: Array | None = None) -> Array:
     """In float32; ``rows`` are those of the displacement, None for all."""
-    rule = warp_cubic.warp if options.sampling == "cubic" else sampling.warp
+    rule, gpu = sampling.warp, warp_gpu.warp
+    if options.sampling == "cubic":
+        rule = warp_cubic.warp
+        gpu = functools.partial(rule, warp_pixels.read_by_index)
     cpu = functools.partial(rule, warp_pixels.read_by_views)
-    gpu = functools.partial(rule, warp_pixels.read_by_index)
     tpu: Callable[..., Array] = functools.partial(rule, warp_planes.read)
     if rows is None:
         rows = sampling.all_rows(image.shape[1])
@@ -64,17 +67,14 @@ def _grad_displacement(
     """In float32."""
     if options.sampling == "cubic":
         return _cubic_transpose(image, displacement)(cotangent)[1]
-    tpu, gpu = (
-        functools.partial(sampling.grad_displacement, read)
-        for read in (warp_planes.read, warp_pixels.read_by_index)
-    )
+    tpu = functools.partial(sampling.grad_displacement, warp_planes.read)
     return lax.platform_dependent(
         image,
         displacement,
         cotangent,
         cpu=warp_pixels.grad_displacement_cpu,
         tpu=_or_kernel(tpu, warp_kernels.grad_displacement, image, options),
-        default=gpu,
+        default=warp_gpu.grad_displacement,
     )
 
 
@@ -82,9 +82,9 @@ def _grad_image(cotangent: Array, displacement: Array, options: _Options) -> Arr
     """In float32."""
     if options.sampling == "cubic":  # Linear in the image, so that any image will do.
         return _cubic_transpose(jnp.zeros_like(cotangent), displacement)(cotangent)[0]
-    gpu = warp_pixels.grad_image_gpu
+    gpu = warp_gpu.grad_image
     if options.deterministic:  # CPUs and TPUs always are.
-        gpu = warp_pixels.grad_image_in_fixed_point
+        gpu = warp_gpu.grad_image_in_fixed_point
     return lax.platform_dependent(
         cotangent,
         displacement,
@@ -251,7 +251,7 @@ def bilinear_warp(
       image: ``[B, H, W, C]``, float32, bfloat16, float16 or uint8, ``H, W, C >= 1``.
       displacement: ``[B, H, W, 2]``, ``(dx, dy)`` in pixels, floating point, cast to float32.
       deterministic: sums the image's gradient in fixed point on GPUs (see
-        ``warp_pixels.grad_image_in_fixed_point``), where its last bits differ from run to run
+        ``warp_gpu.grad_image_in_fixed_point``), where its last bits differ from run to run
         otherwise; costs one more scatter. All other results are always deterministic.
       bound: a promise that ``|dx|`` and ``|dy|`` do not exceed it, in pixels, for faster kernels on
         TPUs, which clip larger values and NaN to the bound. Second derivatives use

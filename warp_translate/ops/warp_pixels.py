@@ -1,4 +1,4 @@
-"""Gathers and scatters of pixels, the fastest XLA implementations of the warp on CPUs and GPUs.
+"""Gathers and scatters of pixels, the fastest XLA implementation of the warp on CPUs.
 
 On CPUs the form of a gather makes a factor of ten (experiments/benchmarks/warp_cpu.py, two cores of
 an EPYC):
@@ -14,7 +14,6 @@ an EPYC):
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from warp_translate.types import Array
 BAND_PIXELS = 2**14
 """Pixels of a band, whose shares fit a core's cache: 0.8 MB for three channels."""
 
-_IN_BOUNDS = lax.GatherScatterMode.PROMISE_IN_BOUNDS  # `sample` has clamped every index.
+IN_BOUNDS = lax.GatherScatterMode.PROMISE_IN_BOUNDS  # `sample` has clamped every index.
 
 
 def read_by_views(image: Array, row: Array) -> Neighbors:
@@ -47,7 +46,7 @@ def read_by_views(image: Array, row: Array) -> Neighbors:
 
 
 def read_by_index(image: Array, row: Array) -> Neighbors:
-    """Reads the four neighbors, for GPUs, where views may be copied."""
+    """Reads the four neighbors of an image of any size, on any platform."""
     pixels = image.reshape(-1, image.shape[-1])
     return _float32([_gather(pixels, row + step) for step in steps(*image.shape[1:3])])
 
@@ -61,7 +60,7 @@ def _gather(pixels: Array, row: Array) -> Array:
     numbers = lax.GatherDimensionNumbers(
         offset_dims=(row.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,)
     )
-    return lax.gather(pixels, row[..., None], numbers, (1, pixels.shape[1]), mode=_IN_BOUNDS)
+    return lax.gather(pixels, row[..., None], numbers, (1, pixels.shape[1]), mode=IN_BOUNDS)
 
 
 def _gather_scalars(flat: Array, place: Array) -> Array:
@@ -69,7 +68,7 @@ def _gather_scalars(flat: Array, place: Array) -> Array:
     numbers = lax.GatherDimensionNumbers(
         offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,)
     )
-    found = lax.gather(flat, place[..., None], numbers, (1,), mode=_IN_BOUNDS)
+    found = lax.gather(flat, place[..., None], numbers, (1,), mode=IN_BOUNDS)
     return found.astype(jnp.float32)
 
 
@@ -131,49 +130,6 @@ def grad_image_cpu(cotangent: Array, displacement: Array) -> Array:
     return pixels.reshape(cotangent.shape)
 
 
-def grad_image_gpu(cotangent: Array, displacement: Array) -> Array:
-    """`grad_image_cpu` for GPUs, where the order of the additions is not deterministic."""
-    height = cotangent.shape[1]
-    samples = sample(displacement, all_rows(height), height)
-    pixels = jnp.zeros((math.prod(cotangent.shape[:3]), cotangent.shape[3]), jnp.float32)
-    parts = shares(cotangent, samples)
-    return _scatter_add(pixels, samples, parts, height).reshape(cotangent.shape)
-
-
-def grad_image_in_fixed_point(cotangent: Array, displacement: Array) -> Array:
-    """`grad_image_gpu` in integers, whose sum has the same bits in every order.
-
-    For each image, the largest share times the largest number of shares of a pixel is scaled to fit
-    31 bits, so that no sum overflows. The error of a share is at most ``2**-31`` of that: float32's
-    own precision for the large gradients of a usual field, less for much smaller ones.
-
-    Args:
-      cotangent: float32 ``[B, H, W, C]``; a non-finite value makes its image's gradient NaN.
-      displacement: float32 ``[B, H, W, 2]``.
-
-    Returns:
-      float32 ``[B, H, W, C]``.
-    """
-    batch, height, width, channels = cotangent.shape
-    samples = sample(displacement, all_rows(height), height)
-    counts = jnp.zeros((batch * height * width, 1), jnp.int32)
-    ones = jnp.ones((*samples.row.shape, 1), jnp.int32)
-    counts = _scatter_add(counts, samples, [ones] * 4, height)
-    most = counts.reshape(batch, -1).max(-1).astype(jnp.float32)
-    largest = jnp.abs(cotangent).reshape(batch, -1).max(-1)
-    # A power of two, so that scaling is exact; 2**30 leaves one bit for rounding the shares.
-    bits = 30.0 - jnp.ceil(jnp.log2(jnp.maximum(most * largest, jnp.finfo(jnp.float32).tiny)))
-    exponent = jnp.clip(bits, -100.0, 126.0).astype(jnp.int32)
-    # Built from its bits: exp2 is not exact on every device.
-    scale = lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)[:, None, None, None]
-    rounded = [jnp.round(share * scale).astype(jnp.int32) for share in shares(cotangent, samples)]
-    zeros = jnp.zeros((batch * height * width, channels), jnp.int32)
-    added = _scatter_add(zeros, samples, rounded, height).reshape(cotangent.shape)
-    # Not from the maximum, which loses a NaN on CPUs.
-    finite = jnp.isfinite(cotangent).all((1, 2, 3), keepdims=True)
-    return jnp.where(finite, added.astype(jnp.float32) / scale, jnp.float32(jnp.nan))
-
-
 def _scatter_add(pixels: Array, samples: Samples, parts: Sequence[Array], height: int) -> Array:
     """Adds ``[B, R, W, C]`` to each of the four neighbors in the flattened image ``[N, C]``."""
     numbers = lax.ScatterDimensionNumbers(
@@ -182,6 +138,6 @@ def _scatter_add(pixels: Array, samples: Samples, parts: Sequence[Array], height
     for step, part in zip(steps(height, samples.row.shape[2]), parts, strict=True):
         rows = (samples.row + step).reshape(-1, 1)
         pixels = lax.scatter_add(
-            pixels, rows, part.reshape(-1, pixels.shape[1]), numbers, mode=_IN_BOUNDS
+            pixels, rows, part.reshape(-1, pixels.shape[1]), numbers, mode=IN_BOUNDS
         )
     return pixels

@@ -1,0 +1,76 @@
+"""Kernels and bytes of programs compiled for an H200, which need only JAX's plugin for CUDA."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from experiments import cycle, paired
+from launch import plan
+from launch.compiled import read_program
+from launch.topology import open_topology
+from warp_translate.errors import UserError
+from warp_translate.ops import bilinear_warp, warp_and_fuse
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def h200():
+    try:
+        return open_topology("h200:1")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def gradients(image, displacement, cotangent):
+    return jax.vjp(bilinear_warp, image, displacement)[1](cotangent)
+
+
+def output(*inputs):
+    return warp_and_fuse(*inputs)[0]
+
+
+UHD, TRAINING = (1, 2160, 3840), (8, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("function", "channels", "size", "kernels", "bytes_per_pixel"),
+    [
+        (bilinear_warp, (3, 2), UHD, 3, 56),
+        (output, (3, 3, 1, 2), UHD, 3, 72),
+        (lambda *x: gradients(*x)[0], (3, 2, 3), UHD, 4, 96),
+        (lambda *x: gradients(*x)[1], (3, 2, 3), UHD, 3, 64),
+        (gradients, (3, 2, 3), UHD, 5, 140),
+        (gradients, (3, 2, 3), TRAINING, 6, 140),
+    ],
+    ids=["warp", "fuse", "image", "displacement", "both", "both, training"],
+)
+def test_the_warp_moves_few_bytes(h200, function, channels, size, kernels, bytes_per_pixel):
+    place = SingleDeviceSharding(h200.devices[0])
+    inputs = [jax.ShapeDtypeStruct((*size, n), jnp.float32, sharding=place) for n in channels]
+    found = read_program(jax.jit(function).lower(*inputs).compile().as_text())
+    batch, height, width = size
+    moved = found.bytes / (batch * height * width)
+    assert (len(found.kernels) <= kernels, moved <= bytes_per_pixel + 0.1) == (True, True), found
+
+
+def test_translation_of_4k_launches_and_moves_little(h200):
+    config = paired.get_config()
+    config.method.factor = 8
+    config.generator.dtype = "bfloat16"
+    found = plan.plan_translation(config, h200, 2160, 3840)
+    print(found.kernels, found.bytes_accessed)
+    assert found.kernels <= 186 and found.bytes_accessed <= 2.2e9
+    assert found.parts["image"] == 2160 * 3840 * 3 and found.fits
+    # 16 residual convolutions and the rest, by the formula of METHOD.md: 4,327 a pixel.
+    assert found.flops == pytest.approx(2 * 4327 * 2160 * 3840, rel=0.05)
+
+
+@pytest.mark.parametrize(("experiment", "kernels"), [(paired, 982), (cycle, 3000)])
+def test_steps_launch_few_kernels(h200, experiment, kernels):
+    config = experiment.get_config()
+    config.generator.dtype = config.discriminator.dtype = "bfloat16"
+    found = plan.make_plan(config, h200, batch_per_chip=8)
+    print(found.kernels, found.bytes_accessed)
+    assert found.kernels <= kernels
