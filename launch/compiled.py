@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,12 @@ _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 # Instructions that run nothing on the device, or that run other computations.
 _FREE = frozenset(
-    "parameter constant get-tuple-element tuple bitcast after-all opt-barrier partition-id "
-    "replica-id".split()
+    (
+        *("parameter", "constant", "get-tuple-element", "tuple", "bitcast"),
+        *("after-all", "opt-barrier", "partition-id", "replica-id"),
+    )
 )
-_CALLS = frozenset("call async-start while conditional".split())
+_CALLS = frozenset(("call", "async-start", "while", "conditional"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +177,9 @@ def _kernels(
             for groups in _CALLED.findall(each.rest)
             for callee in _NAME.findall(f"%{groups[0]} {groups[1]}")
         ]
-        found += max(called, key=len, default=[]) if each.opcode == "conditional" else sum(
-            called, []
-        )
+        if each.opcode == "conditional":
+            called = [max(called, key=len, default=[])]
+        found += itertools.chain.from_iterable(called)
     return found
 
 

@@ -61,14 +61,17 @@ class Gpu:
         """
 
 
-_HOPPER = {
-    "capability": (9, 0),
-    "cores": 132,
-    "units": 128,
-    "gigahertz": 1.98,
-    "l2": 50 * 2**20,
-    "shared": 228 * 2**10,
-}
+_H100 = Gpu(
+    "NVIDIA H100 80GB HBM3",
+    capability=(9, 0),
+    memory=84_942_979_072,
+    bandwidth=3_352_320_000_000,
+    cores=132,
+    units=128,
+    gigahertz=1.98,
+    l2=50 * 2**20,
+    shared=228 * 2**10,
+)
 GPUS = {
     "a100": Gpu(
         "NVIDIA A100-SXM4-80GB",
@@ -81,9 +84,9 @@ GPUS = {
         l2=40 * 2**20,
         shared=164 * 2**10,
     ),
-    "h100": Gpu(
-        "NVIDIA H100 80GB HBM3", memory=84_942_979_072, bandwidth=3_352_320_000_000, **_HOPPER
+    "h100": _H100,
+    "h200": dataclasses.replace(
+        _H100, name="NVIDIA H200", memory=151_397_597_184, bandwidth=4_800_000_000_000
     ),
-    "h200": Gpu("NVIDIA H200", memory=151_397_597_184, bandwidth=4_800_000_000_000, **_HOPPER),
 }
 """By the names of ``plan --topology``."""

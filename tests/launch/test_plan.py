@@ -14,7 +14,7 @@ from launch import compiled, gathers, plan, topology
 from tests.launch.conftest import call
 from warp_translate.errors import UserError
 from warp_translate.experiment import build
-from warp_translate.ops import bilinear_warp, warp_gpu
+from warp_translate.ops import bilinear_warp
 
 FLOAT = 4
 
@@ -163,6 +163,60 @@ def test_read_program():
     )
 
 
+KERNELS = """
+%body (p.1: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p.1 = (s32[], f32[4]{0}) parameter(0)
+  %g.1 = f32[4]{0} get-tuple-element(%p.1), index=1
+  %fusion.9 = f32[4]{0} fusion(%g.1, %g.1), calls=%inside
+  ROOT %t.1 = (s32[], f32[4]{0}) tuple(%g.1, %fusion.9)
+}
+
+%small (p.2: f32[4]) -> f32[4] {
+  ROOT %p.2 = f32[4]{0} parameter(0)
+}
+
+%large (p.3: f32[4]) -> f32[4] {
+  %p.3 = f32[4]{0} parameter(0)
+  %copy.1 = f32[4]{0} copy(%p.3)
+  ROOT %copy.2 = f32[4]{0} copy(%copy.1)
+}
+
+ENTRY %main (a.1: f32[4], b.1: bf16[8,2]) -> f32[4] {
+  %a.1 = f32[4]{0} parameter(0)
+  %b.1 = bf16[8,2]{1,0} parameter(1)
+  %conv.1 = (f32[4]{0}, u8[0]{0}) custom-call(%a.1, %b.1), custom_call_target="c", m={op_name="f"}
+  %g.2 = f32[4]{0} get-tuple-element(%conv.1), index=0
+  %while.1 = (s32[], f32[4]{0}) while(%t.2), condition=%small, body=%body
+  ROOT %cond.1 = f32[4]{0} conditional(%i.1, %a.1, %a.1), branch_computations={%small, %large}
+}
+"""
+
+
+def test_kernels_of_all_called_computations_are_counted():
+    read = compiled.read_program(KERNELS)
+    vector = 4 * FLOAT
+    assert read.kernels == (
+        compiled.Kernel("c", "f", vector + 8 * 2 * 2 + vector),
+        compiled.Kernel("fusion.9", "", vector + vector),
+        compiled.Kernel("copy.1", "", vector + vector),
+        compiled.Kernel("copy.2", "", vector + vector),
+    )
+    assert read.bytes == 8 * vector + 32
+
+
+def test_images_that_are_no_size_are_refused():
+    done = plan_command("--topology=local", "--translate=12x0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --translate=12x0 is not HEIGHTxWIDTH, for example 2160x3840\n"
+
+
+def test_a_translation_is_planned_on_the_local_device():
+    found = plan.plan_translation(tiny_config(), topology.open_topology("local"), 12, 20)
+    assert (found.chips, found.global_batch, found.parts["image"]) == (1, 1, 12 * 20 * 3)
+    assert found.memory["new results"] == 12 * 20 * 3
+    assert "translation, 12 x 20, factor 2 on local" in plan.table(found)
+
+
 def warp_jaxpr(argument, size):
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     displacement = jax.ShapeDtypeStruct((1, size, size, 2), jnp.float32)
@@ -175,7 +229,8 @@ def warp_jaxpr(argument, size):
     [
         ("cpu", 0, {"scatter-add": 4}),
         ("cpu", 1, {"gather": 12}),
-        ("cuda", 1, {"gather": 4}),
+        ("cuda", 0, {"scatter-add": 1}),
+        ("cuda", 1, {"gather": 2}),
         ("tpu", 0, {"scatter-add": 12}),
         ("tpu", 1, {"gather": 1}),
     ],
@@ -208,13 +263,18 @@ def test_large_gathers_are_compiled_alone_and_small_ones_skipped():
     size, logged = 256, []
     device = jax.devices()[0]
 
+    def added_twice(pixels, places):
+        once = jnp.zeros_like(pixels).at[places].add(pixels, mode="promise_in_bounds")
+        return once.at[places].add(pixels, mode="promise_in_bounds")
+
     def jaxpr(size):
-        shapes = [jax.ShapeDtypeStruct((1, size, size, n), jnp.float32) for n in (3, 2)]
-        return jax.jit(warp_gpu.grad_image).trace(*shapes).jaxpr
+        pixels = jax.ShapeDtypeStruct((size * size, 3), jnp.float32)
+        places = jax.ShapeDtypeStruct((size * size,), jnp.uint32)
+        return jax.jit(added_twice).trace(pixels, places).jaxpr
 
     found = gathers.moved_by_gathers(jaxpr(size), device, logged.append)
-    # The first scatters into zeros, the others into its result.
-    assert {"from a constant" in each.name: each.count for each in found} == {True: 1, False: 3}
+    # The first scatters into zeros, the second into its result.
+    assert {"from a constant" in each.name: each.count for each in found} == {True: 1, False: 1}
     assert len(logged) == 2
     pixels = size * size
     for each in found:
