@@ -1,5 +1,7 @@
 """From the patent to the defaults: each variant adds one deviation to those before it.
 
+With ``back`` the defaults are compared with themselves without one deviation each.
+
 Claim: probabilities alone do not train a generator on a few hundred drawings. With pairs the L1 of
 the output decides, without pairs the L1 of the cycle and the identity. The other deviations improve
 detail or cost.
@@ -8,7 +10,9 @@ detail or cost.
         --workdir=runs/patent --seeds=2
 """
 
+import functools
 import itertools
+import operator
 
 import ml_collections
 
@@ -51,25 +55,36 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The patent's configuration, trained to the end for comparison.
 
     Args:
-      arg: as for ``experiments/patent.py``.
+      arg: as for ``experiments/patent.py``; ``back``, which only `get_sweep` reads.
     """
-    config = patent.get_config(arg)
+    found = _parse(arg)
+    config = patent.get_config(
+        f"kind={found.kind},steps={found.steps}" + (",runlocal" if found.runlocal else "")
+    )
     config.training.stop_gap = 0.0
     return config
 
 
 def get_sweep(arg: str | None = None) -> dict[str, Overrides]:
-    """The variants, each with the overrides of all before it.
+    """The variants, as overrides of the patent's configuration.
 
     Args:
-      arg: as for ``get_config``; only the kind matters.
+      arg: as for ``get_config``; ``back``.
     """
-    kind = base.parse_arg(arg, kind="paired", steps=0, runlocal=False).kind
-    steps = _STEPS[kind]
-    return dict(
-        zip(
-            steps,
-            itertools.accumulate(steps.values(), lambda before, each: before | each),
-            strict=True,
-        )
-    )
+    found = _parse(arg)
+    steps = _STEPS[found.kind]
+    if not found.back:
+        walk = itertools.accumulate(steps.values(), operator.or_)
+        return dict(zip(steps, walk, strict=True))
+    defaults = functools.reduce(operator.or_, steps.values())
+    variants = {"the defaults": defaults}
+    for name in steps:
+        others = [step for other, step in steps.items() if other != name]
+        without = functools.reduce(operator.or_, others)
+        if without != defaults:
+            variants[name.replace("+", "without", 1)] = without
+    return variants
+
+
+def _parse(arg: str | None) -> ml_collections.ConfigDict:
+    return base.parse_arg(arg, kind="paired", steps=0, back=False, runlocal=False)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from flax import traverse_util
 
 from experiments import openmoji, openmoji_cycle
 from experiments.ablations import patent
@@ -49,3 +50,27 @@ def test_the_walk_from_the_patent_ends_at_the_defaults(kind):
     *_, last = patent.get_sweep(f"kind={kind}").values()
     config.update_from_flattened_dict(last)
     assert config.to_dict() == default.get_config().to_dict()
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired"])
+def test_the_way_back_takes_one_deviation_from_the_defaults(kind):
+    flat = [
+        flatten(patent.get_config(f"kind={kind},back"), overrides)
+        for overrides in patent.get_sweep(f"kind={kind},back").values()
+    ]
+    literal, default = flatten(patent.get_config(f"kind={kind}"), {}), flat[0]
+    assert default == flatten(patent.get_config(f"kind={kind}"), last(kind))
+    for variant in flat[1:]:
+        differing = {path for path in default if variant[path] != default[path]}
+        assert differing and all(variant[path] in (literal[path], "reduced") for path in differing)
+    # The heads need two steps, of which only the second can be taken back.
+    assert len(flat) == len(patent.get_sweep(f"kind={kind}")) - 1
+
+
+def last(kind):
+    return [*patent.get_sweep(f"kind={kind}").values()][-1]
+
+
+def flatten(config, overrides):
+    config.update_from_flattened_dict(overrides)
+    return traverse_util.flatten_dict(config.to_dict(), sep=".")

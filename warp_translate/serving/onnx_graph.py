@@ -4,6 +4,7 @@ Written by hand so that batch, height, width and factor are dynamic and every no
 equals ``models.translate``; inside the graph images are channels first.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +18,6 @@ from warp_translate.constants import (
     LEAST_REDUCED,
     PIXEL_SCALE,
     STRIDE,
-    Border,
     Sampling,
 )
 from warp_translate.serving.architecture import Architecture
@@ -50,10 +50,8 @@ def build(
     original = graph.node("Transpose", original, name="original", perm=[0, 3, 1, 2])
     height, width = _sides(graph, original)
     padded, reduced = _reduce(graph, original, height, width)
-    features = _trunk(graph, architecture, reduced)
-    pretranslated, mask, displacement = _heads(graph, architecture, features, reduced, padded)
-    pretranslated, mask, displacement = (
-        _crop(graph, each, height, width) for each in (pretranslated, mask, displacement)
+    pretranslated, mask, displacement = _heads(
+        graph, architecture, reduced, padded, original, (height, width)
     )
     if architecture.fusion == "unwarped":
         displacement = graph.node("Mul", displacement, graph.number(0.0), name="unwarped")
@@ -70,12 +68,11 @@ def build(
     if not floats:
         fused = _to_uint8(graph, fused)
     graph.node("Transpose", fused, name="output", perm=[0, 2, 3, 1])
-    reduced = _crop(
-        graph,
-        reduced,
+    reduced_sides = (
         _ceil_div(graph, height, "factor", "reduced/height"),
         _ceil_div(graph, width, "factor", "reduced/width"),
     )
+    reduced = _cut(graph, reduced, "reduced/cut", graph.integer(0), reduced_sides)
     _maps(graph, dict(zip(MAPS, (reduced, pretranslated, mask, displacement, warped), strict=True)))
 
     image_shape: list[str | int | None] = ["N", "H", "W", 3]
@@ -211,76 +208,120 @@ def _trunk(graph: Graph, architecture: Architecture, reduced: str) -> str:
 
 
 def _heads(
-    graph: Graph, architecture: Architecture, features: str, reduced: str, padded: str
+    graph: Graph,
+    architecture: Architecture,
+    reduced: str,
+    padded: str,
+    original: str,
+    sides: tuple[str, str],
 ) -> tuple[str, str, str]:
+    """The maps at the size of the original.
+
+    The border that their convolutions need is added to the features before these are enlarged: at
+    full size every copy takes as long as a convolution. All maps are one convolution, whose slices
+    also cut the border off.
+    """
     factor = graph.node("Cast", "factor", name="factor/float", to=TensorProto.FLOAT)
-    along = graph.node("Unsqueeze", factor, graph.integers(0), name="factor/vector")
-    one = graph.constant([1, 1], np.float32, "factor/ones")
-    scales = graph.node("Concat", one, along, along, name="factor/scales", axis=0)
+    features = _trunk(graph, architecture, reduced)
     if architecture.head != "literal":
         features = convolution(graph, features, "project")
-    small = _modulate(graph, features, reduced) if architecture.color_modulation else features
-    margin, original = architecture.head_kernel // 2, padded
-    border: Border | None = "repeat"
-    if architecture.enlarge == "transposed":
-        features, border = _deconvolve(graph, small, factor, margin), None
-        original = padded_by(graph, padded, margin, "repeat", "join/original")
-    else:
-        features = _enlarge(graph, small, scales, "enlarge")
-    if architecture.head == "projected":
-        features = graph.node("Concat", features, original, name="joined", axis=1)
+    if architecture.color_modulation:
+        features = _modulate(graph, features, reduced)
+    margin = architecture.head_kernel // 2
+    bordered = padded_by(graph, features, margin, "repeat", "enlarge/bordered")
+    enlarge = _deconvolve if architecture.enlarge == "transposed" else _enlarge_by_factor
+    large = enlarge(graph, bordered, factor, "enlarge")
+    border = graph.node("Mul", "factor", graph.integer(margin), name="enlarge/border")
     if architecture.head != "literal":
-        features = relu(graph, convolution(graph, features, "join/conv", border=border))
+        large = relu(graph, _join(graph, architecture, large, padded, border))
 
-    def predict(name: str) -> str:
-        return convolution(graph, features, name, border=border)
-
-    colors = predict("pretranslated")
-    if architecture.synthesis == "direct":
-        pretranslated = graph.node("Tanh", colors, name="heads/pretranslated")
-    else:
-        pretranslated = _affine(graph, colors, padded)
-    logit = graph.node(
-        "Add",
-        predict("mask"),
-        graph.number(architecture.mask_bias),
-        name="heads/mask_logit",
-    )
-    mask = graph.node("Sigmoid", logit, name="heads/mask")
+    # One convolution has taken its margin off.
+    first = graph.node("Sub", border, graph.integer(margin), name="heads/border")
+    names = ["pretranslated", "mask"]
     if architecture.displacement_size == "original":
-        share = graph.node("Tanh", predict("displacement"), name="heads/share")
+        names.append("displacement")
+    kernel, bias = (
+        np.concatenate([graph.params[f"{name}/{part}"] for name in names], -1)
+        for part in ("kernel", "bias")
+    )
+    maps = graph.node(
+        "Conv",
+        large,
+        graph.stored(kernel.transpose(3, 2, 0, 1), "heads/kernel"),
+        graph.stored(bias, "heads/bias"),
+        name="heads/maps",
+        kernel_shape=kernel.shape[:2],
+    )
+    ends = np.cumsum([graph.params[f"{name}/bias"].size for name in names]).tolist()
+    colors, logit, *shares = (
+        _cut(graph, maps, f"heads/{name}", first, sides, channels)
+        for name, channels in zip(names, itertools.pairwise([0, *ends]), strict=True)
+    )
+    if architecture.synthesis == "direct":
+        pretranslated = graph.node("Tanh", colors, name="heads/color")
     else:
-        coarse = architecture.displacement_size == "coarse"
-        if coarse:
-            cell = [COARSE, COARSE]
-            small = graph.node(
-                "AveragePool", small, name="heads/cells", kernel_shape=cell, strides=cell
-            )
-        share = graph.node("Tanh", convolution(graph, small, "displacement"), name="heads/small")
-        if coarse:
-            times = graph.constant([1, 1, COARSE, COARSE], np.float32, "heads/cell")
-            share = _enlarge(graph, share, times, "heads/small/enlarged")
-        share = _enlarge(graph, share, scales, "heads/share")
+        pretranslated = _affine(graph, colors, original)
+    logit = graph.node("Add", logit, graph.number(architecture.mask_bias), name="heads/mask_logit")
+    mask = graph.node("Sigmoid", logit, name="heads/weight")
+    if shares:
+        share = graph.node("Tanh", *shares, name="heads/share")
+    else:
+        share = _small_share(graph, architecture, features, factor)
+        share = _cut(graph, share, "heads/displacement", graph.integer(0), sides)
     bound = graph.number(architecture.max_displacement)
     moved = graph.node("Mul", share, bound, name="heads/reduced_pixels")
     if (least := architecture.displacement_threshold) > 0:
-        ends = graph.number(-least), graph.number(least)
-        below = graph.node("Clip", moved, *ends, name="heads/below_threshold")
+        limits = graph.number(-least), graph.number(least)
+        below = graph.node("Clip", moved, *limits, name="heads/below_threshold")
         moved = graph.node("Sub", moved, below, name="heads/above_threshold")
-    return pretranslated, mask, graph.node("Mul", moved, factor, name="heads/displacement")
+    return pretranslated, mask, graph.node("Mul", moved, factor, name="heads/pixels")
 
 
-def _deconvolve(graph: Graph, features: str, factor: str, margin: int) -> str:
-    """Equals `models.generator.Deconvolution`, with a border of some pixels."""
+def _join(graph: Graph, architecture: Architecture, features: str, padded: str, border: str) -> str:
+    """Equals `models.generator.Join`, of features with a border."""
+    if architecture.head == "projected":
+        none = graph.integer(0)
+        pads = _vector(graph, [none, none, border, border] * 2, "join/pads")
+        bordered = graph.node("Pad", padded, pads, name="join/bordered", mode="edge")
+        features = graph.node("Concat", features, bordered, name="joined", axis=1)
+    return convolution(graph, features, "join/conv", border=None)
+
+
+def _small_share(graph: Graph, architecture: Architecture, features: str, factor: str) -> str:
+    """The displacement's share of its bound, predicted at the reduced size or coarser."""
+    coarse = architecture.displacement_size == "coarse"
+    if coarse:
+        cell = [COARSE, COARSE]
+        features = graph.node(
+            "AveragePool", features, name="heads/cells", kernel_shape=cell, strides=cell
+        )
+    share = graph.node("Tanh", convolution(graph, features, "displacement"), name="heads/small")
+    if coarse:
+        times = graph.constant([1, 1, COARSE, COARSE], np.float32, "heads/cell")
+        share = _enlarge(graph, share, times, "heads/small/enlarged")
+    return _enlarge_by_factor(graph, share, factor, "heads/small/share")
+
+
+def _enlarge_by_factor(graph: Graph, features: str, factor: str, name: str) -> str:
+    along = graph.node("Unsqueeze", factor, graph.integers(0), name=f"{name}/factor")
+    one = graph.constant([1, 1], np.float32, "factor/ones")
+    scales = graph.node("Concat", one, along, along, name=f"{name}/scales", axis=0)
+    return _enlarge(graph, features, scales, name)
+
+
+def _deconvolve(graph: Graph, features: str, factor: str, name: str) -> str:
+    """Equals `models.generator.Deconvolution` but for the outer half of its border.
+
+    The border doubles with the features. Its outermost pixels lack neighbors; of a border of one
+    pixel, one remains exact.
+    """
     kernel = graph.parameter("deconvolve/kernel", lambda taps: taps.transpose(2, 0, 1)[:, None])
     channels = graph.params["deconvolve/kernel"].shape[-1]
-    bordered = padded_by(graph, features, margin, "repeat", "deconvolve/bordered")
-    logarithm = graph.node("Log", factor, name="deconvolve/logarithm")
-    doublings = graph.node("Div", logarithm, graph.number(math.log(2)), name="deconvolve/doublings")
-    rounded = graph.node("Round", doublings, name="deconvolve/rounded")
-    times = graph.node("Cast", rounded, name="deconvolve/times", to=TensorProto.INT64)
-    taken, given = "deconvolve/taken", "deconvolve/given"
-    # As many pixels are cut off as leave the border.
+    logarithm = graph.node("Log", factor, name=f"{name}/logarithm")
+    doublings = graph.node("Div", logarithm, graph.number(math.log(2)), name=f"{name}/doublings")
+    rounded = graph.node("Round", doublings, name=f"{name}/rounded")
+    times = graph.node("Cast", rounded, name=f"{name}/times", to=TensorProto.INT64)
+    taken, given = f"{name}/taken", f"{name}/given"
     double = helper.make_node(
         "ConvTranspose",
         [taken, kernel],
@@ -288,24 +329,24 @@ def _deconvolve(graph: Graph, features: str, factor: str, margin: int) -> str:
         name=given,
         group=channels,
         strides=[2, 2],
-        pads=[margin + 1] * 4,
+        pads=[1] * 4,
     )
-    going, on = "deconvolve/going", "deconvolve/on"
+    going, on = f"{name}/going", f"{name}/on"
     flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in (going, on)]
     images = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (taken, given)
     ]
     body = helper.make_graph(
         [helper.make_node("Identity", [going], [on], name=on), double],
-        "deconvolve/body",
+        f"{name}/body",
         [
-            helper.make_tensor_value_info("deconvolve/number", TensorProto.INT64, []),
+            helper.make_tensor_value_info(f"{name}/number", TensorProto.INT64, []),
             flags[0],
             images[0],
         ],
         [flags[1], images[1]],
     )
-    return graph.node("Loop", times, "", bordered, name="deconvolve", body=body)
+    return graph.node("Loop", times, "", features, name=name, body=body)
 
 
 def _split(graph: Graph, source: str, parts: int) -> list[str]:
@@ -340,15 +381,41 @@ def _affine(graph: Graph, coefficients: str, original: str) -> str:
     return total
 
 
-def _crop(graph: Graph, features: str, height: str, width: str) -> str:
-    ends = _vector(graph, [height, width], f"{features}/ends")
+def _cut(
+    graph: Graph,
+    features: str,
+    name: str,
+    first: str,
+    sides: tuple[str, str],
+    channels: tuple[int, int] | None = None,
+) -> str:
+    """A rectangle of features.
+
+    Args:
+      graph: receives the nodes.
+      features: ``[N, C, H, W]``.
+      name: of the node.
+      first: the first row and column, an int64 scalar.
+      sides: height and width, int64 scalars.
+      channels: the first and the end, by default all.
+    """
+    ends = [
+        graph.node("Add", first, side, name=f"{name}/{axis}")
+        for axis, side in zip(("below", "right"), sides, strict=True)
+    ]
+    axes, start = [2, 3], [first, first]
+    if channels is not None:
+        axes = [1, *axes]
+        start, ends = (
+            [graph.integer(each), *rest] for each, rest in zip(channels, (start, ends), strict=True)
+        )
     return graph.node(
         "Slice",
         features,
-        graph.integers(0, 0),
-        ends,
-        graph.integers(2, 3),
-        name=f"{features}/cropped",
+        _vector(graph, start, f"{name}/start"),
+        _vector(graph, ends, f"{name}/ends"),
+        graph.integers(*axes),
+        name=name,
     )
 
 

@@ -59,18 +59,21 @@ class Graph:
     def parameter(
         self, path: str, arranged: Callable[[np.ndarray], np.ndarray] = lambda value: value
     ) -> str:
-        """A parameter of the network as float32, optionally in another arrangement.
+        """A parameter of the network as float32, optionally in another arrangement."""
+        return self.stored(arranged(self.params[path]), path)
 
-        One in float16 is stored as it is; runtimes convert it once, when they load the graph.
+    def stored(self, value: np.ndarray, name: str) -> str:
+        """Parameters as float32, by name.
+
+        Float16 is stored as it is; runtimes convert it once, when they load the graph.
         """
-        value = arranged(self.params[path])
         if value.dtype != np.float16:
-            return self.constant(value, np.float32, path)
-        if path not in self._known:
-            self._known.add(path)
-            stored = self.constant(value, np.float16, f"{path}/half")
-            self.node("Cast", stored, name=path, to=TensorProto.FLOAT)
-        return path
+            return self.constant(value, np.float32, name)
+        if name not in self._known:
+            self._known.add(name)
+            half = self.constant(value, np.float16, f"{name}/half")
+            self.node("Cast", half, name=name, to=TensorProto.FLOAT)
+        return name
 
     def model(
         self,

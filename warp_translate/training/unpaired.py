@@ -46,11 +46,6 @@ class UnpairedLosses(Regularization):
         0, "steps over which the adversarial weights then grow to their full value", minimum=0
     )
     change: float = weight(0.0, "L1 between the output and its original, against needless changes")
-    change_features: float = weight(
-        0.0,
-        "the same of their features at 1/4 and 1/8 of the size, in the frozen network of a "
-        "projected discriminator: keeps shapes, and lets colors change",
-    )
     identity: float = weight(
         1.0, "L1 between an image of the target domain and its own translation"
     )
@@ -198,20 +193,11 @@ class UnpairedTraining(GeneratorTraining):
             forth.mask, forth.pretranslated, forth.warped
         )
         terms["change"] = lambda: reconstruction.l1(forth.output, source)
-        terms["change_features"] = lambda: self._change_of_features(forth.output, source)
         if same is not None:
             terms["identity"] = lambda: reconstruction.l1(same.output, target)
             terms["identity_pretranslated"] = lambda: reconstruction.l1(same.pretranslated, target)
         total, metrics = losses.weighted_sum(terms | further, scales)
         return total, metrics | branch_metrics(forth)
-
-    def _change_of_features(self, output: Array, source: Array) -> Array:
-        """Mean L1 between the fine features of two images, ``[B]``."""
-        discriminator = self.adversary.discriminator
-        assert discriminator.features is not None
-        both = discriminator.features(jnp.concatenate([output, source]), discriminator.dtype)
-        halves = [jnp.split(features, 2) for features in both[:2]]
-        return jnp.stack([reconstruction.l1(*pair) for pair in halves]).mean(0)
 
 
 def _draw(candidates: Array, weights: Sequence[float], keys: Array) -> Array:
