@@ -1,10 +1,8 @@
 """From the patent to the defaults: each variant adds one deviation to those before it.
 
-With ``back`` the defaults are compared with themselves without one deviation each.
-
 Claim: probabilities alone do not train a generator on a few hundred drawings. With pairs the L1 of
 the output decides, without pairs the L1 of the cycle and the identity. The other deviations improve
-detail or cost.
+detail or cost. With ``back`` the defaults are compared with themselves without one of them.
 
     warp-translate ablate --config=experiments/ablations/patent.py:kind=unpaired \
         --workdir=runs/patent --seeds=2
