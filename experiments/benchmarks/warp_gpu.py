@@ -9,6 +9,7 @@ For an NVIDIA GPU that both frameworks see; without one it measures nothing, unl
   pass, float32, compared with ``grid_sample`` (bilinear, border, align_corners). PyTorch's
   normalized grid is computed beforehand.
 * warp and fuse: with a mask and a second image, the end of every translation.
+* plain: four gathers and JAX's own gradients.
 * copy: a program that reads and writes as many bytes as the computation must.
 * The translation of one image by the default paired experiment's generator in bfloat16.
 
@@ -86,10 +87,11 @@ def _rows(shape: str, kind: str, device: str, repeats: int) -> list[dict[str, An
             copy, moved = warp_passes.copy(name, image, field)
             functions = {"ours": warp_passes.ours(name, image, field), "copy": copy}
             functions["torch"] = warp_passes.torchs(name, host, host_field, device)
+            functions["plain"] = warp_passes.ours(name, image, field, warp=warp_passes.plain)
         seconds = measure.interleave(functions, repeats, round_seconds=_ROUND.value)
         ratios = {
             f"/ {peer}": measure.ratio(seconds["ours"], seconds[peer]) if peer in seconds else None
-            for peer in ("torch", "copy")
+            for peer in ("torch", "plain", "copy")
         }
         rows.append(
             {

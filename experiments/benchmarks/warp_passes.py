@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from experiments.benchmarks.peers import warp_generator
-from warp_translate.ops import bilinear_warp
+from warp_translate.ops import bilinear_warp, sampling, warp_pixels
 from warp_translate.types import Array
 
 PASSES = {"forward": (), "image": (0,), "displacement": (1,), "both": (0, 1)}
@@ -36,29 +36,42 @@ def displacement(kind: str, batch: int, height: int, width: int) -> np.ndarray:
     return (_REACH * waves).astype(np.float32)
 
 
-def ours(name: str, image: Array, field: Array, *, with_value: bool = False) -> Callable[[], Any]:
-    """Returns a pass of `bilinear_warp`, compiled.
+def plain(image: Array, field: Array) -> Array:
+    """The warp by four gathers, whose gradients are JAX's own."""
+    return sampling.warp(warp_pixels.read_by_index, image, field, sampling.all_rows(image.shape[1]))
+
+
+def ours(
+    name: str,
+    image: Array,
+    field: Array,
+    *,
+    with_value: bool = False,
+    warp: Callable[[Array, Array], Array] = bilinear_warp,
+) -> Callable[[], Any]:
+    """Returns a pass of the warp, compiled.
 
     Args:
       name: key of `PASSES`.
       image: float32 ``[B, H, W, 3]``.
       field: displacement, float32 ``[B, H, W, 2]``.
       with_value: whether a gradient's pass also returns the warped image.
+      warp: the function.
     """
     wanted = PASSES[name]
 
     def run(image: Array, field: Array, cotangent: Array) -> Any:
         if not wanted:
-            return bilinear_warp(image, field)
+            return warp(image, field)
         arguments = [image, field]
 
-        def warp(*chosen: Array) -> Array:
+        def warp_chosen(*chosen: Array) -> Array:
             values = list(arguments)
             for index, value in zip(wanted, chosen, strict=True):
                 values[index] = value
-            return bilinear_warp(*values)
+            return warp(*values)
 
-        value, pull = jax.vjp(warp, *(arguments[index] for index in wanted))
+        value, pull = jax.vjp(warp_chosen, *(arguments[index] for index in wanted))
         return (value, *pull(cotangent)) if with_value else pull(cotangent)
 
     return functools.partial(jax.jit(run), image, field, jnp.ones_like(image))

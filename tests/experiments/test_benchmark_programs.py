@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from experiments import base
+from experiments.benchmarks import on_gpu
 from experiments.benchmarks import translation_programs as programs
 from experiments.benchmarks.translation_programs import Spec
 
@@ -159,3 +160,31 @@ def test_warp_gpu_measures_on_any_device(tmp_path):
     ]
     assert all(row["us"] > 0 and row["/ copy"][0] > 0 for row in saved["rows"])
     assert saved["goals"][2].endswith("not measured") and "met" in saved["goals"][0]
+
+
+@pytest.mark.full
+def test_operations_of_a_step_and_of_a_translation(tmp_path):
+    config = ("--config=experiments/paired.py:runlocal", "--repeats=2", "--shown=3")
+    for words in ((), ("--translate=32x48",)):
+        _, saved = run("operations", *config, *words, output=tmp_path / "table.json")
+        shares = [row["share"] for row in saved["rows"]]
+        assert len(shares) == 3 and shares == sorted(shares, reverse=True) and sum(shares) < 1
+        assert any("Generator" in row["origin"] for row in saved["rows"])
+        assert saved["about"]["profiled ms"] > 0
+
+
+@pytest.mark.full
+def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tiny = on_gpu.PARTS["translation"]
+    parts = {
+        "slow": dataclasses.replace(tiny, seconds=1),
+        "wrong": dataclasses.replace(tiny, tiny=("--nonsense",)),
+        "good": tiny,
+    }
+    on_gpu.run_all(parts, tmp_path, tiny=True)
+    summary = (tmp_path / "summary.md").read_text()
+    heads = re.findall(r"^## (\w+): (.*) after \d+ s$", summary, re.M)
+    assert heads == [("slow", "stopped"), ("wrong", "failed (1)"), ("good", "done")]
+    assert "Unknown command line flag 'nonsense'" in summary
+    assert (tmp_path / "good.json").exists() and not (tmp_path / "slow.json").exists()
