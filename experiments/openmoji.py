@@ -41,8 +41,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     else:
         config.discriminator.update(width=32, layers=3, scales=1)
     config.losses.update(smoothness_first=1.0, adversarial=0.3)
-    if arg.fusion == "pretranslated":
-        config.losses.l1_warped = 0.0  # It would only use capacity.
     config.optim.update(lr=1e-3, discriminator_lr=1e-3, b1=0.9, ema_decay=0.998)
     config.training.update(
         global_batch=8, total_steps=2_500, log_every=50, evaluate_every=500, save_every=500
@@ -59,5 +57,5 @@ def get_sweep(arg: str | None = None) -> dict[str, dict[str, str | float]]:
     del arg
     return {
         "full": {"method.fusion": "full"},
-        "pretranslated only": {"method.fusion": "pretranslated", "losses.l1_warped": 0.0},
+        "pretranslated only": {"method.fusion": "pretranslated"},
     }

@@ -32,8 +32,6 @@ _OF_KIND = {
     "paired": {
         "discriminator.conditional": False,
         "losses.l1_output": 0.0,
-        "losses.l1_pretranslated": 0.0,
-        "losses.l1_warped": 0.0,
         "losses.pyramid_levels": 1,
     },
     "unpaired": {

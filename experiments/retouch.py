@@ -42,8 +42,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # The differences of neighboring pixels and the local contrast keep texture, which L1 blurs.
     config.losses.update(
         adversarial=0.0,
-        l1_pretranslated=0.0,
-        l1_warped=0.0,
         gradient=200.0,
         local_contrast=1000.0,
         smoothness_first=10.0,

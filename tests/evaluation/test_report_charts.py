@@ -56,6 +56,21 @@ def test_curve_of_one_seed_has_no_band_and_skips_nan(tmp_path):
     assert "deviation" not in charts.caption
 
 
+def test_runs_without_configuration_have_no_curve(tmp_path):
+    """As if they had been killed before they wrote it."""
+    folder = fusion_sweep(tmp_path / "fusion")
+    complete = len(grouped(folder))
+    for path in sorted(folder.glob("*/config.json"))[:2]:
+        path.unlink()
+    groups = grouped(folder)
+    assert sum(not group.config for group in groups) == 1 and len(groups) == complete
+    for charts in (
+        report_charts.score_curves(groups, ["output/ssim"]),
+        report_charts.training_curves(groups),
+    ):
+        assert all(len(drawn(panel).lines) == complete - 1 for panel in charts.panels)
+
+
 def test_long_training_curves_are_averaged(tmp_path):
     folder = write_run(tmp_path / "one")
     lines = [f'{{"step": {n}, "scalars": {{"generator/loss": {n % 2}}}}}\n' for n in range(1000)]

@@ -137,7 +137,7 @@ def training_curves(groups: Sequence[Group]) -> Charts | None:
 
 def _curve_panel(title: str, alt: str, groups: Sequence[Group], points: dict[str, Points]) -> Panel:
     found = styles(groups)
-    series = [(found[key], line) for key, line in points.items() if line]
+    series = [(found[key], line) for key, line in points.items() if line and key in found]
     return Panel(title, alt, functools.partial(_draw_curves, series))
 
 
