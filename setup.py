@@ -10,8 +10,6 @@ _INIT = Path(__file__).parent / "warp_translate/__init__.py"
 # jax 0.11 needs Python 3.12; on 3.11 the range gives 0.10.2. Both are supported.
 _JAX = "jax{extra}>=0.10.2,<0.12"
 
-# Compiles for GPUs that are not there; to run on them takes the extra cuda.
-_CUDA_COMPILER = ["jax-cuda13-plugin>=0.10.2,<0.12", "jax-cuda13-pjrt>=0.10.2,<0.12"]
 # For training and export. Serving alone needs no jax: the extra serve leaves it out.
 _TRAIN = [
     _JAX.format(extra=""),
@@ -123,7 +121,8 @@ setup(
             *_TRAIN,
             _JAX.format(extra="[tpu]"),
         ],  # Brings the libtpu that fits; no TPU is needed.
-        "plan_gpu": [*_TRAIN, *_CUDA_COMPILER],
+        # Compiles for GPUs that are not there; to run on them takes the extra cuda.
+        "plan_gpu": [*_TRAIN, _JAX.format(extra="[cuda13-local]")],
         "test": [
             *_DEMO,
             *_EVAL,

@@ -83,7 +83,7 @@ class Program:
       conditionals: their number.
       operations: those with an estimate, longest first.
       kernels: of the entry and all that it calls, most bytes first. The bodies of loops count once,
-        of a conditional the branch with the most kernels.
+        of a conditional the branch that moves most.
     """
 
     collectives: tuple[Collective, ...]
@@ -95,7 +95,11 @@ class Program:
     @property
     def bytes(self) -> int:
         """The memory traffic of all kernels."""
-        return sum(kernel.bytes for kernel in self.kernels)
+        return _bytes(self.kernels)
+
+
+def _bytes(kernels: Sequence[Kernel]) -> int:
+    return sum(kernel.bytes for kernel in kernels)
 
 
 class _Instruction(NamedTuple):
@@ -178,7 +182,7 @@ def _kernels(
             for callee in _NAME.findall(f"%{groups[0]} {groups[1]}")
         ]
         if each.opcode == "conditional":
-            called = [max(called, key=len, default=[])]
+            called = [max(called, key=_bytes, default=[])]
         found += itertools.chain.from_iterable(called)
     return found
 

@@ -40,7 +40,7 @@ from warp_translate.experiment.task import Training
 from warp_translate.training.base import GeneratorTraining
 from warp_translate.training.parallel import Replicas
 from warp_translate.training.throughput import peak_flops
-from warp_translate.types import Array, PyTree, to_float, to_uint8
+from warp_translate.types import PyTree
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
@@ -80,7 +80,8 @@ class Plan:
     memory: dict[str, int]  # Padded bytes of the program by purpose, and their total.
     hbm_bytes: int | None  # None if unknown.
     # Loop bodies are counted once, and only the most expensive branch of a conditional.
-    flops: float | None  # Before optimization on GPUs; None if unknown.
+    # On GPUs before optimization, with all branches.
+    flops: float | None  # None if unknown.
     bytes_accessed: float
     seconds: float | None  # Lower bound of the time; None if the chip is unknown.
     limit: str | None  # "arithmetic" or "memory", whichever sets `seconds`.
@@ -89,8 +90,8 @@ class Plan:
     conditionals: int
     operations: tuple[Operation, ...]  # Those with the largest time estimates.
     cycles: int  # Sum of all time estimates.
-    kernels: int  # Number of launches.
-    largest: tuple[Kernel, ...]  # The kernels that move most bytes.
+    kernels: int | None  # Number of launches; None off GPUs.
+    largest: tuple[Kernel, ...]  # The kernels that move most bytes, on GPUs.
     gathers: tuple[Moved, ...] | None  # None off TPUs.
 
     @property
@@ -139,7 +140,7 @@ def make_plan(
 
     factor = [f"factor {config.method.factor}"] if "factor" in config.method else []
     return _plan(
-        step.trace(state, batch, root),
+        lambda: step.trace(state, batch, root),
         topology,
         chips=chips,
         global_batch=global_batch,
@@ -175,14 +176,14 @@ def plan_translation(
         ),
     )
 
-    def run(params: PyTree, image: Array) -> Array:
-        return to_uint8(method.translate(generator, params, to_float(image)).output)
+    options = dataclasses.asdict(method)
+    run = cost.translation(generator, options.pop("factor"), **options)
 
     def flops() -> float:
         return 2.0 * macs.count(run, params, image, platform=topology.platform).total.products
 
     return _plan(
-        jax.jit(run).trace(params, image),
+        lambda: jax.jit(run).trace(params, image),
         topology,
         chips=1,
         global_batch=1,
@@ -198,7 +199,7 @@ def plan_translation(
 
 
 def _plan(
-    traced: Any,
+    trace: Callable[[], Any],
     topology: Topology,
     *,
     chips: int,
@@ -209,13 +210,13 @@ def _plan(
     parts: dict[str, int],
     flops: Callable[[], float | None],
 ) -> Plan:
-    """Compiles a traced program and reads its cost.
+    """Compiles a program and reads its cost.
 
     Args:
-      traced: the program.
+      trace: traces the program.
       topology: the devices.
       chips: number of devices that it uses.
-      global_batch: images that it processes.
+      global_batch: examples that it processes.
       title: its name in messages.
       experiment: its name in the plan.
       remedy: of a program that does not fit.
@@ -225,13 +226,14 @@ def _plan(
     device, chip = topology.devices[0], topology.chip
     begin = time.perf_counter()
     with _progress(f"compiling {title}"):
+        traced = trace()
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(
-                f"{title} does not fit at {global_batch // chips} images per chip: "
+                f"{title} does not fit at {global_batch // chips} examples per chip: "
                 f"{reason(error)}: {remedy}"
             ) from error
     compile_seconds = time.perf_counter() - begin
@@ -270,8 +272,8 @@ def _plan(
         conditionals=read.conditionals,
         operations=read.operations[:_SHOWN_OPERATIONS],
         cycles=sum(operation.cycles for operation in read.operations),
-        kernels=len(read.kernels),
-        largest=read.kernels[:_SHOWN_OPERATIONS],
+        kernels=len(read.kernels) if topology.platform == "cuda" else None,
+        largest=read.kernels[:_SHOWN_OPERATIONS] if topology.platform == "cuda" else (),
         gathers=moved,
     )
 
@@ -443,7 +445,12 @@ def to_json(plan: Plan) -> str:
     return json.dumps({**fields, **verdicts}, indent=2) + "\n"
 
 
-def _size_of(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
+    """Parses ``HEIGHTxWIDTH`` of the flag ``--translate``.
+
+    Raises:
+      UserError: it is something else.
+    """
     found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
     if found is None:
         raise UserError(f"--translate={text} is not HEIGHTxWIDTH, for example 2160x3840")
@@ -462,8 +469,10 @@ def main(argv: Sequence[str]) -> None:
     topology = open_topology(_TOPOLOGY.value)
     if _TRANSLATE.value is None:
         plan = make_plan(experiment(), topology, _BATCH_PER_CHIP.value)
+    elif _BATCH_PER_CHIP.value is not None:
+        raise UserError("--translate plans one image: omit --batch_per_chip")
     else:
-        plan = plan_translation(experiment(), topology, *_size_of(_TRANSLATE.value))
+        plan = plan_translation(experiment(), topology, *image_size(_TRANSLATE.value))
     print(table(plan))
     if _JSON.value:
         try:

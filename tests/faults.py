@@ -44,8 +44,8 @@ class Fault:
 # fmt: off
 FAULTS = (
     # The method and its training.
-    Fault("warp-border", "warp_translate/ops/sampling.py", "jnp.clip(low, 0, max(0, size - 2))",
-          "jnp.clip(low, 0, max(0, size - 1))", ("ops/test_warp.py",)),
+    Fault("warp-border", "warp_translate/ops/sampling.py", "jnp.clip(whole, 0, max(0, size - 2))",
+          "jnp.clip(whole, 0, max(0, size - 1))", ("ops/test_warp.py",)),
     Fault("warp-slope-sign", "warp_translate/ops/sampling.py",
           "jnp.where(is_x, -change, 1.0 - right)", "jnp.where(is_x, change, 1.0 - right)",
           ("ops/test_warp.py",)),

@@ -2,7 +2,7 @@
 
 Claim: probabilities alone do not train a generator on a few hundred drawings. With pairs the L1 of
 the output decides, without pairs the L1 of the cycle and the identity. The other deviations improve
-detail or cost. With ``back`` the defaults are compared with themselves without one of them.
+detail or cost. With ``back`` each variant takes one deviation back from the defaults.
 
     warp-translate ablate --config=experiments/ablations/patent.py:kind=unpaired \
         --workdir=runs/patent --seeds=2

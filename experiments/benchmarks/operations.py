@@ -9,6 +9,7 @@ Times are those of the profiled runs, without the waits between operations.
 """
 
 import collections
+import dataclasses
 import gzip
 import json
 import re
@@ -21,13 +22,15 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from absl import flags
+from absl import app, flags
 
 from experiments.benchmarks import measure
 from launch.compiled import read_program
+from launch.plan import image_size
 from warp_translate.cli.config_flag import CONFIG, experiment
+from warp_translate.evaluation import cost
 from warp_translate.experiment import build
-from warp_translate.types import Array, PyTree, to_float, to_uint8
+from warp_translate.types import PyTree
 
 _TRANSLATE = flags.DEFINE_string(
     "translate", None, "HEIGHTxWIDTH of an image to translate, in place of a training step."
@@ -37,7 +40,8 @@ _SHOWN = flags.DEFINE_integer("shown", 25, "Number of rows.", lower_bound=1)
 
 def benchmark(repeats: int) -> measure.Table:
     """Compiles the program, times it and profiles two runs."""
-    assert CONFIG.value is not None
+    if CONFIG.value is None:
+        raise app.UsageError("operations needs --config=experiments/FILE.py")
     config = experiment()
     compiled, run = _step(config) if _TRANSLATE.value is None else _translation(config)
     text = compiled.as_text()
@@ -84,13 +88,10 @@ def _step(config: ml_collections.ConfigDict) -> tuple[Any, Callable[[], PyTree]]
 def _translation(config: ml_collections.ConfigDict) -> tuple[Any, Callable[[], PyTree]]:
     training = build.generator_training(config)
     params = build.initial_state(training, config).generator.params
-    height, width = map(int, _TRANSLATE.value.split("x"))
-    image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
-
-    def translate(params: PyTree, image: Array) -> Array:
-        translated = training.method.translate(training.generator, params, to_float(image))
-        return to_uint8(translated.output)
-
+    shape = 1, *image_size(_TRANSLATE.value), 3
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    options = dataclasses.asdict(training.method)
+    translate = cost.translation(training.generator, options.pop("factor"), **options)
     compiled = jax.jit(translate).lower(params, image).compile()
     arguments = jax.device_put((params, image))
     return compiled, lambda: compiled(*arguments)
@@ -106,10 +107,17 @@ def _profile(run: Callable[[], PyTree]) -> Mapping[str, float]:
         (trace,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     found: collections.Counter[str] = collections.Counter()
-    for event in events:
-        name = event.get("args", {}).get("hlo_op")
-        if event.get("ph") == "X" and name:
-            found[name] += event["dur"] / 1e3 / runs
+    running: dict[tuple[int, int], list[tuple[float, str]]] = {}  # Ends and names by thread.
+    named = [each for each in events if each.get("ph") == "X" and "hlo_op" in each.get("args", {})]
+    for event in sorted(named, key=lambda each: (each["ts"], -each["dur"])):
+        outer = running.setdefault((event["pid"], event["tid"]), [])
+        while outer and outer[-1][0] <= event["ts"]:
+            outer.pop()
+        duration, name = event["dur"] / 1e3 / runs, event["args"]["hlo_op"]
+        if outer:  # A loop's time is that of its body.
+            found[outer[-1][1]] -= duration
+        found[name] += duration
+        outer.append((event["ts"] + event["dur"], name))
     return found
 
 

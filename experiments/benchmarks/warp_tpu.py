@@ -104,7 +104,7 @@ def _row(topology: Topology, sizes: tuple[int, ...], form: Form) -> dict[str, An
 
 
 def _forms() -> Iterator[Form]:
-    yield "read", "pixels, four gathers (default)", None, _reading(warp_pixels.read_by_index)
+    yield "read", "pixels, four gathers", None, _reading(warp_pixels.read_by_index)
     yield "read", "planes, one gather (TPU)", None, _reading(warp_planes.read)
     yield "read", "map_coordinates", None, _map_coordinates
     yield "add", "pixels, one scatter", None, warp_gpu.grad_image

@@ -11,7 +11,6 @@ from experiments import cycle, paired
 from launch import plan
 from launch.compiled import read_program
 from launch.topology import open_topology
-from warp_translate.errors import UserError
 from warp_translate.ops import bilinear_warp, warp_and_fuse
 
 pytestmark = pytest.mark.full
@@ -19,14 +18,16 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture(scope="module")
 def h200():
-    try:
-        return open_topology("h200:1")
-    except UserError as error:
-        pytest.skip(str(error))
+    pytest.importorskip("jax_plugins.xla_cuda13")
+    return open_topology("h200:1")
 
 
 def gradients(image, displacement, cotangent):
     return jax.vjp(bilinear_warp, image, displacement)[1](cotangent)
+
+
+def GRADIENT_OF_IMAGE(*inputs):
+    return gradients(*inputs)[0]
 
 
 def output(*inputs):
@@ -43,7 +44,7 @@ UHD, TRAINING = (1, 2160, 3840), (8, 256, 256)
         (bilinear_warp, (3, 2), TRAINING, 1, 32),
         (output, (3, 3, 1, 2), UHD, 3, 72),
         (output, (3, 3, 1, 2), TRAINING, 1, 48),
-        (lambda *x: gradients(*x)[0], (3, 2, 3), TRAINING, 4, 88),
+        (GRADIENT_OF_IMAGE, (3, 2, 3), TRAINING, 4, 88),
         (lambda *x: gradients(*x)[1], (3, 2, 3), TRAINING, 1, 40),
         (gradients, (3, 2, 3), TRAINING, 5, 140),
     ],
@@ -53,8 +54,12 @@ def test_the_warp_moves_few_bytes(h200, function, channels, size, kernels, bytes
     place = SingleDeviceSharding(h200.devices[0])
     inputs = [jax.ShapeDtypeStruct((*size, n), jnp.float32, sharding=place) for n in channels]
     found = read_program(jax.jit(function).lower(*inputs).compile().as_text())
+    results = jax.tree.leaves(jax.eval_shape(function, *inputs))
+    least = 4 * sum(each.size for each in (*inputs, *results)) / math.prod(size)
     moved = found.bytes / math.prod(size)
     assert len(found.kernels) <= kernels and moved <= bytes_per_pixel + 0.1, found.kernels
+    if function is not GRADIENT_OF_IMAGE:  # Which does not read the image.
+        assert moved >= least
 
 
 def test_a_translation_of_4k(h200):
@@ -62,7 +67,7 @@ def test_a_translation_of_4k(h200):
     config.method.factor = 8
     config.generator.dtype = "bfloat16"
     found = plan.plan_translation(config, h200, 2160, 3840)
-    assert found.kernels <= 186 and found.bytes_accessed <= 2.2e9, found.largest
+    assert 100 < found.kernels <= 186 and 1e9 < found.bytes_accessed <= 2.2e9, found.largest
     assert found.parts["image"] == 2160 * 3840 * 3 and found.fits
     # Multiplications per pixel by the table of experiments/benchmarks/README.md.
     assert found.flops == pytest.approx(2 * 4327 * 2160 * 3840, rel=0.02)
@@ -75,4 +80,5 @@ def test_training_steps(h200, experiment, kernels, gigabytes):
     config = experiment.get_config()
     config.generator.dtype = config.discriminator.dtype = "bfloat16"
     found = plan.make_plan(config, h200, batch_per_chip=8)
-    assert found.kernels <= kernels and found.bytes_accessed <= gigabytes * 1e9, found.largest
+    assert kernels / 2 < found.kernels <= kernels, found.largest
+    assert gigabytes / 2 < found.bytes_accessed / 1e9 <= gigabytes, found.largest

@@ -67,8 +67,11 @@ def test_plan(parse_train):
         flags = dict(word.removeprefix("--").split("=", 1) for word in words)
         kind, _, shape = flags["topology"].partition(":")
         assert kind == topology.LOCAL or shape in topology.CHIPS[kind].slices
-        assert flags.keys() <= {"config", "topology", "batch_per_chip", "json"}
-        parse_train(["train", f"--config={flags['config']}", "--workdir=runs/x"])
+        fields = {name: value for name, value in flags.items() if name.startswith("config.")}
+        known = {"config", "topology", "batch_per_chip", "translate", "json"}
+        assert flags.keys() - fields.keys() <= known
+        overrides = [f"--{name}={value}" for name, value in fields.items()]
+        parse_train(["train", f"--config={flags['config']}", "--workdir=runs/x", *overrides])
 
 
 def test_ray_job(monkeypatch, tmp_path):

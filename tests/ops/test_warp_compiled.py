@@ -64,9 +64,9 @@ def test_warp_is_one_loop():
 
 def test_indices_are_not_tested_for_negativity():
     (body,) = with_gathers(compiled(bilinear_warp, *arrays()[:2]))
-    # The offsets in x and y, for NaN. `.at[]` would ask whether the index is below zero, and choose
-    # for each of the four between it and it plus the length.
-    assert counts(body, "compare") == counts(body, "select") == 2
+    # The offset, for NaN, and both ends of the weight, in x and y. `.at[]` would ask whether the
+    # index is below zero, and choose for each of the four between it and it plus the length.
+    assert counts(body, "compare") == counts(body, "select") == 6
 
 
 def test_gradient_of_the_displacement_is_one_loop_without_branches():

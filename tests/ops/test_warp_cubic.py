@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from tests.ops.reference import noise, off_the_grid
-from warp_translate.ops import sampling, warp_and_fuse, warp_cubic, warp_pixels, warp_planes
+from warp_translate.ops import (
+    bilinear_warp,
+    sampling,
+    warp_and_fuse,
+    warp_cubic,
+    warp_pixels,
+    warp_planes,
+)
 
 READERS = {
     "views": warp_pixels.read_by_views,
@@ -90,3 +97,21 @@ def test_gradients_through_the_fusion_equal_those_of_torch(rng):
         ("original", "pretranslated", "mask", "displacement"), found, tensors, strict=True
     ):
         np.testing.assert_allclose(gradient, tensor.grad, atol=2e-5, err_msg=name)
+
+
+def test_gradients_at_whole_pixels_are_those_beside_them(rng):
+    """There the weights are 0, where a clip would halve the gradient."""
+    image, field = noise(rng, 1, 7, 8, 3), jnp.zeros((1, 7, 8, 2))
+
+    def cubic(field):
+        return whole(READERS["index"], image, field)
+
+    def slope_of_bilinear(field):
+        value, pull = jax.vjp(lambda image: bilinear_warp(image, field), image)
+        return pull(jnp.square(value))[0]
+
+    for function in (cubic, slope_of_bilinear):
+        gradient = jax.jit(jax.grad(lambda field, f=function: jnp.square(f(field)).sum()))
+        inside = np.s_[:, 2:-2, 2:-2]
+        at, beside = gradient(field)[inside], gradient(field + 1e-4)[inside]
+        np.testing.assert_allclose(at, beside, rtol=0, atol=0.01 * np.abs(beside).max())

@@ -92,9 +92,13 @@ def along_axis(grid: Array, offset: Array, size: int) -> tuple[Array, Array, Arr
     offset = jnp.where(offset > -limit, jnp.minimum(offset, limit), -limit)
     whole = grid + jnp.floor(offset).astype(jnp.int32)
     low = jnp.clip(whole, 0, max(0, size - 2))
-    # Where the clip has moved it, the weight is 0 or 1.
-    weight = jnp.clip(offset - (low - grid).astype(jnp.float32), 0.0, 1.0)
-    return low, weight, low == whole
+    # Where the clip has moved it, the weight is 0 or 1. Not by another clip(), whose gradient is
+    # halved at these values: the weight of a displacement of zero is 0.
+    weight = offset - (low - grid).astype(jnp.float32)
+    weight = jnp.where(weight < 0.0, 0.0, jnp.where(weight < 1.0, weight, 1.0))
+    if size == 1:  # Both neighbors are the same pixel, which is returned unchanged.
+        weight = jnp.zeros_like(weight)
+    return low, weight, (low == whole) & (whole < size - 1)
 
 
 def blend(neighbors: Neighbors, samples: Samples) -> Array:

@@ -5,16 +5,15 @@ to memory. Bytes per pixel of float32 images of three channels, by the compiled 
 (tests/launch/test_gpu_programs.py):
 
 * Left and right neighbors are adjacent: two gathers of two pixels each replace four gathers.
-* Every channel is blended on its own and all are stacked last. Blended as vectors, weights and
-  indices would be written once for each channel: 72 bytes in place of 56.
-* The gradient of the image is one scatter of all four shares. Four scatters would read and write
-  the whole image four times: 224 bytes in place of 96.
+* Every channel is blended on its own and all are stacked last. Blended as vectors, a 4K image takes
+  72 bytes in place of 56, since weights and indices are written to memory.
+* The gradient of the image is one scatter of all four shares: at 4K 100 bytes. Four scatters read
+  and write the whole image four times: 224 bytes.
 """
 
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -26,8 +25,7 @@ from warp_translate.types import Array
 
 def warp(image: Array, displacement: Array, rows: Array) -> Array:
     """`sampling.warp` on GPUs; the same arguments and values."""
-    channels = image.shape[3]
-    if channels > unrolled_sum.UNROLLED_UP_TO or not _has_pairs(image):
+    if not _by_pairs(image):
         return sampling.warp(read_by_index, image, displacement, rows)
     samples = sample(displacement, rows, image.shape[1])
     blended = [
@@ -43,9 +41,9 @@ def warp(image: Array, displacement: Array, rows: Array) -> Array:
 
 def grad_displacement(image: Array, displacement: Array, cotangent: Array) -> Array:
     """`sampling.grad_displacement` on GPUs; the same arguments and values."""
-    _, height, _, channels = image.shape
-    if channels > unrolled_sum.UNROLLED_UP_TO or not _has_pairs(image):
+    if not _by_pairs(image):
         return sampling.grad_displacement(read_by_index, image, displacement, cotangent)
+    height = image.shape[1]
     samples = sample(displacement, all_rows(height), height)
     slopes_x, slopes_y = [], []
     for channel, neighbors in enumerate(_neighbors(image, samples)):
@@ -63,12 +61,9 @@ def grad_displacement(image: Array, displacement: Array, cotangent: Array) -> Ar
     )
 
 
-def _has_pairs(image: Array) -> bool:
-    """Whether the image is known to be at least two pixels wide."""
-    try:
-        return bool(image.shape[2] > 1)
-    except jax.errors.InconclusiveDimensionOperation:  # A symbolic width.
-        return False
+def _by_pairs(image: Array) -> bool:
+    """Whether pairs of pixels exist, and their channels are few enough to be blended in turn."""
+    return image.shape[2] > 1 and image.shape[3] <= unrolled_sum.UNROLLED_UP_TO
 
 
 def _neighbors(image: Array, samples: Samples) -> list[sampling.Neighbors]:

@@ -310,10 +310,10 @@ def _enlarge_by_factor(graph: Graph, features: str, factor: str, name: str) -> s
 
 
 def _deconvolve(graph: Graph, features: str, factor: str, name: str) -> str:
-    """Equals `models.generator.Deconvolution` but for the outer half of its border.
+    """Equals `models.generator.Deconvolution` inside.
 
-    The border doubles with the features. Its outermost pixels lack neighbors; of a border of one
-    pixel, one remains exact.
+    The border grows with the features. Its outermost ``factor - 1`` pixels lack neighbors; the
+    inner ones, at least one, are exact.
     """
     kernel = graph.parameter("deconvolve/kernel", lambda taps: taps.transpose(2, 0, 1)[:, None])
     channels = graph.params["deconvolve/kernel"].shape[-1]

@@ -206,12 +206,13 @@ class PairedStep(Step):
         source, target = self._images(batch["source"]), self._images(batch["target"])
         made = self._translate("generator", source)
         loss = self._train_discriminator(discriminator, target, made.output, source)
+        images = {"output": made.output, "pretranslated": made.pretranslated, "warped": made.warped}
         terms = {
-            "adversarial": self._adversarial(discriminator, made.output, source),
-            "l1_output": _pyramid(made.output, target, levels),
-            "l1_pretranslated": _pyramid(made.pretranslated, target, levels),
-            "l1_warped": _pyramid(made.warped, target, levels),
+            f"l1_{name}": _pyramid(image, target, levels)
+            for name, image in images.items()
+            if self.config.losses[f"l1_{name}"]
         }
+        terms["adversarial"] = self._adversarial(discriminator, made.output, source)
         reports = self._update_generators({"generator": self._total(terms)})
         return {"discriminator/loss": loss, **reports}
 
