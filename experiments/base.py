@@ -58,7 +58,7 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         # The frozen network of a projected one takes a minute to compile.
         config.discriminator.update(kind="patch", width=8, layers=1, scales=1)
         if config.method.training == "paired":
-            config.losses.pyramid_levels = 2
+            config.losses.pyramid_levels = min(config.losses.pyramid_levels, 2)
         else:
             config.method.pool_size = 4
     config.training.update(

@@ -1,7 +1,8 @@
 """Paired training at 256 px with factor 2.
 
-The losses of pix2pix (Isola et al. 2017, arXiv:1611.07004), L1 over a pyramid and a conditional
-PatchGAN. For accelerators; for two cores see ``openmoji.py``.
+The losses of pix2pix (Isola et al. 2017, arXiv:1611.07004), L1 and a conditional PatchGAN, with L1
+also on both branches, so that neither collapses. For accelerators; for two cores see
+``openmoji.py``.
 
     warp-translate train --config=experiments/paired.py --workdir=runs/paired
     warp-translate train --config=experiments/paired.py:factor=4,runlocal --workdir=runs/tiny

@@ -23,7 +23,6 @@ _LITERAL = {
     "generator.head": "literal",
     "adversary.loss": "bce",
     "adversary.r1": 0.0,
-    "discriminator.spectral_norm": False,
     "losses.adversarial": 1.0,
     "losses.smoothness_first": 0.0,
     "training.stop_gap": 0.05,
@@ -32,7 +31,8 @@ _OF_KIND = {
     "paired": {
         "discriminator.conditional": False,
         "losses.l1_output": 0.0,
-        "losses.pyramid_levels": 1,
+        "losses.l1_pretranslated": 0.0,
+        "losses.l1_warped": 0.0,
     },
     "unpaired": {
         "method.ways": "forth",

@@ -40,7 +40,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         max_displacement=4.0,
         displacement_threshold=0.03,
     )
-    config.losses.update(adversarial=0.0, smoothness_first=1.0)
+    config.losses.update(
+        adversarial=0.0,
+        l1_pretranslated=0.0,
+        l1_warped=0.0,
+        pyramid_levels=4,
+        smoothness_first=1.0,
+    )
     config.optim.update(lr=2e-3, b1=0.9, ema_decay=0.995, schedule="cosine", warmup_steps=20)
     config.training.update(
         global_batch=4, total_steps=arg.steps, log_every=50, evaluate_every=400, save_every=400

@@ -42,8 +42,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # The differences of neighboring pixels and the local contrast keep texture, which L1 blurs.
     config.losses.update(
         adversarial=0.0,
+        l1_pretranslated=0.0,
+        l1_warped=0.0,
         gradient=200.0,
         local_contrast=1000.0,
+        pyramid_levels=4,
         smoothness_first=10.0,
     )
     config.optim.update(lr=2e-3, b1=0.9, ema_decay=0.995, schedule="cosine", warmup_steps=20)

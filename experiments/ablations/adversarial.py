@@ -11,9 +11,9 @@ get_sweep = bases.sweep(
     {
         "none": {"losses.adversarial": 0.0},
         **{
-            f"least squares, {weight:g}": {"losses.adversarial": weight}
+            f"bce, {weight:g}": {"adversary.loss": "bce", "losses.adversarial": weight}
             for weight in (0.1, 0.3, 1.0, 3.0)
         },
-        **{kind: {"adversary.loss": kind} for kind in ("bce", "hinge", "relativistic")},
+        **{kind: {"adversary.loss": kind} for kind in ("least_squares", "hinge", "relativistic")},
     }
 )

@@ -25,11 +25,8 @@ _STEPS: dict[str, dict[str, Overrides]] = {
     "paired": {
         "the patent": {},
         "+ L1 of the output": {"losses.l1_output": 100.0, "losses.adversarial": 0.3},
-        "+ L1 at four sizes": {"losses.pyramid_levels": 4},
-        "+ smooth displacement": {"losses.smoothness_first": 1.0},
+        "+ L1 of both branches": {"losses.l1_pretranslated": 20.0, "losses.l1_warped": 5.0},
         "+ condition": {"discriminator.conditional": True},
-        "+ spectral norm": {"discriminator.spectral_norm": True},
-        "+ least squares": {"adversary.loss": "least_squares"},
         **_HEADS,
     },
     "unpaired": {

@@ -1,7 +1,7 @@
 """Bounds of the discriminator: spectral norm, gradient penalties, both, neither.
 
-Claim: without a bound it gets too strong, and the gap of its probabilities grows. Spectral norm is
-the cheapest bound for pairs; without pairs a lazy penalty on real images (R1) is better.
+Claim: with pairs L1 decides, and no bound is needed. Without pairs an unbounded discriminator gets
+too strong; a lazy penalty on real images (R1) is better than spectral norm.
 """
 
 from experiments.ablations import bases

@@ -28,7 +28,7 @@ from absl import app, flags
 from experiments import base
 from experiments.benchmarks import measure
 from experiments.benchmarks.peers import agreement
-from experiments.benchmarks.peers.training import make_step, without_randomness
+from experiments.benchmarks.peers.training import comparable, make_step
 from warp_translate.experiment import build
 
 _SIZE = flags.DEFINE_integer("size", 256, "Side of the images in pixels.")
@@ -79,7 +79,7 @@ def _agreement(kind: str) -> dict[str, float]:
 
 
 def _row(kind: str, device: str, dtype: str, repeats: int) -> dict[str, Any]:
-    config = without_randomness(base.get_config(kind))
+    config = comparable(base.get_config(kind))
     config.data.size = _SIZE.value
     config.generator.dtype = config.discriminator.dtype = dtype
     if _WIDTH.value is not None:

@@ -122,7 +122,7 @@ class Discriminator(nn.Module):
         3, "stride-2 layers; 3 see patches of 70 pixels, 2 of 34", minimum=1, maximum=15
     )
     scales: int = setting(2, "image sizes that are judged", minimum=1, maximum=15)
-    spectral_norm: bool = setting(True, "divide every convolution by its spectral norm")
+    spectral_norm: bool = setting(False, "divide every convolution by its spectral norm")
     by_patches: bool = False
     features: Features | None = None
     dtype: DType = setting(jnp.float32, "type of the computation", choices=DTYPES)

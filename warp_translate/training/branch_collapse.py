@@ -55,9 +55,9 @@ _TEXTS = {
 }
 _REMEDIES = {
     "identity": "weigh the adversarial loss more, or cycle and identity less",
-    "warped": "raise config.losses.mask_band, or set config.losses.l1_pretranslated or "
+    "warped": "raise config.losses.mask_band, config.losses.l1_pretranslated or "
     "config.losses.adversarial_pretranslated",
-    "pretranslated": "raise config.losses.mask_band, or set config.losses.l1_warped or "
+    "pretranslated": "raise config.losses.mask_band, config.losses.l1_warped or "
     "config.losses.adversarial_warped",
 }
 

@@ -43,7 +43,7 @@ class Adversary:
     optimizer: optax.GradientTransformation
     augmentation: Augmentation = NO_AUGMENTATION
     microbatches: int = 1
-    loss: Adversarial = setting("least_squares", "kind of adversarial loss", choices=Adversarial)
+    loss: Adversarial = setting("bce", "kind of adversarial loss", choices=Adversarial)
     r1: float = weight(0.0, "gradient penalty of PatchGANs on real images")
     r2: float = weight(0.0, "gradient penalty of PatchGANs on translated images")
     penalty_every: int = setting(

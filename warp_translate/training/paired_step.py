@@ -33,10 +33,11 @@ class PairedLosses(Regularization):
 
     adversarial: float = weight(1.0, "adversarial loss of the output")
     l1_output: float = weight(100.0, "L1 between output and target")
-    l1_pretranslated: float = weight(0.0, "L1 between pretranslated image and target")
-    l1_warped: float = weight(0.0, "L1 between warped image and target")
+    l1_pretranslated: float = weight(20.0, "L1 between pretranslated image and target")
+    # A much larger one makes the warp imitate details that only new pixels can show.
+    l1_warped: float = weight(5.0, "L1 between warped image and target")
     pyramid_levels: int = setting(
-        4, "sizes, each half of the last, at which these L1 are averaged", minimum=1, maximum=15
+        1, "sizes, each half of the last, at which these L1 are averaged", minimum=1, maximum=15
     )
     gradient: float = weight(0.0, "L1 between the differences of neighboring pixels of the output")
     local_contrast: float = weight(0.0, "L1 between local contrasts of output and target")

@@ -15,7 +15,7 @@ import torch
 
 from experiments import base
 from experiments.benchmarks.peers import parameters
-from experiments.benchmarks.peers.training import GENERATORS, make_step, without_randomness
+from experiments.benchmarks.peers.training import GENERATORS, comparable, make_step
 from warp_translate.experiment import build
 from warp_translate.types import PyTree
 
@@ -30,6 +30,9 @@ def small(kind: str) -> ml_collections.ConfigDict:
     config.data.size = 32
     config.generator.update(width=8, blocks=1)
     config.discriminator.update(width=8, layers=1)
+    if kind == "paired":  # So that these are compared too.
+        config.discriminator.spectral_norm = True
+        config.losses.pyramid_levels = 2
     return config
 
 
@@ -55,7 +58,7 @@ def differences(config: ml_collections.ConfigDict) -> dict[str, float]:
       The largest relative differences of "losses", "gradients", "parameters", "averages" and
       "spectral" vectors; of arrays by their norms.
     """
-    config = without_randomness(config)
+    config = comparable(config)
     training, root = build.generator_training(config), build.root_key(config)
     state = moved(build.initial_state(training, config))
     theirs = make_step(config, state, "cpu", compiled=False, bfloat16=False)

@@ -2,7 +2,7 @@
 
 Only the parts that the default experiments use are implemented; `agreement` checks them.
 Augmentations and image pool, whose random draws cannot be the same, are left out; see
-`without_randomness`.
+`comparable`.
 """
 
 import abc
@@ -278,9 +278,10 @@ def make_step(config: ml_collections.ConfigDict, state: Any, device: str, **how:
     return kind(config, state, device, **how)
 
 
-def without_randomness(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy of a configuration without pool and augmentations."""
+def comparable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy of a configuration without pool and augmentations, with least squares."""
     config = copy.deepcopy(config)
+    config.adversary.loss = "least_squares"
     config.adversary.update(color=0.0, translation=0.0, cutout=0.0)
     if "pool_size" in config.method:
         config.method.pool_size = 0
