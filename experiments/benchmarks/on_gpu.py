@@ -1,6 +1,6 @@
 """All benchmarks that need an NVIDIA GPU, in one command of ten minutes.
 
-    python -m experiments.benchmarks.on_gpu --output=FOLDER
+    python -m experiments.benchmarks.on_gpu --folder=FOLDER
 
 Every part is a process with a time limit and writes one file to the folder; a part that fails or
 takes too long does not stop the others. ``summary.md`` holds the tables of all parts.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the tables.", required=True)
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for the tables.", required=True)
 _ONLY = flags.DEFINE_list("only", [], "Comma-separated names of the parts to run; all if empty.")
 _TINY = flags.DEFINE_bool("tiny", False, "Small sizes on any device, to test this program.")
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     if unknown := set(_ONLY.value) - set(PARTS):
         raise app.UsageError(f"--only={min(unknown)} is none of {', '.join(PARTS)}")
     names = _ONLY.value or PARTS
-    run_all({name: PARTS[name] for name in names}, Path(_OUTPUT.value), tiny=_TINY.value)
+    run_all({name: PARTS[name] for name in names}, Path(_FOLDER.value), tiny=_TINY.value)
 
 
 def run_all(parts: Mapping[str, Part], folder: Path, *, tiny: bool = False) -> None:

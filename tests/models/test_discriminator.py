@@ -11,7 +11,7 @@ from tests.models.random_params import random_variables
 from tests.ops.reference import noise, numpy_box
 from warp_translate.models import Discriminator
 
-tiny = functools.partial(Discriminator, width=4, layers=1, scales=1)
+tiny = functools.partial(Discriminator, width=4, layers=1, scales=1, spectral_norm=True)
 
 
 @functools.cache

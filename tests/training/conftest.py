@@ -33,8 +33,9 @@ def smallest(metrics):
 def parts(adversary: dict | None, fields: dict) -> dict:
     """Arguments of both kinds of training, with overrides."""
     critic = {
-        "discriminator": Discriminator(width=4, layers=1, scales=1),
+        "discriminator": Discriminator(width=4, layers=1, scales=1, spectral_norm=True),
         "optimizer": optax.sgd(0.1),
+        "loss": "least_squares",
         "penalty_every": 1,
     }
     return {
