@@ -445,12 +445,7 @@ def to_json(plan: Plan) -> str:
     return json.dumps({**fields, **verdicts}, indent=2) + "\n"
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Parses ``HEIGHTxWIDTH`` of the flag ``--translate``.
-
-    Raises:
-      UserError: it is something else.
-    """
+def _size_of(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
     if found is None:
         raise UserError(f"--translate={text} is not HEIGHTxWIDTH, for example 2160x3840")
@@ -472,7 +467,7 @@ def main(argv: Sequence[str]) -> None:
     elif _BATCH_PER_CHIP.value is not None:
         raise UserError("--translate plans one image: omit --batch_per_chip")
     else:
-        plan = plan_translation(experiment(), topology, *image_size(_TRANSLATE.value))
+        plan = plan_translation(experiment(), topology, *_size_of(_TRANSLATE.value))
     print(table(plan))
     if _JSON.value:
         try:

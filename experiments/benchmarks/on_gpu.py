@@ -6,19 +6,14 @@ Every part is a process with a time limit and writes one file to the folder; a p
 takes too long does not stop the others. ``summary.md`` holds the tables of all parts.
 """
 
+import argparse
 import dataclasses
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-
-from absl import app, flags
-
-_FOLDER = flags.DEFINE_string("folder", None, "Folder for the tables.", required=True)
-_ONLY = flags.DEFINE_list("only", [], "Comma-separated names of the parts to run; all if empty.")
-_TINY = flags.DEFINE_bool("tiny", False, "Small sizes on any device, to test this program.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +62,17 @@ PARTS = {
 """By name, the most important first."""
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Runs the parts."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; give flags only")
-    if unknown := set(_ONLY.value) - set(PARTS):
-        raise app.UsageError(f"--only={min(unknown)} is none of {', '.join(PARTS)}")
-    names = _ONLY.value or PARTS
-    run_all({name: PARTS[name] for name in names}, Path(_FOLDER.value), tiny=_TINY.value)
+    parser = argparse.ArgumentParser(description="All benchmarks that need an NVIDIA GPU.")
+    parser.add_argument("--folder", required=True, help="folder for the tables")
+    parser.add_argument(
+        "--only", action="append", choices=PARTS, help="part to run; all if omitted"
+    )
+    parser.add_argument("--tiny", action="store_true", help="small sizes on any device, to test")
+    words = parser.parse_args()
+    parts = {name: PARTS[name] for name in words.only or PARTS}
+    run_all(parts, Path(words.folder), tiny=words.tiny)
 
 
 def run_all(parts: Mapping[str, Part], folder: Path, *, tiny: bool = False) -> None:
@@ -115,4 +113,4 @@ def _run(part: Part, output: Path, tiny: bool) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

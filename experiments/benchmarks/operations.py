@@ -26,7 +26,6 @@ from absl import app, flags
 
 from experiments.benchmarks import measure
 from launch.compiled import read_program
-from launch.plan import image_size
 from warp_translate.cli.config_flag import CONFIG, experiment
 from warp_translate.evaluation import cost
 from warp_translate.experiment import build
@@ -88,7 +87,7 @@ def _step(config: ml_collections.ConfigDict) -> tuple[Any, Callable[[], PyTree]]
 def _translation(config: ml_collections.ConfigDict) -> tuple[Any, Callable[[], PyTree]]:
     training = build.generator_training(config)
     params = build.initial_state(training, config).generator.params
-    shape = 1, *image_size(_TRANSLATE.value), 3
+    shape = 1, *map(int, _TRANSLATE.value.split("x")), 3
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     options = dataclasses.asdict(training.method)
     translate = cost.translation(training.generator, options.pop("factor"), **options)
