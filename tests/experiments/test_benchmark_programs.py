@@ -165,12 +165,12 @@ def test_warp_gpu_measures_on_any_device(tmp_path):
 
 @pytest.mark.full
 def test_operations_of_a_step_and_of_a_translation(tmp_path):
-    config = ("--config=experiments/paired.py:runlocal", "--repeats=2", "--shown=3")
+    config = ("--config=experiments/paired.py:runlocal", "--repeats=2", "--shown=9")
     for words in ((), ("--translate=32x48",)):
         _, saved = run("operations", *config, *words, output=tmp_path / "table.json")
         shares = [row["share"] for row in saved["rows"]]
-        assert len(shares) == 3 and shares == sorted(shares, reverse=True) and sum(shares) < 1
-        assert any("Generator" in row["origin"] for row in saved["rows"])
+        assert len(shares) == 9 and shares == sorted(shares, reverse=True) and sum(shares) < 1
+        assert any("conv" in row["origin"] for row in saved["rows"])
         assert saved["about"]["profiled ms"] > 0
 
 
