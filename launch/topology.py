@@ -98,7 +98,7 @@ def _gpus(name: str, kind: str, count: str) -> Sequence[jax.Device]:
         described = topologies.get_topology_desc(
             platform="cuda", target_config=GPUS[kind].target(), topology=f"1x1x{count}"
         )
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         raise UserError(
             f"--topology={name}: JAX's plugin for CUDA cannot be used: {reason(error)}: install "
             "the extra plan_gpu, pip install 'warp-translate[plan_gpu]'"

@@ -1,5 +1,6 @@
 """Skeleton of the benchmarks: interleaved timing, ratios, goals, printed and saved tables."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -7,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,32 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
         return ratios[0], ratios[0], ratios[0]
     low, _, high = statistics.quantiles(ratios, n=4)
     return statistics.median(ratios), low, high
+
+
+def own_milliseconds(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Adds the times of compiled operations in a trace of JAX's profiler.
+
+    Args:
+      events: the trace's events, times in microseconds; those that are no operations are skipped.
+
+    Returns:
+      Milliseconds by operation, without those of the operations inside, as of a loop.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    running: dict[tuple[int, int], list[tuple[float, str]]] = {}  # Ends and names by thread.
+    operations = [
+        each for each in events if each.get("ph") == "X" and "hlo_op" in each.get("args", {})
+    ]
+    for event in sorted(operations, key=lambda each: (each["ts"], -each["dur"])):
+        outer = running.setdefault((event["pid"], event["tid"]), [])
+        while outer and outer[-1][0] <= event["ts"]:
+            outer.pop()
+        duration, name = event["dur"] / 1e3, event["args"]["hlo_op"]
+        if outer:
+            found[outer[-1][1]] -= duration
+        found[name] += duration
+        outer.append((event["ts"] + event["dur"], name))
+    return dict(found)
 
 
 def share_gpu() -> bool:

@@ -105,19 +105,7 @@ def _profile(run: Callable[[], PyTree]) -> Mapping[str, float]:
                 jax.block_until_ready(run())
         (trace,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    found: collections.Counter[str] = collections.Counter()
-    running: dict[tuple[int, int], list[tuple[float, str]]] = {}  # Ends and names by thread.
-    named = [each for each in events if each.get("ph") == "X" and "hlo_op" in each.get("args", {})]
-    for event in sorted(named, key=lambda each: (each["ts"], -each["dur"])):
-        outer = running.setdefault((event["pid"], event["tid"]), [])
-        while outer and outer[-1][0] <= event["ts"]:
-            outer.pop()
-        duration, name = event["dur"] / 1e3 / runs, event["args"]["hlo_op"]
-        if outer:  # A loop's time is that of its body.
-            found[outer[-1][1]] -= duration
-        found[name] += duration
-        outer.append((event["ts"] + event["dur"], name))
-    return found
+    return {name: each / runs for name, each in measure.own_milliseconds(events).items()}
 
 
 def _by_origin(

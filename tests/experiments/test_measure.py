@@ -101,3 +101,25 @@ def test_peak_memory_of_a_process(tmp_path, monkeypatch):
     assert growth(900, 60.0) is None  # Killed.
     with pytest.raises(RuntimeError, match="exited with status"):
         growth("many")
+
+
+def test_a_loop_s_own_time_excludes_its_body():
+    def event(name, start, microseconds, thread=1):
+        times = {"ts": start, "dur": microseconds}
+        return {"ph": "X", "pid": 7, "tid": thread, **times, "args": {"hlo_op": name}}
+
+    found = measure.own_milliseconds(
+        [
+            {},  # The last one is empty.
+            {"ph": "M", "pid": 7},
+            {"ph": "X", "pid": 7, "tid": 1, "ts": 0, "dur": 9000},  # The call of the program.
+            event("inner", 5000, 1000),
+            event("while", 0, 10_000),
+            event("body", 1000, 3000),
+            event("body", 5000, 4000),
+            event("other", 2000, 6000, thread=2),
+            event("after", 10_000, 2000),
+        ]
+    )
+    expected = {"while": 3.0, "body": 6.0, "inner": 1.0, "other": 6.0, "after": 2.0}
+    assert found == pytest.approx(expected)

@@ -26,7 +26,7 @@ def gradients(image, displacement, cotangent):
     return jax.vjp(bilinear_warp, image, displacement)[1](cotangent)
 
 
-def GRADIENT_OF_IMAGE(*inputs):
+def gradient_of_image(*inputs):
     return gradients(*inputs)[0]
 
 
@@ -44,7 +44,7 @@ UHD, TRAINING = (1, 2160, 3840), (8, 256, 256)
         (bilinear_warp, (3, 2), TRAINING, 1, 32),
         (output, (3, 3, 1, 2), UHD, 3, 72),
         (output, (3, 3, 1, 2), TRAINING, 1, 48),
-        (GRADIENT_OF_IMAGE, (3, 2, 3), TRAINING, 4, 88),
+        (gradient_of_image, (3, 2, 3), TRAINING, 4, 88),
         (lambda *x: gradients(*x)[1], (3, 2, 3), TRAINING, 1, 40),
         (gradients, (3, 2, 3), TRAINING, 5, 140),
     ],
@@ -58,7 +58,7 @@ def test_the_warp_moves_few_bytes(h200, function, channels, size, kernels, bytes
     least = 4 * sum(each.size for each in (*inputs, *results)) / math.prod(size)
     moved = found.bytes / math.prod(size)
     assert len(found.kernels) <= kernels and moved <= bytes_per_pixel + 0.1, found.kernels
-    if function is not GRADIENT_OF_IMAGE:  # Which does not read the image.
+    if function is not gradient_of_image:  # Which does not read the image.
         assert moved >= least
 
 

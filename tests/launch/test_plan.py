@@ -109,6 +109,8 @@ def test_user_error_is_one_line_and_status_2(words, message):
         ),
         ("v5e:2x2", "ABORTED: error when accessing libtpu multi-process lockfile.", "only one can"),
         ("v5e:2x2", "INVALID: no such chip\nmore", "cannot be opened: INVALID: no such chip$"),
+        ("h200:3", "", r"h200:3 does not exist; choose .*h200:\{1,2,4,8\}"),
+        ("h200:1", "topology not implemented for cuda", r"'warp-translate\[plan_gpu\]'$"),
     ],
 )
 def test_topology_errors_are_one_line(monkeypatch, name, libtpu, expected):

@@ -417,3 +417,16 @@ def test_kernels_keep_values_and_first_and_second_gradients(rng, monkeypatch):
     for got, want in zip(jax.tree.leaves(by_kernels), jax.tree.leaves(without), strict=True):
         scale = 1 + np.abs(want).max()
         np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * scale)
+
+
+def test_an_axis_of_one_pixel_changes_nothing(rng):
+    image, cotangent = noise(rng, 2, 1, 19, 3), noise(rng, 2, 1, 19, 3)
+    displacement = rng.uniform(0, 1, (2, 1, 19, 2)).astype(np.float32)
+    for name, form in GRAD_DISPLACEMENTS.items():
+        found = jax.jit(form)(image, displacement, cotangent)
+        assert not np.asarray(found[..., 1]).any(), name
+        assert np.asarray(found[..., 0]).any(), name
+    down = np.stack([np.zeros_like(displacement[..., 0]), displacement[..., 1]], -1)
+    for name, form in WARPS.items():
+        warped = jax.jit(form)(image, down, sampling.all_rows(1))
+        np.testing.assert_array_equal(warped, image, err_msg=name)

@@ -61,7 +61,7 @@ def _kinds() -> tuple[tuple[int, float], ...]:
     """Number and maximum MHz of each kind of the cores that this process may use, fastest first."""
     try:
         cores = psutil.cpu_freq(percpu=True) or []
-    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+    except (AttributeError, OSError, RuntimeError):
         # Some systems and virtual machines hide it.
         cores = []
     if hasattr(os, "sched_getaffinity"):
