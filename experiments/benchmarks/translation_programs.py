@@ -141,7 +141,7 @@ def _onnx(spec: Spec) -> Program:
         }
     )
     params = export.flatten(jax.jit(lambda: _params(spec))())
-    graph = onnx_graph.build(params, architecture, method.factor, floats=False)
+    graph = onnx_graph.build(params, architecture)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(graph, Path(folder, bundles.ONNX))
         bundle = bundles.Bundle(

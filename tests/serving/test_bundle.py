@@ -28,7 +28,7 @@ def test_read_returns_the_exported_description(exported):
     bundle, generator, _, _ = exported
     assert bundle == describe(bundle.folder, generator, files=bundle.files)
     assert set(bundle.files) == {
-        *("model.safetensors", "model.onnx", "model_float.onnx", "parity.json"),
+        *("model.safetensors", "model.onnx", "parity.json"),
         *("factor2.jaxexport", "factor4.jaxexport"),
     }
     there = {path.name for path in bundle.folder.iterdir()}

@@ -13,11 +13,7 @@ from warp_translate.serving import footprint
 from warp_translate.types import to_float, to_uint8
 from warp_translate.visualize import MAPS
 
-ENGINES = {
-    "onnx": engines.OnnxEngine,
-    "onnx_float": lambda bundle: engines.OnnxEngine(bundle, floats=True),
-    "jax": engines.JaxEngine,
-}
+ENGINES = {"onnx": engines.OnnxEngine, "jax": engines.JaxEngine}
 
 
 @pytest.fixture(scope="module")

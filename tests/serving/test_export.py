@@ -15,7 +15,7 @@ from warp_translate.serving import engine, export, onnx_graph
 def test_parity_is_measured_and_written(exported):
     bundle, _, _, found = exported
     written = json.loads((bundle.folder / "parity.json").read_text())
-    assert set(written) == set(found) == {"model.onnx", "model_float.onnx", "jaxexport"}
+    assert set(written) == set(found) == {"model.onnx", "jaxexport"}
     for name, parity in written.items():
         # One image with the bundle's own factor, two sizes with the other one.
         assert parity["images"] == 3 and parity["largest"] <= 1
@@ -45,9 +45,8 @@ def test_half_precision_halves_the_files_and_keeps_the_output(exported, tmp_path
     for path, value in export.flatten(params).items():
         np.testing.assert_array_equal(saved[path], value.astype(np.float16), strict=True)
     size = 2 * sum(value.size for value in saved.values())
-    for name in ("model.onnx", "model_float.onnx"):
-        less = (bundle.folder / name).stat().st_size - (half.folder / name).stat().st_size
-        assert less > 0.8 * size  # The casts take some bytes.
+    graphs = [(each.folder / "model.onnx").stat().st_size for each in (bundle, half)]
+    assert graphs[0] - graphs[1] > 0.8 * size  # The casts take some bytes.
     images = image[None]
     outputs = [
         engine.OnnxEngine(each).translate(images, 2).output.astype(int)
@@ -78,15 +77,13 @@ def test_differing_format_is_not_exported(tmp_path, monkeypatch):
     generator, params = random_generator()
     build = onnx_graph.build
 
-    def wrong(flat, *arguments, floats):
-        flat = dict(flat)
-        if floats:
-            flat["pretranslated/bias"] = flat["pretranslated/bias"] + 0.1
-        return build(flat, *arguments, floats=floats)
+    def wrong(flat, architecture):
+        bias = flat["pretranslated/bias"] + 0.1
+        return build({**flat, "pretranslated/bias": bias}, architecture)
 
     monkeypatch.setattr(onnx_graph, "build", wrong)
     image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     bundle = describe(tmp_path / "apple-pear", generator, factors=(2,))
-    with pytest.raises(UserError, match=r"model_float\.onnx differs .* by \d+ levels"):
+    with pytest.raises(UserError, match=r"model\.onnx differs .* by \d+ levels"):
         export.write_bundle(bundle, generator, params, [image])
     assert list(tmp_path.iterdir()) == []

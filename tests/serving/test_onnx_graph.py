@@ -36,10 +36,8 @@ CASES = [
 GRID = itertools.product(({}, LITERAL), (1, 2, 3, 8), SIZES)
 
 
-def session(generator, params, *, floats=False, **architecture):
-    model = onnx_graph.build(
-        export.flatten(params), architecture_of(generator, **architecture), 2, floats=floats
-    )
+def session(generator, params, **architecture):
+    model = onnx_graph.build(export.flatten(params), architecture_of(generator, **architecture))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return model, onnxruntime.InferenceSession(
@@ -47,8 +45,8 @@ def session(generator, params, *, floats=False, **architecture):
     )
 
 
-def run(session, image, **inputs):
-    feeds = {"image": image} | {name: np.array(value) for name, value in inputs.items()}
+def run(session, image, factor=2, with_maps=False):
+    feeds = {"image": image, "factor": np.array(factor), "with_maps": np.array(with_maps)}
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 
@@ -96,18 +94,14 @@ def test_mask_conventions_and_fusions_are_exported(rng):
         np.testing.assert_allclose(found.astype(int), output, atol=1, err_msg=str(options))
 
 
-def test_factor_and_maps_are_optional_and_floats_are_not_rounded(rng):
-    generator, params = random_generator()
-    _, graph = session(generator, params)
-    images = rng.integers(0, 256, (1, 20, 24, 3), dtype=np.uint8)
+def test_a_fourth_channel_is_kept_and_maps_are_optional(rng):
+    """A browser's canvas holds RGBA."""
+    _, graph = session(*random_generator())
+    images = rng.integers(0, 256, (2, 20, 24, 4), dtype=np.uint8)
     found = run(graph, images)
-    np.testing.assert_array_equal(found["output"], run(graph, images, factor=2)["output"])
-    assert (found["output"] != run(graph, images, factor=4)["output"]).any()
+    np.testing.assert_array_equal(found["output"][..., :3], run(graph, images[..., :3])["output"])
+    np.testing.assert_array_equal(found["output"][..., 3], images[..., 3])
     assert all(found[name].size == 0 for name in MAPS)
-    _, graph = session(generator, params, floats=True)
-    images = rng.uniform(-1, 1, (1, 19, 23, 3)).astype(np.float32)
-    expected = jax.jit(lambda p, x: translate(generator, p, x, 2))(params, images).output
-    np.testing.assert_allclose(run(graph, images)["output"], expected, atol=5e-3)
 
 
 def test_graph_uses_portable_operations():
@@ -119,5 +113,9 @@ def test_graph_uses_portable_operations():
     (sample,) = [node for node in model.graph.node if node.op_type == "GridSample"]
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in sample.attribute}
     assert attributes == {"mode": b"bilinear", "padding_mode": b"border", "align_corners": 1}
+    # Some runtimes do not list an input with a default, and ONNX Runtime warns of it.
+    assert not {each.name for each in model.graph.input} & {
+        each.name for each in model.graph.initializer
+    }
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", "H", "W", 3]
+    assert [dim.dim_param or dim.dim_value for dim in dims] == [*"NHWC"]

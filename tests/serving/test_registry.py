@@ -4,6 +4,7 @@ import shutil
 import threading
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import safetensors.numpy
@@ -92,7 +93,17 @@ def test_broken_bundle_affects_neither_others_nor_its_older_version(put, folder)
 
 
 def damage_graph(folder):
-    shutil.copy(folder / "model_float.onnx", folder / "model.onnx")
+    """A graph of another network, which loads."""
+    image, output = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [*"NHWC"])
+        for name in ("image", "output")
+    )
+    nodes = [onnx.helper.make_node("Identity", ["image"], ["output"])]
+    graph = onnx.helper.make_graph(nodes, "other", [image], [output])
+    operators = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=operators, ir_version=8), folder / "model.onnx"
+    )
 
 
 def damage_computation(folder):

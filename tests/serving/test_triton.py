@@ -43,7 +43,7 @@ def declared():
     for number, name in ((0, "INVALID"), (1, "BOOL"), (2, "UINT8"), (9, "INT64"), (11, "FP32")):
         kinds.value.add(name=f"TYPE_{name}", number=number)
     messages = {
-        "ModelInput": "name=1:string data_type=2:DataType dims=4:int64* optional=8:bool",
+        "ModelInput": "name=1:string data_type=2:DataType dims=4:int64*",
         "ModelOutput": "name=1:string data_type=2:DataType dims=3:int64*",
         "ModelConfig": "name=1:string platform=2:string max_batch_size=4:int32 "
         "input=5:ModelInput* output=6:ModelOutput* backend=17:string",
@@ -84,21 +84,18 @@ def fields_of(message):
 def test_configuration_follows_triton_s_rules(config, model):
     assert config.name == model.name == "apple-pear"
     assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
-    # The backend accepts optional inputs only without batching.
     assert config.max_batch_size == 0
     assert fields_of(config) == {"name", "platform", "backend", "input", "output"}
     for each in [*config.input, *config.output]:
         assert len(each.dims) >= 1 and all(side >= 1 or side == -1 for side in each.dims)
         # No reshape: without batching, Triton rejects the empty one of a scalar.
-        assert fields_of(each) - {"optional"} == {"name", "data_type", "dims"}
+        assert fields_of(each) == {"name", "data_type", "dims"}
 
 
 def test_inputs_and_outputs_match_the_graph(config, session):
-    inputs = [(node, False) for node in session.get_inputs()]
-    inputs += [(node, True) for node in session.get_overridable_initializers()]
     assert [each.name for each in config.input] == ["image", "factor", "with_maps"]
-    for each, (node, optional) in zip(config.input, inputs, strict=True):
-        assert (each.name, type_of(each), each.optional) == (node.name, TYPES[node.type], optional)
+    for each, node in zip(config.input, session.get_inputs(), strict=True):
+        assert (each.name, type_of(each)) == (node.name, TYPES[node.type])
         assert list(each.dims) == (dims_of(node) or [1])
     for each, node in zip(config.output, session.get_outputs(), strict=True):
         assert (each.name, type_of(each)) == (node.name, TYPES[node.type])

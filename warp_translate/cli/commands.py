@@ -18,6 +18,7 @@ COMMANDS = {
     "checkpoints": "List, verify or remove the checkpoints of a run.",
     "export": "Export the networks of a run as bundles.",
     "serve": "Serve bundles over HTTP.",
+    "site": "Write a web site that translates on its visitors' devices.",
     "device": "Time a bundle on this machine and choose its factor.",
     "cost": "Count and time a generator by image size and factor.",
     "ablate": "Train and evaluate every run of a sweep.",

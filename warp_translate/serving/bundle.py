@@ -5,9 +5,9 @@ Of a generator:
     config.json         description; see `Bundle`
     model.safetensors   parameters by path
     model.onnx          the whole method: uint8 images, any size, the factor as an input
-    model_float.onnx    the same for float32 images in [-1, 1]
     factor2.jaxexport   the whole method for one factor, for cpu, cuda and tpu
     parity.json         differences between each format and the checkpoint
+    sample.jpg          picture to try the generator with; optional
     README.md           model card
 
 Of a classifier: ``classifier.onnx`` and ``classifier.jaxexport`` instead of the models.
@@ -46,10 +46,10 @@ FORMAT = 2
 CONFIG = "config.json"
 PARAMETERS = "model.safetensors"
 ONNX = "model.onnx"
-ONNX_FLOAT = "model_float.onnx"
 CLASSIFIER_ONNX = "classifier.onnx"
 CLASSIFIER_JAX = "classifier.jaxexport"
 PARITY = "parity.json"
+SAMPLE = "sample.jpg"
 CARD = "README.md"
 
 MOST_FACTOR = 64

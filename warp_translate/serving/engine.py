@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from warp_translate.constants import PIXEL_SCALE, padded_side
+from warp_translate.constants import padded_side
 from warp_translate.errors import UserError
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import footprint
 from warp_translate.serving.bundle import AnyBundle, Bundle
-from warp_translate.visualize import to_uint8
 
 Backend = Literal["auto", "onnx", "jax"]
 
@@ -214,18 +213,15 @@ class OnnxEngine(Engine):
     ones stay within the memory estimated in `footprint` without it.
     """
 
-    def __init__(self, bundle: Bundle, *, floats: bool = False, threads: int | None = None) -> None:
-        """Loads the graph, or with ``floats`` the one for float32 images; see `open_engine`."""
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Loads the graph; see `open_engine`."""
         super().__init__(bundle)
-        self._floats = floats
-        path = bundle.path(bundles.ONNX_FLOAT if floats else bundles.ONNX)
+        path = bundle.path(bundles.ONNX)
         self._session = open_session(path, threads=threads)
         self._large = open_session(path, threads=threads, arena=False)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: np.ndarray, factor: int, with_maps: bool) -> Translated:
-        if self._floats:
-            images = images.astype(np.float32) / np.float32(PIXEL_SCALE) - 1
         feeds = {
             "image": images,
             "factor": np.array(factor, np.int64),
@@ -236,8 +232,6 @@ class OnnxEngine(Engine):
         takes = pixels * footprint.bytes_per_pixel(self.bundle.architecture, factor)
         session = self._session if takes <= _ARENA_BYTES else self._large
         output, *maps = session.run(self._outputs, feeds)
-        if self._floats:
-            output = to_uint8(output)
         return Translated(
             output, dict(zip(self._outputs[1:], maps, strict=True)) if with_maps else None
         )

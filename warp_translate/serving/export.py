@@ -94,7 +94,7 @@ def write_bundle(
       params: its parameters.
       images: real images, uint8 ``[H, W, 3]``, for the comparison; resized to `PARITY_SIZES`.
       half: whether to round the parameters to float16 first, as which model.safetensors and the
-        ONNX graphs store them; the comparison is with the rounded parameters.
+        ONNX graph store them; the comparison is with the rounded parameters.
       note: receives progress messages.
 
     Returns:
@@ -119,10 +119,8 @@ def write_bundle(
         rounded = {path: value.astype(np.float32) for path, value in flat.items()}
         params = traverse_util.unflatten_dict(rounded, sep="/")
     with _written(bundle, flat, note) as partial:
-        note("writing the ONNX graphs")
-        for name, floats in ((bundles.ONNX, False), (bundles.ONNX_FLOAT, True)):
-            model = onnx_graph.build(flat, architecture, bundle.factor, floats=floats)
-            onnx.save(model, partial / name)
+        note("writing the ONNX graph")
+        onnx.save(onnx_graph.build(flat, architecture), partial / bundles.ONNX)
         for factor in bundle.factors:
             note(f"lowering the computation for factor {factor} to {', '.join(PLATFORMS)}")
             exported = _lower_generator(generator, architecture, flat, factor)
@@ -295,7 +293,6 @@ def _compare(
     checkpoint = jax.jit(reference, static_argnums=2)
     engines: dict[str, Engine] = {
         bundles.ONNX: OnnxEngine(bundle),
-        bundles.ONNX_FLOAT: OnnxEngine(bundle, floats=True),
         "jaxexport": JaxEngine(bundle),
     }
     measured = {name: Parity() for name in engines}

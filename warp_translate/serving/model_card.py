@@ -30,9 +30,8 @@ translator = engine.open_engine(bundle.read("{name}"))
 output = translator.translate(images).output  # uint8 [N, H, W, 3], any size
 ```
 
-`{onnx}` on its own: inputs `image` (uint8 [N, H, W, 3]), and optionally `factor` (int64) and
-`with_maps` (bool); `output` has the type and shape of `image`. `{onnx_float}` takes and returns
-float32 in [-1, 1].
+`{onnx}` on its own: inputs `image` (uint8 [N, H, W, 3], or 4 for RGBA), `factor` (int64) and
+`with_maps` (bool); `output` has the type and shape of `image`.
 
 ## Differences from the checkpoint
 
@@ -73,7 +72,6 @@ def write(bundle: Bundle, parity: Mapping[str, Mapping[str, Any]]) -> str:
         factor=bundle.factor,
         factors=", ".join(map(str, bundle.factors)),
         onnx=bundles.ONNX,
-        onnx_float=bundles.ONNX_FLOAT,
     )
     for name, found in parity.items():
         share = found["differing"] / found["values"]

@@ -27,26 +27,32 @@ from warp_translate.visualize import MAPS
 _NORM_EPSILON = 1e-5
 
 
-def build(
-    params: Mapping[str, np.ndarray], architecture: Architecture, factor: int, *, floats: bool
-) -> onnx.ModelProto:
+def build(params: Mapping[str, np.ndarray], architecture: Architecture) -> onnx.ModelProto:
     """Builds and checks the graph.
 
-    Inputs: ``image``, uint8 ``[N, H, W, 3]`` or, with ``floats``, float32 in [-1, 1]; optionally
-    ``factor``, int64 scalar, and ``with_maps``, bool scalar.
-    Outputs: ``output``, of the type and shape of ``image``, and the maps of ``models.Translation``,
-    float32. Without ``with_maps`` the maps are empty, ``[0, 0, 0, 0]``, since a runtime computes
-    every output, requested or not.
+    Inputs: ``image``, uint8 ``[N, H, W, C]`` with three channels or, as a browser's canvas holds
+    them, four; ``factor``, int64 scalar; and ``with_maps``, bool scalar.
+    Outputs: ``output``, of the type and shape of ``image``, the fourth channel unchanged; and the
+    maps of ``models.Translation``, float32. Without ``with_maps`` the maps are empty,
+    ``[0, 0, 0, 0]``, since a runtime computes every output, requested or not.
 
     Args:
       params: float32 or float16 arrays by path, such as "trunk/ReflectConv_0/conv/kernel".
       architecture: the generator.
-      factor: default of the input ``factor``.
-      floats: whether images are float32.
     """
     graph = Graph(params)
-    image_type = TensorProto.FLOAT if floats else TensorProto.UINT8
-    original = "image" if floats else to_float(graph, "image")
+    colors, alpha = (
+        graph.node(
+            "Slice",
+            "image",
+            graph.integers(first),
+            graph.integers(end),
+            graph.integers(3),
+            name=f"image/{name}",
+        )
+        for name, first, end in (("colors", 0, 3), ("alpha", 3, 4))
+    )
+    original = to_float(graph, colors)
     original = graph.node("Transpose", original, name="original", perm=[0, 3, 1, 2])
     height, width = _sides(graph, original)
     padded, reduced = _reduce(graph, original, height, width)
@@ -65,9 +71,8 @@ def build(
         difference = graph.node("Sub", high, low, name="fuse/difference")
         weighted = graph.node("Mul", mask, difference, name="fuse/weighted")
         fused = graph.node("Add", low, weighted, name="fuse/fused")
-    if not floats:
-        fused = _to_uint8(graph, fused)
-    graph.node("Transpose", fused, name="output", perm=[0, 2, 3, 1])
+    fused = graph.node("Transpose", _to_uint8(graph, fused), name="colors", perm=[0, 2, 3, 1])
+    graph.node("Concat", fused, alpha, name="output", axis=3)
     reduced_sides = (
         _ceil_div(graph, height, "factor", "reduced/height"),
         _ceil_div(graph, width, "factor", "reduced/width"),
@@ -75,26 +80,21 @@ def build(
     reduced = _cut(graph, reduced, "reduced/cut", graph.integer(0), reduced_sides)
     _maps(graph, dict(zip(MAPS, (reduced, pretranslated, mask, displacement, warped), strict=True)))
 
-    image_shape: list[str | int | None] = ["N", "H", "W", 3]
+    image_shape = [*"NHWC"]
     return graph.model(
         [
-            helper.make_tensor_value_info("image", image_type, image_shape),
+            helper.make_tensor_value_info("image", TensorProto.UINT8, image_shape),
             helper.make_tensor_value_info("factor", TensorProto.INT64, []),
             helper.make_tensor_value_info("with_maps", TensorProto.BOOL, []),
         ],
         [
-            helper.make_tensor_value_info("output", image_type, image_shape),
+            helper.make_tensor_value_info("output", TensorProto.UINT8, image_shape),
             *(
                 helper.make_tensor_value_info(
                     name, TensorProto.FLOAT, [f"{name}_{axis}" for axis in "NHWC"]
                 )
                 for name in MAPS
             ),
-        ],
-        # An initializer with the name of an input is its default.
-        [
-            numpy_helper.from_array(np.array(factor, np.int64), "factor"),
-            numpy_helper.from_array(np.array(False), "with_maps"),
         ],
     )
 

@@ -79,18 +79,15 @@ class Graph:
         self,
         inputs: Sequence[onnx.ValueInfoProto],
         outputs: Sequence[onnx.ValueInfoProto],
-        defaults: Sequence[onnx.TensorProto] = (),
     ) -> onnx.ModelProto:
         """Builds and checks the model.
 
         Args:
           inputs: names, types and shapes.
           outputs: names, types and shapes.
-          defaults: values of optional inputs.
         """
-        initializers = [*self.constants, *defaults]
         model = helper.make_model(
-            helper.make_graph(self.nodes, "warp_translate", inputs, outputs, initializers),
+            helper.make_graph(self.nodes, "warp_translate", inputs, outputs, self.constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="warp_translate",

@@ -5,12 +5,14 @@ import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
 from warp_translate import image_io, visualize
 from warp_translate.errors import UserError, check_names
+from warp_translate.serving import bundle as bundles
 from warp_translate.serving.admission import Admission
 from warp_translate.serving.routing import Choices, Pair
 from warp_translate.serving.service import Answer, Service, TranslationRequest
@@ -19,6 +21,7 @@ MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _FIELDS = ("source", "target", "factor", "format", "maps")
 _LOGGED = ("bundle", "factor", "width", "height", "milliseconds")
 _LONGEST_NAME = 200
+_PREVIEW_SIDE = 512
 
 
 def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
@@ -29,19 +32,22 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
         """Translate an image.
 
         Send the file as the body, with the fields in the query, or a form with a file `image`.
-        Fields: `source`, `target`, `factor`, `format` (png, jpeg, webp), `maps` (none, all).
+        Fields: `source`, `target`, `factor`, `format` (png, jpeg, webp), `maps` (none, all,
+        or preview: the maps alone, at most 512 pixels a side).
         """
 
-        def work(parsed: tuple[TranslationRequest, Any]) -> Response:
-            wanted, form = parsed
+        def work(parsed: tuple[TranslationRequest, tuple[Any, str]]) -> Response:
+            wanted, (form, maps) = parsed
             found = service.answer(wanted)
             if isinstance(found, Choices):
                 return choices(found)
             about = _about(found)
             request.state.log = {name: about[name] for name in _LOGGED}
             headers = {f"X-{name.capitalize()}": str(value) for name, value in about.items()}
+            if maps == "preview":
+                return JSONResponse({**about, "maps": _drawn(found, _PREVIEW_SIDE, "jpeg")})
             data = image_io.encode_image(found.rgb, found.alpha, form)
-            if found.stack.maps is None:
+            if maps == "none":
                 return Response(data, media_type=MEDIA_TYPES[form], headers=headers)
             content = {**about, "output": _data_url(data, form), "maps": _drawn(found)}
             return JSONResponse(content, headers=headers)
@@ -62,6 +68,17 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
 
         return await admission.answer(request, _read_image, (service.estimate_decoding, work))
 
+    @app.get("/v1/samples/{name}")
+    def sample(name: str) -> Response:
+        """Return the sample picture of a generator."""
+        found = {
+            engine.bundle.name: engine.bundle for engine in service.snapshot().engines.values()
+        }
+        if name in found and bundles.SAMPLE in found[name].files:
+            data = found[name].path(bundles.SAMPLE).read_bytes()
+            return Response(data, media_type=MEDIA_TYPES["jpeg"])
+        raise HTTPException(404, f"no generator {name[:40]!r} with a sample picture")
+
     @app.get("/v1/generators")
     def generators() -> dict[str, Any]:
         """List the generators, the classifier, and the bundles that cannot be served."""
@@ -75,7 +92,11 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
                     "target": target,
                     "factors": list(engine.bundle.factors),
                     "factor": engine.bundle.factor,
+                    "size": engine.bundle.size,
                     "build": engine.bundle.build,
+                    "sample": f"v1/samples/{engine.bundle.name}"
+                    if bundles.SAMPLE in engine.bundle.files
+                    else None,
                 }
                 for (source, target), engine in sorted(served.engines.items())
             ],
@@ -95,17 +116,17 @@ def listed(pairs: Iterable[Pair]) -> list[dict[str, str]]:
     return [{"source": source, "target": target} for source, target in pairs]
 
 
-async def _read_translation(request: Request) -> tuple[TranslationRequest, str]:
+async def _read_translation(request: Request) -> tuple[TranslationRequest, tuple[str, str]]:
     data, fields = await _read(request, _FIELDS)
     form = _choice("format", fields.get("format", "png"), MEDIA_TYPES)
-    maps = _choice("maps", fields.get("maps", "none"), ("none", "all"))
+    maps = _choice("maps", fields.get("maps", "none"), ("none", "all", "preview"))
     source, target = (_domain(name, fields.get(name)) for name in ("source", "target"))
     factor = fields.get("factor")
     if factor is not None and not (factor.isascii() and factor.isdigit() and len(factor) < 5):
         raise UserError(f"factor must be a whole number, got {factor[:40]!r}")
     reduction = None if factor is None else int(factor)
-    wanted = TranslationRequest(data, source, target, reduction, maps == "all")
-    return wanted, form
+    wanted = TranslationRequest(data, source, target, reduction, maps != "none")
+    return wanted, (form, maps)
 
 
 async def _read_image(request: Request) -> bytes:
@@ -161,16 +182,21 @@ def _about(found: Answer) -> dict[str, Any]:
     }
 
 
-def _drawn(found: Answer) -> dict[str, str]:
-    """Data URLs of the drawn maps."""
-    maps = {name: each[0] for name, each in (found.stack.maps or {}).items()}
+def _drawn(found: Answer, most_side: int | None = None, form: Any = "png") -> dict[str, str]:
+    """Data URLs of the drawn maps, with every n-th pixel where a side is limited."""
+    maps = {name: _thinned(each[0], most_side) for name, each in (found.stack.maps or {}).items()}
     full = visualize.full_color(found.rgb.shape)
     return {
         # One at a time to bound the memory.
-        name: _data_url(image_io.encode_image(drawing, None, "png"), "png")
+        name: _data_url(image_io.encode_image(drawing, None, form), form)
         for name in visualize.MAPS
         for drawing in visualize.draw(maps, [name], full).values()
     }
+
+
+def _thinned(image: np.ndarray, most_side: int | None) -> np.ndarray:
+    step = -(-max(image.shape[:2]) // most_side) if most_side else 1
+    return image[::step, ::step]
 
 
 def _data_url(data: bytes, form: str) -> str:

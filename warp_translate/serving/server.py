@@ -21,7 +21,14 @@ from warp_translate.serving.middleware import Access, Cors, HostCheck, Metrics, 
 from warp_translate.serving.routing import NoRoute
 from warp_translate.serving.service import Service
 
-_PAGE = {"": "text/html", "style.css": "text/css", "app.js": "text/javascript"}
+# By path: the file of the page, and its media type. On a site without a server, device.js takes the
+# place of server.js; see `site`.
+_PAGE = {
+    "": ("index.html", "text/html"),
+    "style.css": ("style.css", "text/css"),
+    "app.js": ("app.js", "text/javascript"),
+    "backend.js": ("server.js", "text/javascript"),
+}
 _HEALTH = ("/health/live", "/v2/health/live", "/health/ready", "/v2/health/ready")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -92,8 +99,8 @@ def build(
         """Metrics in Prometheus's text format."""
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    for name, media in _PAGE.items():
-        app.add_api_route(f"/{name}", _page(name or "index.html", media), include_in_schema=False)
+    for name, (file, media) in _PAGE.items():
+        app.add_api_route(f"/{name}", _page(file, media), include_in_schema=False)
     for route in [each for each in app.routes if isinstance(each, APIRoute)]:
         if "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)

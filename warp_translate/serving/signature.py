@@ -19,7 +19,7 @@ class Tensor:
     name: str  # Its name in the graph.
     datatype: str  # As the KServe protocol writes it.
     shape: tuple[int, ...]  # -1 for any size; a scalar of the graph is ``[1]`` in a request.
-    optional: bool = False  # Whether it may be omitted.
+    optional: bool = False  # Whether a request to the server may omit it.
 
 
 IMAGE = Tensor("image", "UINT8", (-1, -1, -1, 3))

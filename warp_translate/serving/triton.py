@@ -3,11 +3,10 @@
     REPOSITORY/NAME/config.pbtxt    configuration
     REPOSITORY/NAME/1/model.onnx    the bundle's graph for uint8 images
 
-The configuration follows the checks of Triton and of the backend. Only models with
-``max_batch_size: 0`` may have optional inputs, so Triton does not batch requests, but a request may
-hold several images. A scalar of the graph has dims ``[1]`` and no reshape, which Triton accepts
-from 23.10 on. The configuration that Triton would generate has neither ``factor`` nor
-``with_maps``.
+The configuration follows the checks of Triton and of the backend. Triton does not batch requests,
+whose factors may differ, but a request may hold several images. A scalar of the graph has dims
+``[1]`` and no reshape, which Triton accepts from 23.10 on. The configuration that Triton would
+generate has neither ``factor`` nor ``with_maps``.
 """
 
 import os
@@ -94,11 +93,12 @@ output [
 
 
 def _tensor(tensor: Tensor) -> str:
+    # All sides of an image are dynamic in the graph, which also takes RGBA.
+    shape = tensor.shape if len(tensor.shape) == 1 else [-1] * len(tensor.shape)
     lines = [
         f'name: "{tensor.name}"',
         f"data_type: TYPE_{tensor.datatype}",
-        f"dims: [ {', '.join(map(str, tensor.shape))} ]",
-        *(["optional: true"] if tensor.optional else []),
+        f"dims: [ {', '.join(map(str, shape))} ]",
     ]
     return "  {\n" + "".join(f"    {line}\n" for line in lines) + "  }"
 

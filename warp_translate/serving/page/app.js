@@ -1,4 +1,6 @@
-"use strict";
+// The page: a queue of images, before and after, the camera. `backend.js` translates, on the server
+// (server.js) or on this device (device.js).
+import * as backend from "./backend.js";
 
 const byId = (id) => document.getElementById(id);
 const mapNames = {
@@ -8,20 +10,14 @@ const mapNames = {
   displacement: "displacement, by color",
   warped: "warped original",
 };
-const timeoutMilliseconds = 120000;
+// Pictures whose reduced copy is this many times larger or smaller than in training get a hint.
+const unusualScale = 3;
 
-let file = null;
-let beforeUrl = null;
-let running = null;
-let choice = "";  // The user's choice for this image after an ambiguous request.
-
-function key() {
-  return byId("key").value || sessionStorage.getItem("key") || "";
-}
-
-function headers() {
-  return key() ? { "X-API-Key": key() } : {};
-}
+let generators = [];
+const queue = [];  // Jobs: {file, source, target}.
+const results = [];
+let shown = null;  // The result on the page.
+let busy = false;
 
 function show(id, visible) {
   byId(id).hidden = !visible;
@@ -30,7 +26,6 @@ function show(id, visible) {
 function fail(message) {
   byId("error").textContent = message;
   show("error", true);
-  byId("status").textContent = "";
 }
 
 function make(tag, properties, ...children) {
@@ -48,91 +43,109 @@ function fill(id, options) {
 }
 
 async function list() {
-  let answer;
   try {
-    answer = await fetch("v1/generators", { headers: headers() });
-  } catch {
-    fail("The server cannot be reached. Is it running?");
+    generators = await backend.list((text) => { byId("status").textContent = text; });
+  } catch (error) {
+    report(error);
     return;
   }
-  if (answer.status === 401) {
-    show("key-field", true);
-    fail("This server requires an API key.");
-    return;
-  }
-  if (key()) sessionStorage.setItem("key", key());
   show("error", false);
-  const served = (await answer.json()).generators;
-  const targets = [...new Set(served.map((each) => each.target).sort())];
+  byId("status").textContent = "";
+  const targets = [...new Set(generators.map((each) => each.target).sort())];
   fill("pair", [
     ...targets.map((target) => [` ${target}`, `to ${target}`]),
-    ...served.map(({ source, target }) => [`${source} ${target}`, `${source} to ${target}`]),
+    ...generators.map(({ source, target }) => [`${source} ${target}`, `${source} to ${target}`]),
   ]);
-  const factors = [...new Set(served.flatMap((each) => each.factors))].sort((a, b) => a - b);
+  const factors = [...new Set(generators.flatMap((each) => each.factors))].sort((a, b) => a - b);
   fill("factor", factors.map((factor) => [`${factor}`, factor]));
-  if (!served.length) fail("There is no generator yet: add a bundle to the served folder.");
+  const samples = generators.filter((each) => each.sample);
+  byId("sample-buttons").replaceChildren(...samples.map((each) => {
+    const image = make("img", { src: each.sample, alt: "", width: 64, height: 64 });
+    const button = make("button", {
+      type: "button", className: "sample", title: `A sample for ${each.source} to ${each.target}`,
+    }, image, `${each.source} to ${each.target}`);
+    button.addEventListener("click", () => trySample(each));
+    return button;
+  }));
+  show("samples", samples.length);
+  if (!generators.length) fail("There is no generator yet: add a bundle to the served folder.");
 }
 
-function take(given) {
-  if (!given) return;
-  file = given;
-  choice = "";
-  byId("drop-text").textContent = given.name || "the pasted image";
-  byId("go").disabled = false;
-  if (beforeUrl) URL.revokeObjectURL(beforeUrl);
-  beforeUrl = URL.createObjectURL(given);
-  translate();
+async function trySample({ name, source, target, sample }) {
+  const data = await (await fetch(sample)).blob();
+  add([new File([data], `${name}.jpg`, { type: data.type })], { source, target });
 }
 
-async function translate() {
-  if (!file) return;
-  if (running) running.abort();
-  const mine = new AbortController();
-  running = mine;
-  const timer = setTimeout(() => mine.abort(), timeoutMilliseconds);
-  const [source, target] = (byId("pair").value || choice).split(" ");
-  const fields = new URLSearchParams({ maps: "all" });
-  if (source) fields.set("source", source);
-  if (target) fields.set("target", target);
-  if (byId("factor").value) fields.set("factor", byId("factor").value);
-  show("error", false);
+function add(files, choice = {}) {
+  queue.push(...[...files].map((file) => ({ file, ...choice })));
+  work();
+}
+
+function report(error) {
+  if (error.needsKey) show("key-field", true);
+  fail(error.message);
+}
+
+// Translates the images in the queue one after the other.
+async function work() {
+  if (busy) return;
+  busy = true;
+  byId("go").disabled = true;
   show("choices", false);
-  byId("status").textContent = "Translating…";
-  const begin = performance.now();
-  try {
-    const answer = await fetch(`v1/translate?${fields}`, {
-      method: "POST",
-      body: file,
-      headers: { "Content-Type": "application/octet-stream", ...headers() },
-      signal: mine.signal,
-    });
-    const found = await answer.json();
-    if (answer.status === 300 || found.choices) choose(found);
-    else if (answer.status === 200) present(found, performance.now() - begin);
-    else {
-      if (answer.status === 401) show("key-field", true);
-      show("result", false);
-      fail(found.error || `The server answered ${answer.status}.`);
-    }
-  } catch (error) {
-    if (running !== mine) return;  // Superseded by another request.
-    fail(mine.signal.aborted ? "The request timed out. Try a smaller image."
-      : "The server cannot be reached. Is it running?");
-  } finally {
-    clearTimeout(timer);
-    if (running === mine) running = null;
+  show("error", false);
+  let done = 0;
+  while (queue.length) {
+    const job = queue.shift();
+    if (await translate(job, ++done)) break;
   }
+  busy = false;
+  byId("go").disabled = !shown && !results.length;
 }
 
-function choose(found) {
+// Translates an image; true if the user has to choose first.
+async function translate(job, number) {
+  const begin = performance.now();
+  const total = number + queue.length;
+  const name = job.file.name || "image";
+  function tick() {
+    const seconds = Math.floor((performance.now() - begin) / 1000);
+    byId("status").textContent = `Translating ${name}` + (total > 1 ? ` (${number} of ${total})` : "")
+      + (seconds ? `, ${seconds} s` : "…");
+  }
+  tick();
+  const timer = setInterval(tick, 1000);
+  const [source, target] = byId("pair").value.split(" ");
+  try {
+    const found = await backend.translate(job.file, {
+      source: source || job.source, target: target || job.target,
+      factor: Number(byId("factor").value) || null,
+    });
+    if (found.choices) {
+      choose(job, found);
+      return true;
+    }
+    found.milliseconds = performance.now() - begin;
+    present(keep(job, found));
+    byId("status").textContent = "Done.";
+  } catch (error) {
+    byId("status").textContent = "";
+    error.message = `${name}: ${error.message}`;
+    report(error);
+  } finally {
+    clearInterval(timer);
+  }
+  return false;
+}
+
+function choose(job, { choices, question }) {
   byId("status").textContent = "";
   show("result", false);
-  byId("choices-title").textContent = question(found);
-  byId("choice-buttons").replaceChildren(...found.choices.map(({ source, target }) => {
+  byId("choices-title").textContent = question;
+  byId("choice-buttons").replaceChildren(...choices.map(({ source, target }) => {
     const button = make("button", { type: "button", textContent: `${source} to ${target}` });
     button.addEventListener("click", () => {
-      choice = `${source} ${target}`;
-      translate();
+      queue.unshift({ ...job, source, target });
+      work();
     });
     return button;
   }));
@@ -140,34 +153,80 @@ function choose(found) {
   byId("choice-buttons").firstElementChild.focus();
 }
 
-function question(found) {
-  if (!("recognised" in found)) return "No generator translates this image. Translate it as";
-  if (found.recognised) return `The image looks like ${found.recognised}. Translate it to`;
-  if (!found.probabilities) return "Choose a translation";
-  const shares = Object.entries(found.probabilities)
-    .map(([name, share]) => `${name} ${Math.round(100 * share)} %`);
-  return `The image looks like none of the known domains (${shares.join(", ")}). Translate it as`;
+// Adds a result to those that the page offers, in place of an earlier one of the same file.
+function keep(job, found) {
+  const before = results.findIndex((each) => each.job.file === job.file);
+  const result = { ...found, job, before: before < 0 ? URL.createObjectURL(job.file)
+    : results[before].before, after: URL.createObjectURL(found.output) };
+  if (before < 0) results.push(result);
+  else {
+    URL.revokeObjectURL(results[before].after);
+    results[before] = result;
+  }
+  byId("others").replaceChildren(...results.map((each) => {
+    const button = make("button", { type: "button", textContent: each.job.file.name || "image" });
+    button.addEventListener("click", () => present(each));
+    return button;
+  }));
+  show("others", results.length > 1);
+  return result;
 }
 
-function present(found, milliseconds) {
-  const { width, height } = found;
-  byId("before").src = beforeUrl;
-  Object.assign(byId("after"), { src: found.output, width, height });
+function present(result) {
+  shown = result;
+  const { width, height } = result;
+  byId("before").src = result.before;
+  Object.assign(byId("after"), { src: result.after, width, height });
   byId("after").style.height = "auto";
-  byId("facts").textContent =
-    `${found.source}${found.recognised ? " (recognized)" : ""} to ${found.target}, ` +
-    `${width} x ${height} pixels, factor ${found.factor}, ` +
-    `translated in ${Math.round(found.milliseconds)} ms (${Math.round(milliseconds)} ms in total)`;
+  byId("facts").textContent = `${result.facts}, ${Math.round(result.milliseconds)} ms in total`;
+  const hint = scaleHint(result);
+  byId("hint").textContent = hint;
+  show("hint", hint);
   const link = byId("download");
-  link.href = found.output;
-  link.download = `${(file.name || "image").replace(/\.[^.]*$/, "")}.${found.target}.png`;
-  byId("maps").replaceChildren(...Object.entries(mapNames).map(([name, text]) =>
-    make("figure", {},
-      make("img", { src: found.maps[name], alt: text }),
-      make("figcaption", { textContent: text }))));
+  link.href = result.after;
+  const kind = result.output.type === "image/jpeg" ? "jpg" : "png";
+  link.download = `${(result.job.file.name || "image").replace(/\.[^.]*$/, "")}.${result.target}.${kind}`;
+  for (const [place, button] of [...byId("others").children].entries()) {
+    button.setAttribute("aria-pressed", results[place] === result);
+  }
   slide();
   show("result", true);
-  byId("status").textContent = "Done.";
+  look();
+}
+
+// The trunk sees the picture at the scale of the training pictures with one factor only.
+function scaleHint({ source, target, width, height, factor }) {
+  const found = generators.find((each) => each.source === source && each.target === target);
+  if (!found?.size) return "";
+  const best = (Math.min(width, height) * found.factor) / found.size;
+  if (best < factor * unusualScale && factor < best * unusualScale) return "";
+  const [first, ...others] = found.factors;
+  const near = others.reduce((a, b) =>
+    Math.abs(Math.log(b / best)) < Math.abs(Math.log(a / best)) ? b : a, first);
+  return `This generator was trained on pictures of ${found.size} pixels with factor `
+    + `${found.factor}; this one is ${best > factor ? "larger" : "smaller"}`
+    + (near === factor ? "." : `, so factor ${near} may look better.`);
+}
+
+// Shows the intermediate images, which are computed when they are opened.
+async function look() {
+  const result = shown;
+  byId("maps").replaceChildren();
+  if (!byId("inside").open || !result) return;
+  if (!result.drawn) {
+    byId("maps").textContent = "Computing…";
+    try {
+      result.drawn = await result.maps();
+    } catch (error) {
+      if (shown === result) byId("maps").textContent = error.message;
+      return;
+    }
+  }
+  if (shown !== result) return;
+  byId("maps").replaceChildren(...Object.entries(mapNames).map(([name, text]) =>
+    make("figure", {},
+      make("img", { src: result.drawn[name], alt: text }),
+      make("figcaption", { textContent: text }))));
 }
 
 function slide() {
@@ -183,23 +242,77 @@ function drag(event) {
   slide();
 }
 
-byId("form").addEventListener("submit", (event) => {
+let camera = null;
+
+async function openCamera() {
+  show("error", false);
+  try {
+    camera = await backend.live(byId("live-picture"), (facts) => {
+      byId("live-facts").textContent = facts;
+    }, () => ({
+      size: Number(byId("live-size").value),
+      factor: Number(byId("factor").value) || null,
+      pair: byId("pair").value,
+    }));
+  } catch (error) {
+    fail(error.message);
+    return;
+  }
+  show("live", true);
+  show("result", false);
+  byId("live").scrollIntoView({ block: "nearest" });
+}
+
+function closeCamera() {
+  camera?.end();
+  camera = null;
+  show("live", false);
+  show("result", shown);
+}
+
+byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (!byId("key-field").hidden) list().then(() => translate());
-  else translate();
+  if (!byId("key-field").hidden) await list();
+  if (shown) queue.unshift(shown.job);
+  work();
 });
-byId("file").addEventListener("change", (event) => take(event.target.files[0]));
-byId("key").addEventListener("change", list);
+byId("file").accept = backend.kinds.map((kind) => `image/${kind}`).join(",");
+byId("kinds").textContent = backend.kindsText;
+byId("note").textContent = backend.note;
+show("note", backend.note);
+byId("file").addEventListener("change", (event) => {
+  add(event.target.files);
+  event.target.value = "";  // The same file may be chosen again.
+});
+byId("key").addEventListener("change", () => {
+  backend.useKey(byId("key").value);
+  list();
+});
 byId("slider").addEventListener("input", slide);
-byId("compare").addEventListener("pointerdown", drag);
+byId("inside").addEventListener("toggle", look);
+byId("compare").addEventListener("pointerdown", (event) => {
+  byId("compare").setPointerCapture(event.pointerId);
+  drag(event);
+});
 byId("compare").addEventListener("pointermove", drag);
 byId("compare").addEventListener("dragstart", (event) => event.preventDefault());
 for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", type === "dragover");
-    if (type === "drop") take(event.dataTransfer.files[0]);
+    if (type === "drop") add(event.dataTransfer.files);
   });
 }
-document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => add(event.clipboardData.files));
+if (backend.live && navigator.mediaDevices) {
+  show("camera", true);
+  byId("camera").addEventListener("click", () => (camera ? closeCamera() : openCamera()));
+  byId("live-end").addEventListener("click", closeCamera);
+  byId("shot").addEventListener("click", async () => {
+    const [source, target] = byId("pair").value.split(" ");
+    const file = await camera.shot();
+    closeCamera();
+    add([file], { source, target });
+  });
+}
 list();
