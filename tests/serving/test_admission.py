@@ -55,7 +55,7 @@ async def until(condition):
 
 
 def test_memory_is_never_exceeded_and_every_request_is_answered():
-    admission = Admission(memory=800, most_requests=40, seconds=20.0)
+    admission = Admission(memory=800, most_requests=40, seconds=600.0)
     peaks = []
 
     async def run():

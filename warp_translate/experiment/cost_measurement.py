@@ -30,7 +30,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 _GIB = 2**30
 # Cost of reading, warping and writing a pixel, in multiplications.
 _MACS_OF_A_PIXEL = 1800
-_RUNTIMES = {engine.OnnxEngine: "ONNX Runtime", engine.JaxEngine: "the bundle's program in jax"}
+_RUNTIMES: dict[type[engine.Engine], str] = {
+    engine.OnnxEngine: "ONNX Runtime",
+    engine.JaxEngine: "the bundle's program in jax",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,9 +71,8 @@ def add_routes(app: FastAPI, service: Service, admission: Admission) -> None:
     @app.get("/v1/samples/{name}")
     def sample(name: str) -> Response:
         """Return the sample picture of a generator."""
-        found = {
-            engine.bundle.name: engine.bundle for engine in service.snapshot().engines.values()
-        }
+        engines = service.snapshot().engines.values()
+        found = {engine.bundle.name: engine.bundle for engine in engines}
         if name in found and bundles.SAMPLE in found[name].files:
             data = found[name].path(bundles.SAMPLE).read_bytes()
             return Response(data, media_type=MEDIA_TYPES["jpeg"])

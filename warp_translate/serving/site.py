@@ -10,7 +10,6 @@
 Any web server serves it; the models and the runtime are part of the folder.
 """
 
-import base64
 import hashlib
 import json
 import shutil
@@ -33,7 +32,7 @@ DESCRIPTION = "site.json"
 RUNTIME = "onnxruntime-web@1.30.0"
 """The npm package of ONNX Runtime Web, MIT license."""
 
-_INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 # The interface and its WebAssembly, for CPUs and for WebGPU.
 _CPU_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _GPU_FILES = (
@@ -48,8 +47,9 @@ _PAGE = {
 }
 # Compiling WebAssembly needs a permission of its own.
 _POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
-    "img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'"
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
+    "style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; "
+    "base-uri 'none'"
 )
 
 
@@ -96,7 +96,7 @@ def _check(bundle: Bundle) -> None:
 
 def _add(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Copies a generator; returns its description."""
-    described = {
+    described: dict[str, Any] = {
         "name": bundle.name,
         "source": bundle.source,
         "target": bundle.target,
@@ -113,7 +113,7 @@ def _add(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 
 def _finish(folder: Path, described: Sequence[dict[str, Any]]) -> None:
-    """Writes what depends on the other files: the policy, the description and the service worker."""
+    """Completes the files that depend on the others."""
     index = folder / "index.html"
     tag = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     index.write_text(index.read_text("utf-8").replace("<!-- policy -->", tag), encoding="utf-8")
@@ -158,12 +158,12 @@ def _extract(package: Path, folder: Path) -> None:
       UserError: the package is missing or another one.
     """
     try:
-        digest = hashlib.sha512(package.read_bytes()).digest()
+        digest = storage.sha256(package)
     except OSError as error:
         raise UserError(f"--runtime={package} cannot be read ({reason(error)})") from error
-    if f"sha512-{base64.b64encode(digest).decode()}" != _INTEGRITY:
+    if digest != _SHA256:
         raise UserError(
-            f"--runtime={package} is not {RUNTIME} (its SHA-512 differs): get it by "
+            f"--runtime={package} is not {RUNTIME} (its SHA-256 differs): get it by "
             f"`npm pack {RUNTIME}`"
         )
     folder.mkdir()
