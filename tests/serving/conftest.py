@@ -204,3 +204,61 @@ def classified(tmp_path_factory):
     images = [colored(chance, each, 40, 30) for each in COLORS]
     export.write_classifier(bundle, module, params, images)
     return bundles.read_any(bundle.folder), module, params
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium with a camera that shows a test picture, if it is installed."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs Debian's package chromium")
+    disabled = ["background-networking", "component-update", "sync", "gpu"]
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", *camera, *(f"--disable-{name}" for name in disabled)],
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page; it must log no errors and send no requests to other hosts."""
+    opened = []
+
+    def go(address, width=1100, *, allowed=0):
+        # A context of its own, without the storage of others.
+        page = browser.new_context().new_page()
+        page.set_viewport_size({"width": width, "height": 800})
+        lines, urls = [], []
+        page.on("console", lambda message: lines.append(message.text))
+        page.on("pageerror", lambda error: lines.append(str(error)))
+        page.on("request", lambda request: urls.append(request.url))
+        page.goto(address)
+        page.wait_for_load_state("networkidle")
+        opened.append((page, lines, urls, address, allowed))
+        return page
+
+    yield go
+    for page, lines, urls, address, allowed in opened:
+        # The browser itself logs 4xx responses, and that it has no GPU.
+        quiet = ("Failed to load resource", "No available adapters")
+        errors = [line for line in lines if not any(each in line for each in quiet)]
+        assert errors == [], lines
+        assert sum(quiet[0] in line for line in lines) <= allowed, lines
+        local = (address, "blob:", "data:")
+        assert all(url.startswith(local) for url in urls), urls
+        page.context.close()
+
+
+def until(page, expression):
+    """Waits for a JavaScript condition; the page's policy forbids playwright's own wait."""
+    for _ in range(1500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"{expression} did not become true: {page.text_content('body')}")

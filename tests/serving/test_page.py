@@ -9,42 +9,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serving.conftest import colored, copy_as, png
+from tests.serving.conftest import colored, copy_as, png, until
 from warp_translate.image_io import decode_image
+from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
-]
+pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[2]
-QUIET = ["background-networking", "component-update", "sync", "gpu"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", *(f"--disable-{what}" for what in QUIET)],
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
 def serve(exported, tmp_path):
     running = []
 
-    def start(*pairs, classifier=None, **environment):
+    def start(*pairs, classifier=None, sample=None, **environment):
         root = tmp_path / "served"
         if classifier is not None:
             shutil.copytree(classifier.folder, root / classifier.name)
         copy_as(exported[0], root, *pairs)
+        for folder in root.iterdir() if sample else ():
+            (folder / bundles.SAMPLE).write_bytes(sample)
+            bundles.write_config(bundles.read(folder))
         process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "warp_translate.cli.main", "serve", str(root)],
@@ -67,32 +53,6 @@ def serve(exported, tmp_path):
         process.communicate()
 
 
-@pytest.fixture
-def visit(browser):
-    """Opens the page; it must log no errors and send no requests to other hosts."""
-    opened = []
-
-    def go(address, width=1100, *, allowed=0):
-        page = browser.new_page(viewport={"width": width, "height": 800}, accept_downloads=True)
-        lines, urls = [], []
-        page.on("console", lambda message: lines.append(message.text))
-        page.on("pageerror", lambda error: lines.append(str(error)))
-        page.on("request", lambda request: urls.append(request.url))
-        page.goto(address)
-        page.wait_for_load_state("networkidle")
-        opened.append((page, lines, urls, address, allowed))
-        return page
-
-    yield go
-    for page, lines, urls, address, allowed in opened:
-        # The browser itself logs 4xx responses.
-        errors = [line for line in lines if "Failed to load resource" not in line]
-        assert errors == [] and len(lines) - len(errors) <= allowed, lines
-        local = (address, "blob:", "data:")
-        assert all(url.startswith(local) for url in urls), urls
-        page.close()
-
-
 def random_image(rng, height=21, width=34):
     array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     return array, file_of(array)
@@ -100,15 +60,6 @@ def random_image(rng, height=21, width=34):
 
 def file_of(array):
     return {"name": "my.cat.png", "mimeType": "image/png", "buffer": png(array)}
-
-
-def until(page, expression):
-    """Waits for a JavaScript condition; the page's policy forbids playwright's own wait."""
-    for _ in range(500):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(20)
-    raise AssertionError(f"{expression} did not become true")
 
 
 def size_of(page, selector):
@@ -125,6 +76,8 @@ def test_image_is_translated_at_its_own_size(serve, visit, exported, rng):
     assert size_of(page, "#after") == size_of(page, "#before") == [21, 34]
     facts = page.text_content("#facts")
     assert facts.startswith("apple to plum, 34 x 21 pixels, factor 2, translated in ")
+    page.click("#inside summary")  # Computed on demand.
+    page.wait_for_selector("#maps figure")
     assert page.locator("#maps figure").count() == 5
     assert size_of(page, "#maps figure:nth-child(1) img") == [11, 17]
     with page.expect_download() as download:
@@ -133,6 +86,27 @@ def test_image_is_translated_at_its_own_size(serve, visit, exported, rng):
     found = decode_image(Path(download.value.path()).read_bytes(), "it").rgb.astype(int)
     expected = engine.OnnxEngine(exported[0]).translate(array[None], 2).output[0]
     assert np.abs(found - expected).max() <= 1
+
+
+def test_images_and_samples_are_translated_in_turn(serve, visit, rng):
+    page = visit(serve(("apple", "plum"), sample=png(random_image(rng)[0], "JPEG")), allowed=1)
+    small, large = (random_image(rng, side, side)[0] for side in (16, 300))
+    bad = {"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}
+    photo = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": png(large, "JPEG")}
+    page.set_input_files("#file", [file_of(small), bad, photo])
+    others = page.locator("#others button")
+    until(page, "document.getElementById('others').children.length === 2")
+    assert others.all_text_contents() == ["my.cat.png", "photo.jpg"]
+    assert "bad.png: " in page.text_content("#error")
+    assert page.get_attribute("#download", "download") == "photo.plum.jpg"
+    assert size_of(page, "#after") == [300, 300]
+    # Larger than in training, 32 pixels with factor 2, by more than the factor 4 makes up for.
+    assert "trained on pictures of 32 pixels with factor 2" in page.text_content("#hint")
+    others.first.click()
+    assert size_of(page, "#after") == [16, 16] and not page.is_visible("#hint")
+    page.click("#sample-buttons button")
+    until(page, "document.getElementById('facts').textContent.includes('34 x 21 pixels')")
+    assert others.count() == 3 and not page.is_visible("#error")
 
 
 def test_user_chooses_if_the_request_is_ambiguous(serve, visit, rng):

@@ -384,7 +384,10 @@ def replaced(folder: Path, *, holds: str = CONFIG, flag: str = "--output") -> It
     """
     recover(folder.parent)
     if folder.exists() and not (folder / holds).is_file():
-        raise UserError(f"{folder} exists and is no bundle: remove it or choose another name")
+        raise UserError(
+            f"{folder} exists without {holds}, so it is not replaced: remove it or choose another "
+            "name"
+        )
     with ExitStack() as stack:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
