@@ -104,6 +104,17 @@ def test_a_fourth_channel_is_kept_and_maps_are_optional(rng):
     assert all(found[name].size == 0 for name in MAPS)
 
 
+def test_heads_that_only_maps_need_run_with_the_maps_only():
+    generator, params = random_generator(displacement_size="reduced")
+    names = [
+        {node.name for node in session(generator, params, fusion=fusion)[0].graph.node}
+        for fusion in ("full", "warped")
+    ]
+    assert {"heads/maps", "enlarge", "reduced/cut"} & names[0] == {"heads/maps", "enlarge"}
+    assert names[0] - names[1] >= {"heads/maps", "enlarge", "join/conv/convolution"}
+    assert "warp" in names[1]
+
+
 def test_graph_uses_portable_operations():
     model, _ = session(*random_generator())
     assert model.ir_version == 8

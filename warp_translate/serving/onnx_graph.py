@@ -461,10 +461,15 @@ def _warp(
 
 
 def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
-    """Outputs the maps, channels last, if ``with_maps`` is set, and empty arrays otherwise."""
+    """Outputs the maps, channels last, if ``with_maps`` is set, and empty arrays otherwise.
+
+    What the output does not need is computed with the maps only.
+    """
+
+    only_maps = graph.take_unused("output")
 
     def branch(kind: str) -> onnx.GraphProto:
-        nodes, outputs = [], []
+        nodes, outputs = list(only_maps if kind == "shown" else ()), []
         for name, source in maps.items():
             output = f"{kind}/{name}"
             if kind == "shown":

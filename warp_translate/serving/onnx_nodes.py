@@ -75,6 +75,18 @@ class Graph:
             self.node("Cast", half, name=name, to=TensorProto.FLOAT)
         return name
 
+    def take_unused(self, output: str) -> list[onnx.NodeProto]:
+        """Removes the nodes that an output does not depend on, and returns them."""
+        needed, used, unused = {output}, [], []
+        for node in reversed(self.nodes):
+            if needed.isdisjoint(node.output):
+                unused.append(node)
+            else:
+                used.append(node)
+                needed.update(node.input)
+        self.nodes = used[::-1]
+        return unused[::-1]
+
     def model(
         self,
         inputs: Sequence[onnx.ValueInfoProto],
