@@ -73,6 +73,11 @@ _S3 = [
 
 _HEIC = ["pillow-heif>=1,<2"]
 
+_VIDEO = [
+    "av>=15,<19",
+    "opencv-python-headless>=4.11,<6",
+]
+
 _RAY = [
     *_SERVE,
     "ray[data,serve]>=2.60,<3",
@@ -115,6 +120,7 @@ setup(
         "gcs": _GCS,
         "s3": _S3,
         "heic": _HEIC,
+        "video": _VIDEO,
         "cuda": [*_TRAIN, _JAX.format(extra="[cuda12]")],
         "tpu": [*_TRAIN, *_GCS, _JAX.format(extra="[tpu]")],  # Their disks are not kept.
         "plan": [
@@ -131,6 +137,7 @@ setup(
             *_GCS,
             *_S3,
             *_HEIC,
+            *_VIDEO,
             "flask>=3,<4",  # For the servers of moto, as the next two.
             "flask-cors>=5,<7",
             "gcp-storage-emulator>=2026,<2027",  # Buckets on this machine, as moto's.

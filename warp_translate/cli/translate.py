@@ -1,10 +1,11 @@
-"""``warp-translate translate``: translates images at their own sizes.
+"""``warp-translate translate``: translates images and clips at their own sizes.
 
 Outputs that already exist, made from the same image by the same generator and settings, are
 skipped; see `output_plan` for their names and `output_record` for how they are recognized.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from warp_translate import storage
-from warp_translate.cli import program
+from warp_translate.cli import program, translate_clips
 from warp_translate.cli.commands import Command
 from warp_translate.cli.shared_flags import (
     BATCH,
@@ -43,11 +44,13 @@ from warp_translate.serving.output_plan import STANDARD, Plan
 from warp_translate.serving.output_record import OutputRecord, made_by
 from warp_translate.serving.registry import Snapshot
 from warp_translate.serving.router import Router, open_router
+from warp_translate.serving.smoothing import Smoother
 from warp_translate.visualize import MAPS
 
 _INPUT = define_paths(
     "input",
-    "Image, folder of images, or - for standard input; may be repeated, or given without --input.",
+    "Image or clip, folder of images or of clips, or - for an image on standard input; may be "
+    "repeated, or given without --input.",
 )
 _RECURSIVE = flags.DEFINE_bool("recursive", False, "Include the subfolders of folders.")
 _FORMAT: flags.FlagHolder[Any] = flags.DEFINE_enum(
@@ -72,6 +75,9 @@ _METADATA: flags.FlagHolder[Any] = flags.DEFINE_enum(
 _MAPS = flags.DEFINE_list(
     "maps", [], f"Intermediates to write beside each output: all, or some of {','.join(MAPS)}."
 )
+_SMOOTH = flags.DEFINE_bool(
+    "smooth", False, "Steady the maps of a clip over time; with the extra video."
+)
 _WORKERS = flags.DEFINE_integer("workers", 4, "Threads that read and write files.", lower_bound=1)
 
 COMMAND = Command(
@@ -82,7 +88,19 @@ COMMAND = Command(
     ),
     one_of=(WORKDIR, BUNDLE, BUNDLES),
     required=(OUTPUT,),
-    common=(_INPUT, _RECURSIVE, _FORMAT, _MAPS, FACTOR, SOURCE, TARGET, STEP, DIRECTION, PROGRESS),
+    common=(
+        _INPUT,
+        _RECURSIVE,
+        _FORMAT,
+        _MAPS,
+        _SMOOTH,
+        FACTOR,
+        SOURCE,
+        TARGET,
+        STEP,
+        DIRECTION,
+        PROGRESS,
+    ),
     advanced=(_QUALITY, _METADATA, ENGINE, BATCH, BUDGET, _WORKERS),
     words="[IMAGE...]",
     text={
@@ -120,6 +138,12 @@ def main(argv: Sequence[str]) -> None:
     for each in inputs:
         storage.disk_path(each, "--input")
     storage.disk_path(output, "--output")
+    jobs = translate_clips.plan(inputs, output, recursive=_RECURSIVE.value)
+    if jobs is not None:
+        _translate_clips(jobs, output)
+        return
+    if _SMOOTH.value:
+        raise UserError("--smooth is for clips: omit it")
     style = _style(inputs, output)
     plan = output_plan.plan_outputs(
         inputs, output, form=_FORMAT.value, maps=style.maps, recursive=_RECURSIVE.value
@@ -129,10 +153,7 @@ def main(argv: Sequence[str]) -> None:
         storage.check_folder(str(plan.folder or target.parent), "--output")
     elif sys.stdout.isatty():
         raise UserError("--output=- writes an image to the terminal: pipe it")
-    if BUNDLE.value is not None:
-        generator = _of_bundle(BUNDLE.value)
-    else:
-        generator = _of_run(style) if BUNDLES.value is None else _of_bundles(BUNDLES.value)
+    generator = _generator(style)
     jobs, record = plan.jobs, None
     if plan.folder is not None:
         record = OutputRecord(plan.folder, made_by(generator.name, generator.factor, style))
@@ -154,6 +175,36 @@ def main(argv: Sequence[str]) -> None:
         PROGRESS.value,
         record,
     )
+
+
+def _translate_clips(jobs: Sequence[batch_translate.Job], output: str) -> None:
+    for flag in (_FORMAT, _QUALITY, _METADATA, _MAPS):
+        if flag.value != flag.default:
+            raise UserError(f"omit --{flag.name}, which is for images, not for clips")
+    smoother = None
+    if _SMOOTH.value:
+        if BUNDLE.value is None:
+            raise UserError("--smooth needs --bundle: export the run, or choose one of the bundles")
+        architecture = bundle.find(BUNDLE.value).architecture
+        smoother = functools.partial(Smoother, architecture)
+        smoother()  # Reports a missing package now.
+    storage.check_folder(str(PurePath(output).parent), "--output")
+    generator = _generator(batch_translate.Style())
+    translate_clips.run(
+        jobs,
+        output,
+        generator.open,
+        name=generator.name,
+        factor=generator.factor,
+        smoother=smoother,
+        progress_format=PROGRESS.value,
+    )
+
+
+def _generator(style: batch_translate.Style) -> _Generator:
+    if BUNDLE.value is not None:
+        return _of_bundle(BUNDLE.value)
+    return _of_run(style) if BUNDLES.value is None else _of_bundles(BUNDLES.value)
 
 
 def finish(

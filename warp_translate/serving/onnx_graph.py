@@ -465,7 +465,6 @@ def _maps(graph: Graph, maps: Mapping[str, str]) -> None:
 
     What the output does not need is computed with the maps only.
     """
-
     only_maps = graph.take_unused("output")
 
     def branch(kind: str) -> onnx.GraphProto:
