@@ -44,6 +44,8 @@ _HALF = flags.DEFINE_bool(
     "half", False, "Store the parameters as float16: half the size, float32 computation."
 )
 
+_SAMPLE = define_path("sample", "Picture to try the generator with, on its pages.")
+
 _OF_GENERATORS: tuple[flags.FlagHolder[Any], ...] = (
     DIRECTION,
     FACTORS,
@@ -51,6 +53,7 @@ _OF_GENERATORS: tuple[flags.FlagHolder[Any], ...] = (
     TARGET,
     _TRITON,
     _HALF,
+    _SAMPLE,
 )
 
 COMMAND = Command(
@@ -61,7 +64,7 @@ COMMAND = Command(
     ),
     required=(WORKDIR, OUTPUT),
     common=(SOURCE, TARGET, DIRECTION, FACTORS, STEP),
-    advanced=(FACTOR, BEST_BY, _HALF, _NAME, _THRESHOLD, _TRITON),
+    advanced=(FACTOR, BEST_BY, _HALF, _SAMPLE, _NAME, _THRESHOLD, _TRITON),
     text={
         "output": "Folder for the bundles.",
         "source": "Domain to translate from; by default that of the data set.",
@@ -101,6 +104,7 @@ def main(argv: Sequence[str]) -> None:
         factors=FACTORS.value or DEFAULT_FACTORS,
         repository=_TRITON.value,
         half=_HALF.value,
+        sample=_SAMPLE.value,
     )
 
 

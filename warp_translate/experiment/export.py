@@ -10,8 +10,9 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from PIL import Image
 
-from warp_translate import storage
+from warp_translate import image_io, storage
 from warp_translate.constants import BUNDLE_OPTIONS
 from warp_translate.data import names
 from warp_translate.errors import UserError
@@ -27,6 +28,8 @@ from warp_translate.training.classifier_step import ClassifierTraining
 PARITY_IMAGES = 20
 """Test images on which a bundle is compared with the checkpoint."""
 
+_SAMPLE_SIDE = 512
+
 
 def generator_bundles(
     trained: Trained[GeneratorTraining],
@@ -39,6 +42,7 @@ def generator_bundles(
     factors: Sequence[int],
     repository: str | None,
     half: bool,
+    sample: str | None,
 ) -> None:
     """Writes a bundle for each generator, compares it with the checkpoint, and prints the result.
 
@@ -52,6 +56,7 @@ def generator_bundles(
       factors: that the bundles serve, besides the run's own.
       repository: model repository of Triton for copies; None for none.
       half: whether to store the parameters as float16.
+      sample: picture to try the generator with; None for none.
 
     Raises:
       UserError: an argument is invalid, a bundle differs from the checkpoint, or the folder cannot
@@ -70,8 +75,10 @@ def generator_bundles(
                 f"--direction={direction} is none of this run's generators: {', '.join(directions)}"
             )
         directions = [direction]
-    if name is not None and len(directions) > 1:
-        raise UserError(f"--bundle_name={name} is for one generator: give --direction as well")
+    for flag, value in (("bundle_name", name), ("sample", sample)):
+        if value is not None and len(directions) > 1:
+            raise UserError(f"--{flag}={value} is for one generator: give --direction as well")
+    picture = _sample(sample) if sample is not None else None
     folder = storage.to_path(output)
     if repository is not None and storage.disk_path(
         repository, "--triton"
@@ -94,7 +101,15 @@ def generator_bundles(
             triton.model_folder(repository, bundle_name)  # Raises before the work.
         planned.append(_describe(trained, folder / bundle_name, each, ends, served))
     for each, bundle in zip(directions, planned, strict=True):
-        _write(trained, each, bundle, repository, half)
+        _write(trained, each, bundle, repository, half, picture)
+
+
+def _sample(path: str) -> np.ndarray:
+    """A picture, at most `_SAMPLE_SIDE` pixels a side."""
+    decoded = image_io.flatten(image_io.decode_image(image_io.read_file(path), path))
+    image = Image.fromarray(decoded)
+    image.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _write(
@@ -103,6 +118,7 @@ def _write(
     bundle: Bundle,
     repository: str | None,
     half: bool,
+    sample: np.ndarray | None,
 ) -> None:
     begin = time.monotonic()
 
@@ -117,6 +133,7 @@ def _write(
             trained.params[direction],
             images,
             half=half,
+            sample=sample,
             note=note,
         )
         if repository is not None:

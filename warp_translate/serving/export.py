@@ -15,6 +15,7 @@ import safetensors.numpy
 from flax import traverse_util
 from jax import export as jax_export
 
+from warp_translate import image_io
 from warp_translate.constants import BUNDLE_OPTIONS, LEAST_REDUCED, STRIDE
 from warp_translate.errors import UserError
 from warp_translate.models import DomainClassifier, Generator, Translation, translate
@@ -82,6 +83,7 @@ def write_bundle(
     images: Sequence[np.ndarray],
     *,
     half: bool = False,
+    sample: np.ndarray | None = None,
     note: Note = lambda line: None,
 ) -> dict[str, Parity]:
     """Writes a generator's bundle, or nothing if a format differs from the checkpoint.
@@ -95,6 +97,7 @@ def write_bundle(
       images: real images, uint8 ``[H, W, 3]``, for the comparison; resized to `PARITY_SIZES`.
       half: whether to round the parameters to float16 first, as which model.safetensors and the
         ONNX graph store them; the comparison is with the rounded parameters.
+      sample: picture to try the generator with, uint8 ``[H, W, 3]``.
       note: receives progress messages.
 
     Returns:
@@ -119,6 +122,8 @@ def write_bundle(
         rounded = {path: value.astype(np.float32) for path, value in flat.items()}
         params = traverse_util.unflatten_dict(rounded, sep="/")
     with _written(bundle, flat, note) as partial:
+        if sample is not None:
+            image_io.write_image(partial / bundles.SAMPLE, sample, quality=90)
         note("writing the ONNX graph")
         onnx.save(onnx_graph.build(flat, architecture), partial / bundles.ONNX)
         for factor in bundle.factors:

@@ -7,7 +7,7 @@ const sampleSide = 512;
 // WebAssembly addresses 4 GB.
 const mostBytes = 3.6e9;
 const mostMeasuring = 20000;
-// For measurements: ?backend=wasm or ?backend=webgpu.
+// For measurements, ?backend=wasm or ?backend=webgpu uses one backend and the smallest factor.
 const forced = new URLSearchParams(location.search).get("backend");
 
 export const note = "Your pictures are translated on this device and are not sent anywhere.";
@@ -94,19 +94,17 @@ function chooseFactor(generator, speed, pixels, milliseconds) {
 // The speed of a generator on this device. The first time it is that of the cores, and a GPU is
 // tried in the background.
 async function measure(generator) {
+  if (forced) return { backend: forced, reduced: 0, full: 0 };
   const { name } = generator;
-  const key = `${site.build} ${name} ${crossOriginIsolated} ${navigator.hardwareConcurrency} ${forced}`;
+  const key = `${site.build} ${name} ${crossOriginIsolated} ${navigator.hardwareConcurrency}`;
   speeds[name] ??= JSON.parse(localStorage.getItem(key));
   if (speeds[name]) return speeds[name];
   const keep = (speed) => {
     speeds[name] = speed;
     localStorage.setItem(key, JSON.stringify(speed));
   };
-  if (forced) keep(await timed(forced, generator));
-  else {
-    speeds[name] = await timed("wasm", generator);
-    tryGpu(generator, speeds[name]).then(keep);
-  }
+  speeds[name] = await timed("wasm", generator);
+  tryGpu(generator, speeds[name]).then(keep);
   return speeds[name];
 }
 
