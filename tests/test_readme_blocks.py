@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 
+import av
 import numpy as np
 import onnx
 import pytest
@@ -56,6 +57,16 @@ def inverting(path):
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[opset]), path)
 
 
+def clip(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=64, height=48)
+        for number in range(3):
+            pixels = np.full((48, 64, 3), 80 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode(None))
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder with the checkout and the data that the pages name."""
@@ -63,6 +74,8 @@ def checkout(tmp_path_factory):
     for name in ("experiments", "launch", "setup.py"):
         (folder / name).symlink_to(ROOT / name)
     inverting(folder / "teacher.onnx")
+    clip(folder / "clip.mov")
+    clip(folder / "clips/a.mp4")
     noise(folder / "picture.jpg", (40, 50), 1)
     noise(folder / "pictures/0.png", (40, 50), 8)
     for i in range(24):

@@ -73,22 +73,22 @@ class Smoother:
         """
         cv2 = self._cv2
         height, width = image.shape[:2]
-        original = image.astype(np.float32) / np.float32(PIXEL_SCALE) - 1
-        layers = np.concatenate(
-            [maps["pretranslated"] - original, maps["mask"], maps["displacement"]], -1
-        )
         scale = min(1.0, _MOST_SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        reduced = cv2.resize(original, size, interpolation=cv2.INTER_AREA)
-        found = cv2.resize(layers, size, interpolation=cv2.INTER_AREA)
+
+        def small(full: np.ndarray) -> np.ndarray:
+            found = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
+            return np.asarray(found.reshape(*found.shape[:2], -1))
+
+        reduced = small(image).astype(np.float32) / np.float32(PIXEL_SCALE) - 1
         # Details of the change are those of the picture, which the average would blur.
-        found[..., :3] = cv2.GaussianBlur(found[..., :3], (0, 0), _BLUR)
+        change = cv2.GaussianBlur(small(maps["pretranslated"]) - reduced, (0, 0), _BLUR)
+        found = np.concatenate([change, small(maps["mask"]), small(maps["displacement"])], -1)
         average = found
         if self._average is not None and self._average.shape == found.shape:
             average = self._continued(reduced, found)
         self._before, self._average = reduced, average
-        correction = cv2.resize(average - found, (width, height), interpolation=cv2.INTER_LINEAR)
-        return self._fused(original, maps, correction)
+        return self._fused(image, maps, average - found)
 
     def _continued(self, reduced: np.ndarray, found: np.ndarray) -> np.ndarray:
         """The average of the layers and of the earlier ones, which follow the picture."""
@@ -109,31 +109,34 @@ class Smoother:
         return weight * average + (1 - weight) * found
 
     def _fused(
-        self, original: np.ndarray, maps: Mapping[str, np.ndarray], correction: np.ndarray
+        self, image: np.ndarray, maps: Mapping[str, np.ndarray], correction: np.ndarray
     ) -> np.ndarray:
         """Fuses the corrected maps, see `models.translate`."""
         cv2, architecture = self._cv2, self._architecture
-        change, opening, move = np.split(correction, [3, 4], -1)
-        pretranslated = maps["pretranslated"] + change
+        fusion = architecture.fusion
+
+        def corrected(name: str, first: int, end: int) -> np.ndarray:
+            size = image.shape[1], image.shape[0]
+            large = cv2.resize(correction[..., first:end], size, interpolation=cv2.INTER_LINEAR)
+            return np.asarray(maps[name] + large.reshape(maps[name].shape))
+
         warped = maps["warped"]
-        if architecture.fusion != "unwarped" and np.abs(move).max() > _LEAST_MOVE:
-            grid = _grid(*original.shape[:2]) + maps["displacement"] + move
-            cubic = architecture.sampling == "cubic"
-            warped = cv2.remap(
-                original,
-                grid,
-                None,
-                cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-        if architecture.fusion in ("pretranslated", "warped"):
-            fused = pretranslated if architecture.fusion == "pretranslated" else warped
-        else:
-            mask = np.clip(maps["mask"] + opening, 0, 1)
+        if fusion in ("full", "warped") and np.abs(correction[..., 4:]).max() > _LEAST_MOVE:
+            how = cv2.INTER_CUBIC if architecture.sampling == "cubic" else cv2.INTER_LINEAR
+            grid = _grid(*image.shape[:2]) + corrected("displacement", 4, 6)
+            found = cv2.remap(image, grid, None, how, borderMode=cv2.BORDER_REPLICATE)
+            if fusion == "warped":
+                return np.asarray(found)
+            warped = found.astype(np.float32) / np.float32(PIXEL_SCALE) - 1
+        if fusion == "warped":
+            return to_uint8(warped)
+        fused = corrected("pretranslated", 0, 3)
+        if fusion != "pretranslated":
+            mask = np.clip(corrected("mask", 3, 4), 0, 1)
             if architecture.mask_weights == "warped":
                 mask = 1 - mask
-            fused = warped + mask * (pretranslated - warped)
-        return to_uint8(fused.astype(np.float32))
+            fused = warped + mask * (fused - warped)
+        return to_uint8(fused)
 
 
 def _grid(height: int, width: int) -> np.ndarray:

@@ -1,5 +1,5 @@
 // Translates on this device, by ONNX Runtime Web in worker.js: on the GPU or on the cores, whichever
-// is faster here, with the smallest factor that meets the time limit. Both are measured once and kept
+// is faster here, with the best factor that meets the time limit. Their speed is measured once and kept
 // in local storage.
 const stillMilliseconds = 1500;
 const frameMilliseconds = 100;
@@ -86,9 +86,14 @@ function predict({ reduced, full }, pixels, factor) {
   return pixels * (full + reduced / factor ** 2);
 }
 
-function chooseFactor(generator, speed, pixels, milliseconds) {
-  const factors = [...generator.factors].sort((a, b) => a - b);
-  return factors.find((each) => predict(speed, pixels, each) <= milliseconds) ?? factors.at(-1);
+// Of the factors that meet the time limit, the one that shows the trunk the picture most nearly at
+// the scale of the training pictures; the largest if none meets it.
+function chooseFactor({ factors, factor, size }, speed, width, height, milliseconds) {
+  const able = factors.filter((each) => predict(speed, width * height, each) <= milliseconds);
+  if (!able.length) return Math.max(...factors);
+  const best = (Math.min(width, height) * factor) / size;
+  const distance = (each) => Math.abs(Math.log(each / best));
+  return able.reduce((a, b) => (distance(b) < distance(a) ? b : a));
 }
 
 // The speed of a generator on this device. The first time it is that of the cores, and a GPU is
@@ -163,7 +168,7 @@ export async function translate(file, { source, target, factor }) {
   }
   const speed = await measure(generator);
   const used = factor && generator.factors.includes(factor) ? factor
-    : chooseFactor(generator, speed, width * height, stillMilliseconds);
+    : chooseFactor(generator, speed, width, height, stillMilliseconds);
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
@@ -225,7 +230,7 @@ export async function live(canvas, tell, settings) {
       const width = Math.round(video.videoWidth * scale);
       const height = Math.round(video.videoHeight * scale);
       const used = factor && generator.factors.includes(factor) ? factor
-        : chooseFactor(generator, speed, width * height, frameMilliseconds);
+        : chooseFactor(generator, speed, width, height, frameMilliseconds);
       if (frame.width !== width || frame.height !== height) {
         Object.assign(frame, { width, height });
         Object.assign(canvas, { width, height });
