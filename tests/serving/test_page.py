@@ -217,7 +217,9 @@ def test_errors_are_shown_until_the_next_image(serve, visit, rng):
 
 
 def test_api_key_is_requested_and_remembered(serve, visit, rng):
-    page = visit(serve(("apple", "plum"), WARP_TRANSLATE_API_KEY="secret"), allowed=1)
+    sample = png(random_image(rng)[0], "JPEG")
+    address = serve(("apple", "plum"), sample=sample, WARP_TRANSLATE_API_KEY="secret")
+    page = visit(address, allowed=1)
     page.wait_for_selector("#key-field", state="visible")
     assert "requires an API key" in page.text_content("#error")
     page.fill("#key", "secret")
@@ -227,6 +229,7 @@ def test_api_key_is_requested_and_remembered(serve, visit, rng):
     page.wait_for_selector("#result", state="visible")
     page.reload()
     until(page, "document.getElementById('pair').options.length === 3")
+    assert size_of(page, "#sample-buttons img") == [21, 34]
 
 
 def test_unreachable_server_is_reported(serve, visit, rng):

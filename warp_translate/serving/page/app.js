@@ -60,7 +60,8 @@ async function list() {
   fill("factor", factors.map((factor) => [`${factor}`, factor]));
   const samples = generators.filter((each) => each.sample);
   byId("sample-buttons").replaceChildren(...samples.map((each) => {
-    const image = make("img", { src: each.sample, alt: "", width: 64, height: 64 });
+    const image = make("img", { alt: "", width: 64, height: 64 });
+    backend.sample(each).then((data) => { image.src = URL.createObjectURL(data); }, report);
     const button = make("button", {
       type: "button", className: "sample", title: `A sample for ${each.source} to ${each.target}`,
     }, image, `${each.source} to ${each.target}`);
@@ -71,8 +72,9 @@ async function list() {
   if (!generators.length) fail("There is no generator yet: add a bundle to the served folder.");
 }
 
-async function trySample({ name, source, target, sample }) {
-  const data = await (await fetch(sample)).blob();
+async function trySample(generator) {
+  const { name, source, target } = generator;
+  const data = await backend.sample(generator);
   add([new File([data], `${name}.jpg`, { type: data.type })], { source, target });
 }
 

@@ -75,6 +75,10 @@ export async function list(tell) {
   return site.generators;
 }
 
+export async function sample(generator) {
+  return (await fetch(generator.sample)).blob();
+}
+
 function choose(source, target) {
   const found = site.generators.filter((each) =>
     (!source || each.source === source) && (!target || each.target === target));

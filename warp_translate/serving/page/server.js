@@ -33,6 +33,10 @@ export async function list() {
   return (await (await request("v1/generators")).json()).generators;
 }
 
+export async function sample(generator) {
+  return (await request(generator.sample)).blob();
+}
+
 export async function translate(file, { source, target, factor }) {
   // Photographs in PNG would take longer to encode and to send than to translate.
   const format = file.type === "image/jpeg" ? "jpeg" : "png";
