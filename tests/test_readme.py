@@ -12,7 +12,7 @@ from warp_translate.cli.main import COMMANDS
 
 SETUP = (ROOT / "setup.py").read_text()
 LANGUAGES = {"bash", "python", "bibtex", "diff"}  # The first two are run.
-NEEDS = {"a cluster", "two machines", "npm and the photographs", "docker", "libtpu"} | {
+NEEDS = {"a cluster", "two machines", "npm", "npm and the photographs", "docker", "libtpu"} | {
     "the plugin for CUDA"
 }
 

@@ -4,11 +4,12 @@
     python -m experiments.benchmarks.browser --photos=FOLDER --output=browser.json
 
 Pictures are mosaics of photographs as PNG, translated by WebAssembly with threads and, where the
-browser has an adapter, by WebGPU; `--software_gpu` gives it one without a GPU. Milliseconds are the
-median of the runtime's own and of those until the picture is on the page, after one that does not
-count. The camera is Chromium's test picture.
+browser has an adapter, by WebGPU; `--software_gpu` gives it one without a GPU. The first
+translation does not count. Of the others the table has two medians: the time of the runtime, and
+the time until the picture is on the page. The camera is Chromium's test picture.
 """
 
+import contextlib
 import functools
 import http.server
 import io
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, sync_playwright
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Table
@@ -166,7 +167,9 @@ def benchmark(repeats: int) -> Table:
         for number, backend in enumerate(_BACKENDS.value):
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/?backend={backend}")
-            time.sleep(2)  # It may load once more, for its threads.
+            # It loads once more, for its threads.
+            with contextlib.suppress(Error):
+                _wait(page, "crossOriginIsolated", 30)
             _wait(page, "document.getElementById('pair').options.length > 1")
             rows += _pictures(page, folder, repeats)
             if number == 0 and _CAMERA_SECONDS.value:

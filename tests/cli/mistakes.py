@@ -133,6 +133,7 @@ _RIGHT = {
     "evaluate": "{run}",
     "report": "--runs={none} {out}",
     "translate": "{bundle} {images} {out}",
+    "site": "{bundle} {out}",
     "device": "{bundle}",
     "cost": "{config}",
     "export": "{run} {out}",

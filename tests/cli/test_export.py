@@ -180,7 +180,8 @@ def test_times_of_a_device_are_cached(exported, tmp_path):
 def test_both_generators_of_a_cycle_run_are_exported(call, cycle_run, tmp_path, monkeypatch):
     made = []
 
-    def write(bundle, generator, params, images, *, half, note):
+    def write(bundle, generator, params, images, *, half, sample, note):
+        assert sample is None
         assert half == bundle.name.startswith("mine")
         made.append((bundle, jax.tree.leaves(params)))
         return {}

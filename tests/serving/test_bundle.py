@@ -206,7 +206,7 @@ def test_folder_is_replaced_atomically(tmp_path, monkeypatch):
 def test_other_folders_are_not_replaced(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="is no bundle"):
+    with pytest.raises(UserError, match=r"exists without config\.json"):
         replace(tmp_path / "one", "first")
     assert (tmp_path / "one" / "thesis.txt").read_text() == "precious"
 

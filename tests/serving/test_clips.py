@@ -1,15 +1,18 @@
 """Clips made and read with PyAV."""
 
 import dataclasses
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
 from tests.serving.conftest import architecture_of, random_generator
+from warp_translate import locks
 from warp_translate.cli import translate_clips
 from warp_translate.errors import UserError
-from warp_translate.serving import clips, engine
+from warp_translate.serving import clips, engine, output_plan
 from warp_translate.serving.engine import Translated
 from warp_translate.serving.smoothing import Smoother
 
@@ -166,30 +169,35 @@ def test_mistakes_are_one_line(tmp_path):
         clips.translate_clip(Negative(), tmp_path / "sound.mp4", tmp_path / "b.mp4", name="it")
 
 
-def test_outputs_are_named_after_their_clips(tmp_path):
+def test_outputs_are_planned_as_those_of_images(tmp_path):
     folder = tmp_path / "clips"
-    (folder / "sub").mkdir(parents=True)
-    for name in ("a.mov", "a.mkv", "b.webm", "sub/c.MP4", "notes.txt"):
+    for name in ("a.mov", "a.mkv", "b.webm", "sub/c.MP4", "notes.txt", "out/old.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    out = tmp_path / "out"
 
-    def targets(*inputs, output=out, recursive=False):
-        jobs = translate_clips.plan(
-            [str(each) for each in inputs], str(output), recursive=recursive
-        )
-        return jobs and sorted(job.target.relative_to(tmp_path).as_posix() for job in jobs)
+    def targets(*inputs, output=folder / "out", recursive=False):
+        given = [str(each) for each in inputs]
+        if not translate_clips.are_clips(given, recursive=recursive):
+            return None
+        kind = translate_clips.KIND
+        plan = output_plan.plan_outputs(given, str(output), recursive=recursive, kind=kind)
+        return sorted(job.target.relative_to(folder).as_posix() for job in plan.jobs)
 
     assert targets(folder) == ["out/a.mkv.mp4", "out/a.mov.mp4", "out/b.mp4"]
-    assert targets(folder, recursive=True)[-1] == "out/sub/c.mp4"
-    assert targets(folder / "b.webm", output=tmp_path / "x.mov") == ["x.mov"]
+    assert targets(folder, recursive=True)[-2:] == ["out/b.mp4", "out/sub/c.mp4"]
+    assert targets(folder / "b.webm", output=folder / "x.mov") == ["x.mov"]
     (folder / "d.png").touch()
     assert targets(folder) is None and targets(folder / "d.png") is None
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/a.mov").touch()
     for inputs, output, message in (
-        ([folder / "a.mov", folder / "d.png"], out, "is not a clip"),
-        ([folder / "a.mov", folder / "a.mkv"], tmp_path / "x.mp4", "is for one clip"),
-        ([folder / "a.mov"], tmp_path / "x.webm", r"clips are written as \.mp4"),
-        ([folder / "missing.mp4"], out, "there is no such file"),
+        ([folder / "a.mov", folder / "d.png"], folder / "out", "is not a clip"),
+        ([folder / "a.mov", folder / "a.mkv"], folder / "x.mp4", "is for one clip"),
+        ([folder / "a.mov", tmp_path / "e/a.mov"], folder / "out", "would be written to"),
+        ([folder / "a.mov"], folder / "x.webm", r"cannot write \.webm; use one of \.mp4"),
+        ([folder / "missing.mp4"], folder / "out", "there is no such file"),
         ([folder / "a.mov"], folder / "a.mov", "would overwrite"),
+        ([folder / "a.mov"], "-", "is for one image"),
     ):
         with pytest.raises(UserError, match=message):
             targets(*inputs, output=output)
@@ -202,10 +210,9 @@ def test_clips_of_a_folder_are_translated_once(exported, tmp_path, capsys):
     (folder / "bad.mp4").write_bytes(b"nothing")
 
     def run():
-        jobs = translate_clips.plan([str(folder)], str(out), recursive=False)
+        plan = output_plan.plan_outputs([str(folder)], str(out), kind=translate_clips.KIND)
         translate_clips.run(
-            jobs,
-            str(out),
+            plan,
             lambda: engine.OnnxEngine(exported[0]),
             name="it",
             factor=2,
@@ -218,3 +225,102 @@ def test_clips_of_a_folder_are_translated_once(exported, tmp_path, capsys):
             run()
         assert printed in capsys.readouterr().out
     assert read(out / "a.mp4")[1].shape == (3, 48, 64, 3)
+
+
+def test_one_command_at_a_time_writes_an_output(tmp_path):
+    source = make(tmp_path / "a.mp4", range(3))
+    with (
+        locks.held(tmp_path / ".b.mp4.parts/lock", "translates"),
+        pytest.raises(UserError, match=r"another command translates to b\.mp4"),
+    ):
+        clips.translate_clip(Negative(), source, tmp_path / "b.mp4", name="it")
+
+
+def test_a_damaged_segment_is_translated_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "_SEGMENT", 4)
+    source = make(tmp_path / "a.mp4", range(10))
+    with pytest.raises(RuntimeError, match="killed"):
+        clips.translate_clip(Negative(9), source, tmp_path / "b.mp4", name="it")
+    (tmp_path / ".b.mp4.parts/000001.npz").write_bytes(b"")  # As after a power failure.
+    again = Negative()
+    assert clips.translate_clip(again, source, tmp_path / "b.mp4", name="it") == 10
+    assert again.count == 6
+
+
+def test_a_failed_join_is_repeated_without_translating(tmp_path, monkeypatch):
+    source = make(tmp_path / "a.mp4", range(5))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"to .*b\.mp4 .*No space"):
+        patch.setattr(clips, "_join", full)
+        clips.translate_clip(Negative(), source, tmp_path / "b.mp4", name="it")
+    again = Negative()
+    assert clips.translate_clip(again, source, tmp_path / "b.mp4", name="it") == 5
+    assert again.count == 0
+
+
+def test_pixels_keep_their_aspect_and_rgb_becomes_yuv(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        video = container.add_stream("libx264rgb", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "rgb24"
+        video.codec_context.sample_aspect_ratio = Fraction(64, 45)
+        for number in range(2):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80, np.uint8), "rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    clips.translate_clip(Negative(), tmp_path / "a.mkv", tmp_path / "b.mp4", name="it")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        video = container.streams.video[0]
+        assert (video.sample_aspect_ratio, int(video.codec_context.colorspace)) == (
+            Fraction(64, 45),
+            5,
+        )
+
+
+def test_times_continue_where_clips_were_joined(tmp_path, monkeypatch):
+    """Their clock may start again."""
+    source = make(tmp_path / "a.mp4", range(6), sound=False)
+    stream, _ = clips._describe(av, source)
+    step = round(1 / (stream.rate * stream.time_base))
+
+    class Container:
+        def __init__(self):
+            self.streams = self
+            self.video = [self]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *unused):
+            pass
+
+        def decode(self, video):
+            for time in (0, step, 5 * step, 0, step, None):
+                frame = av.VideoFrame(16, 16, "rgb24")
+                frame.pts = time
+                yield frame
+
+    found = clips._decoded(
+        SimpleNamespace(open=lambda name: Container(), video=av.video), source, stream, 0
+    )
+    assert [frame.time // step for frame in found] == [0, 1, 5, 6, 7, 8]
+
+
+def test_audio_that_the_output_cannot_hold_is_refused_before_the_work(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        video = container.add_stream("mpeg4", rate=25, width=64, height=48)
+        audio = container.add_stream("pcm_u8", rate=8000, layout="mono")
+        frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80, np.uint8), "rgb24")
+        container.mux([*video.encode(frame), *video.encode(None)])
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.uint8), "u8", "mono")
+        sound.sample_rate = 8000
+        container.mux([*audio.encode(sound), *audio.encode(None)])
+    translator = Negative()
+    with pytest.raises(UserError, match=r"a\.avi, pcm_u8, cannot be copied to \.mp4"):
+        clips.translate_clip(translator, tmp_path / "a.avi", tmp_path / "b.mp4", name="it")
+    assert translator.count == 0
+    clips.translate_clip(translator, tmp_path / "a.avi", tmp_path / "b.mkv", name="it")
+    assert read(tmp_path / "b.mkv")[2]

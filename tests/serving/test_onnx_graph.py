@@ -104,6 +104,14 @@ def test_a_fourth_channel_is_kept_and_maps_are_optional(rng):
     assert all(found[name].size == 0 for name in MAPS)
 
 
+def test_parameters_of_a_loop_may_be_stored_as_float16(rng):
+    generator, params = random_generator(enlarge="transposed")
+    half = {name: value.astype(np.float16) for name, value in export.flatten(params).items()}
+    model = onnx_graph.build(half, architecture_of(generator))
+    graph = onnxruntime.InferenceSession(model.SerializeToString())
+    assert run(graph, rng.integers(0, 256, (1, 20, 24, 3), dtype=np.uint8))["output"].any()
+
+
 def test_heads_that_only_maps_need_run_with_the_maps_only():
     generator, params = random_generator(displacement_size="reduced")
     names = [

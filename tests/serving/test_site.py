@@ -1,5 +1,6 @@
 """The web site of generators: its files, and the site in Chromium without this package."""
 
+import dataclasses
 import io
 import json
 import re
@@ -16,7 +17,7 @@ from tests.serving.conftest import png, until
 from warp_translate import storage
 from warp_translate.cli import site as command
 from warp_translate.errors import UserError
-from warp_translate.image_io import decode_image
+from warp_translate.image_io import decode_image, flatten, unflatten
 from warp_translate.serving import bundle as bundles
 from warp_translate.serving import engine, site
 
@@ -51,16 +52,15 @@ def test_a_site_holds_all_that_it_loads(exported, package, tmp_path):
     worker = found["sw.js"].read_text()
     kept = set(json.loads(re.search("const files = (.*);", worker)[1]))
     assert kept == {"", *files} - {"sw.js"} - {f"onnxruntime/{name}" for name in site._GPU_FILES}
-    # Another content is another build, whose files replace the kept ones.
+    # Another description is another build, whose files replace the kept ones.
     assert json.dumps(described["build"]) in worker
-    site.write([bundle, exported[0]], folder, package=package)
-    again = json.loads((folder / "site.json").read_text())
-    assert again["build"] == described["build"] and len(again["generators"]) == 2
+    site.write([dataclasses.replace(bundle, factor=4)], folder, package=package)
+    assert json.loads((folder / "site.json").read_text())["build"] != described["build"]
 
 
 def test_mistakes_are_reported_and_nothing_is_written(exported, package, tmp_path, monkeypatch):
     folder = tmp_path / "site"
-    with pytest.raises(UserError, match=r"--runtime=.*setup\.py is not onnxruntime-web@.*SHA-256"):
+    with pytest.raises(UserError, match=r"--runtime gave another file than .*setup\.py, SHA-256"):
         site.write([exported[0]], folder, package=Path(__file__).parents[2] / "setup.py")
     with pytest.raises(UserError, match=r"--runtime=.* cannot be read"):
         site.write([exported[0]], folder, package=tmp_path / "missing")
@@ -72,6 +72,8 @@ def test_mistakes_are_reported_and_nothing_is_written(exported, package, tmp_pat
     (folder / "mine").touch()
     with pytest.raises(UserError, match=r"exists without site\.json"):
         site.write([exported[0]], folder, package=package)
+    with pytest.raises(UserError, match="two bundles have the name apple-pear"):
+        site.write([exported[0], exported[0]], folder, package=package)
     with pytest.raises(UserError, match="holds no generator"):
         command._all(str(folder))
 
@@ -103,8 +105,8 @@ def host(exported, runtime, tmp_path):
     process.communicate()
 
 
-def picture(rng, height=37, width=53):
-    array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+def picture(rng, channels, height=37, width=53):
+    array = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
     return array, {"name": "a.png", "mimeType": "image/png", "buffer": png(array)}
 
 
@@ -118,20 +120,32 @@ def test_pictures_are_translated_on_the_device_also_offline(host, visit, exporte
     assert page.is_visible("#note")
     translator = engine.OnnxEngine(exported[0])
 
-    def check(factor):
-        array, file = picture(rng)
+    def check(factor, channels=3):
+        array, file = picture(rng, channels)
+        if channels == 4:  # Bands of alpha; browsers round the colors of nearly transparent pixels.
+            array[..., 3] = np.array([255, 128, 0])[np.arange(53) * 3 // 53]
+            file["buffer"] = png(array)
         page.select_option("#factor", str(factor))
         page.set_input_files("#file", file)
         until(page, "document.getElementById('status').textContent === 'Done.'")
         assert f"53 x 37 pixels, factor {factor}, translated in" in page.text_content("#facts")
         with page.expect_download() as download:
             page.click("#download")
-        found = decode_image(Path(download.value.path()).read_bytes(), "it").rgb.astype(int)
-        expected = translator.translate(array[None], factor).output[0]
-        assert np.abs(found - expected).max() <= 1
+        found = decode_image(Path(download.value.path()).read_bytes(), "it")
+        given = decode_image(png(array), "it")
+        expected = translator.translate(flatten(given)[None], factor).output[0]
+        if given.alpha is None:
+            assert np.abs(found.rgb.astype(int) - expected).max() <= 1
+            return
+        np.testing.assert_array_equal(found.alpha, given.alpha)
+        difference = np.abs(found.rgb.astype(int) - unflatten(expected, given.alpha))
+        assert difference[given.alpha == 255].max() <= 2
+        # Canvases round colors that are multiplied by alpha.
+        assert difference[given.alpha == 128].max() <= 8
 
     check(2)
     check(4)
+    check(2, channels=4)
     page.click("#inside summary")
     page.wait_for_selector("#maps figure")
     assert page.locator("#maps figure").count() == 5

@@ -152,7 +152,9 @@ def test_sigterm_is_noticed_and_the_handler_restored():
 
 def test_processes_of_a_job_ignore_sigterm_once_they_stop(monkeypatch):
     """SLURM sends it to the tasks that still exit when the first one has."""
-    before = signal.getsignal(signal.SIGTERM)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
     monkeypatch.setattr(
         distributed.multihost_utils, "reached_preemption_sync_point", lambda number: number == 2
@@ -160,9 +162,10 @@ def test_processes_of_a_job_ignore_sigterm_once_they_stop(monkeypatch):
     try:
         leave = distributed.LeaveNotice()
         with leave.terminations():
-            assert not leave(1) and signal.getsignal(signal.SIGTERM) is before
+            assert not leave(1) and signal.getsignal(signal.SIGTERM) is handler
             assert leave(2)
             os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == []
     finally:
         signal.signal(signal.SIGTERM, before)
 

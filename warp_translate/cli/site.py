@@ -4,6 +4,7 @@ Static files with the generators and ONNX Runtime Web: pictures never leave the 
 """
 
 import functools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
     folder = storage.disk_path(str(OUTPUT.value), "--output")
     storage.check_folder(str(folder), "--output")
     if BUNDLE.value is not None and BUNDLES.value is not None:
-        raise UserError("site takes one of --bundle or --bundles")
+        raise UserError(
+            f"site takes --bundle={BUNDLE.value} or --bundles={BUNDLES.value}, not both"
+        )
     if BUNDLE.value is not None:
         served = [bundle.find(BUNDLE.value)]
     else:
@@ -47,7 +50,8 @@ def main(argv: Sequence[str]) -> None:
     names = ", ".join(each.name for each in served)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {names}, {size / 1e6:.0f} MB")
-    print(f"to look at it: python -m http.server --bind 127.0.0.1 --directory {folder}")
+    where = shlex.quote(str(folder))
+    print(f"to look at it: python -m http.server --bind 127.0.0.1 --directory {where}")
 
 
 def _all(folder: str) -> list[bundle.Bundle]:

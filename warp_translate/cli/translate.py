@@ -138,9 +138,8 @@ def main(argv: Sequence[str]) -> None:
     for each in inputs:
         storage.disk_path(each, "--input")
     storage.disk_path(output, "--output")
-    jobs = translate_clips.plan(inputs, output, recursive=_RECURSIVE.value)
-    if jobs is not None:
-        _translate_clips(jobs, output)
+    if translate_clips.are_clips(inputs, recursive=_RECURSIVE.value):
+        _translate_clips(inputs, output)
         return
     if _SMOOTH.value:
         raise UserError("--smooth is for clips: omit it")
@@ -177,10 +176,16 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _translate_clips(jobs: Sequence[batch_translate.Job], output: str) -> None:
+def _translate_clips(inputs: Sequence[str], output: str) -> None:
     for flag in (_FORMAT, _QUALITY, _METADATA, _MAPS):
         if flag.value != flag.default:
-            raise UserError(f"omit --{flag.name}, which is for images, not for clips")
+            raise UserError(f"omit --{flag.name}={flag.value}, which is for images, not for clips")
+    if BUNDLES.value is not None and (SOURCE.value is None or TARGET.value is None):
+        # The frames of a clip must not change their generator.
+        raise UserError(f"--bundles={BUNDLES.value} needs --source and --target for clips")
+    plan = output_plan.plan_outputs(
+        inputs, output, recursive=_RECURSIVE.value, kind=translate_clips.KIND
+    )
     smoother = None
     if _SMOOTH.value:
         if BUNDLE.value is None:
@@ -188,11 +193,12 @@ def _translate_clips(jobs: Sequence[batch_translate.Job], output: str) -> None:
         architecture = bundle.find(BUNDLE.value).architecture
         smoother = functools.partial(Smoother, architecture)
         smoother()  # Reports a missing package now.
-    storage.check_folder(str(PurePath(output).parent), "--output")
+    target = plan.jobs[0].target
+    assert target is not None
+    storage.check_folder(str(plan.folder or target.parent), "--output")
     generator = _generator(batch_translate.Style())
     translate_clips.run(
-        jobs,
-        output,
+        plan,
         generator.open,
         name=generator.name,
         factor=generator.factor,

@@ -1,85 +1,51 @@
 """The part of ``warp-translate translate`` that translates video clips."""
 
-import collections
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from warp_translate import file_tree, storage
-from warp_translate.errors import UserError, shown
+from warp_translate.errors import UserError, reason, shown
 from warp_translate.image_io import SUFFIXES
 from warp_translate.progress import Format, Progress
 from warp_translate.serving import clips
-from warp_translate.serving.batch_translate import Job, Source, Style, Translator
+from warp_translate.serving.batch_translate import Source, Style, Translator
+from warp_translate.serving.output_plan import Kind, Plan
 from warp_translate.serving.output_record import OutputRecord, made_by
 from warp_translate.serving.smoothing import Smoother
 
+KIND = Kind("clip", clips.SUFFIXES, clips.OUTPUT_SUFFIXES, "mp4")
 
-def plan(inputs: Sequence[str], output: str, *, recursive: bool) -> list[Job] | None:
-    """Decides which file is written for which clip.
 
-    Args:
-      inputs: files and folders; a folder with images is one of images, whatever else it holds.
-      output: a folder; for one clip also a file.
-      recursive: whether to include subfolders.
-
-    Returns:
-      The clips and their outputs, or None if the inputs are not clips.
+def are_clips(inputs: Sequence[str], *, recursive: bool) -> bool:
+    """Whether the inputs are clips: files, or folders that hold clips and no image.
 
     Raises:
-      UserError: there are images beside clips, or the output does not suit the inputs.
+      UserError: some are and others are not.
     """
-    found: dict[Path, PurePath] = {}
-    others = []
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            held = [
-                Path(entry.path)
-                for entry, kind in file_tree.walk(path, recursive, once=True)
-                if kind == "file"
-            ]
-            there = [each for each in held if each.suffix.lower() in clips.SUFFIXES]
-            if not there or any(each.suffix.lower() in SUFFIXES for each in held):
-                others.append(name)
-            else:
-                found |= {each: PurePath(each.relative_to(path)) for each in sorted(there)}
-        elif path.suffix.lower() in clips.SUFFIXES:
-            found[path] = PurePath(path.name)
-        else:
-            others.append(name)
-    if not found:
-        return None
-    if others:
-        raise UserError(f"{shown(others[0])} is not a clip: translate images and clips separately")
-    for path in found:
-        if not path.exists():
-            raise UserError(f"{shown(path)}: there is no such file; check the path")
-    target = Path(output)
-    if target.suffix.lower() in clips.SUFFIXES and not target.is_dir():
-        if len(found) > 1:
-            raise UserError(f"--output={shown(output)} is for one clip: give a folder")
-        if target.suffix.lower() not in clips.OUTPUT_SUFFIXES:
-            known = ", ".join(clips.OUTPUT_SUFFIXES)
-            raise UserError(f"--output={shown(output)}: clips are written as {known}")
-        targets = [target]
-    else:
-        count = collections.Counter(each.with_suffix(".mp4") for each in found.values())
-        targets = [
-            target / (plain if count[plain] == 1 else f"{each}.mp4")
-            for each in found.values()
-            for plain in [each.with_suffix(".mp4")]
-        ]
-    jobs = [Job(source, each) for source, each in zip(found, targets, strict=True)]
-    for job in jobs:
-        if job.target is not None and job.target.exists() and job.target.samefile(str(job.source)):
-            raise UserError(f"--output={shown(output)} would overwrite {job.name}")
-    return jobs
+    found = {name: _is_clip(Path(name), recursive) for name in inputs}
+    if any(found.values()) and not all(found.values()):
+        other = next(name for name, is_clip in found.items() if not is_clip)
+        raise UserError(f"{shown(other)} is not a clip: translate images and clips separately")
+    return all(found.values())
+
+
+def _is_clip(path: Path, recursive: bool) -> bool:
+    if not path.is_dir():
+        return path.suffix.lower() in clips.SUFFIXES
+    try:
+        suffixes = {
+            Path(entry.path).suffix.lower()
+            for entry, kind in file_tree.walk(path, recursive, once=True)
+            if kind == "file"
+        }
+    except OSError:
+        return False  # The plan reports it.
+    return not suffixes.isdisjoint(clips.SUFFIXES) and suffixes.isdisjoint(SUFFIXES)
 
 
 def run(
-    jobs: Sequence[Job],
-    output: str,
+    plan: Plan,
     translator: Callable[[], Translator],
     *,
     name: str,
@@ -90,8 +56,7 @@ def run(
     """Translates clips one after the other; a failure does not affect the others.
 
     Args:
-      jobs: from `plan`.
-      output: the flag.
+      plan: the clips and their outputs.
       translator: opens the generator.
       name: identifies it.
       factor: the reduction.
@@ -101,13 +66,13 @@ def run(
     Raises:
       UserError: some failed; the message names each.
     """
-    record, pending = None, list(jobs)
-    if jobs[0].target != Path(output):
+    record, pending = None, list(plan.jobs)
+    if plan.folder is not None:
         by = made_by(name, factor, Style()) | {"smooth": smoother is not None}
-        record = OutputRecord(Path(output), by)
-        pending = record.begin(jobs, ())
-        if len(pending) < len(jobs):
-            print(f"{len(jobs) - len(pending)} of {len(jobs)} clips are done already")
+        record = OutputRecord(plan.folder, by)
+        pending = record.begin(plan.jobs, ())
+        if len(pending) < len(plan.jobs):
+            print(f"{len(plan.jobs) - len(pending)} of {len(plan.jobs)} clips are done already")
     ready = translator() if pending else None
     failures = []
     for number, job in enumerate(pending, start=1):
@@ -129,7 +94,7 @@ def run(
             progress.update(min(done, max(total, done)))
 
         try:
-            source = Source.of(job.source.stat(), storage.sha256(job.source))
+            source = _source(job.source)
             frames = clips.translate_clip(
                 ready,
                 job.source,
@@ -152,3 +117,10 @@ def run(
         raise UserError(
             "\n  ".join([f"{len(failures)} of {len(pending)} clips failed:", *failures])
         )
+
+
+def _source(path: Path) -> Source:
+    try:
+        return Source.of(path.stat(), storage.sha256(path))
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read ({reason(error)})") from error

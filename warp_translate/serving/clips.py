@@ -1,20 +1,22 @@
 """Translates video clips: decoding, translation and encoding side by side, resumable.
 
-The video becomes H.264 in constant quality; audio is copied, and every frame keeps its time. A clip
-is encoded in segments of `_SEGMENT` frames, each by an encoder of its own, and kept beside the
-output until the clip is complete. A killed translation resumes after its last segment and ends with
-the same file.
+The video becomes H.264 in constant quality; audio is copied, and every frame keeps its time.
+Subtitles and chapters are dropped. A clip is encoded in segments of `_SEGMENT` frames, each by an
+encoder of its own, and kept beside the output until the clip is complete. A killed translation
+continues after its last complete segment and ends with the same file.
 
 Needs the extra ``video``: PyAV, which brings FFmpeg, and OpenCV.
 """
 
 import dataclasses
 import heapq
+import io
 import json
 import os
 import queue
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +24,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from warp_translate import storage
-from warp_translate.errors import UserError, shown
+from warp_translate import locks, storage
+from warp_translate.errors import UserError, reason, shown
 from warp_translate.serving.batch_translate import Translator
 from warp_translate.serving.smoothing import Smoother
 
@@ -36,11 +38,14 @@ OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv")
 """Suffixes of translated clips."""
 
 _SEGMENT = 128
-_AHEAD = 4  # Frames decoded before, and encoded after, the one that is translated.
+_AHEAD = 4  # Frames by which decoding may be ahead, and encoding behind.
 _QUALITY = "17"  # x264's rate factor; lower is better.
-_UNSPECIFIED = 2  # FFmpeg's code of an unknown color space.
+# FFmpeg's codes of color matrices.
 _BT601, _BT709 = 5, 1
+_KNOWN_MATRICES = (1, 4, 5, 6, 7, 9, 10)
 _LEAST_HEIGHT_OF_BT709 = 720
+_ABOUT = "about.json"
+_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ class _Stream:
 
     time_base: Any
     rate: Any
+    aspect: Any  # Width of a pixel by its height, None if unknown.
     color: dict[str, int]  # Color tags of FFmpeg, by attribute.
 
 
@@ -85,51 +91,72 @@ def translate_clip(
       The number of frames.
 
     Raises:
-      UserError: the clip cannot be read, or the output cannot be written.
+      UserError: the clip cannot be read, the output cannot be written or cannot hold the clip's
+        audio, or another command writes the same output.
     """
     av = _library()
     stream, total = _describe(av, source)
-    about = {
-        "source": storage.sha256(source),
-        "generator": name,
-        "factor": factor,
-        "smooth": smoother is not None,
-        "library": av.library_versions["libavcodec"],
-    }
+    _check_audio(av, source, target, stream)
     parts = target.with_name(f".{target.name}.parts")
-    done = _prepare(parts, json.loads(json.dumps(about)))
-    count = done * _SEGMENT
-    if smoother is not None and done:
-        with np.load(_part(parts, done - 1)) as kept:
-            smoother.restore(kept)
     try:
-        frames = _ahead(lambda: _decoded(av, source, count))
-        with ThreadPoolExecutor(1) as pool:
-            written: list[Future[None]] = []
-            encoder: _Encoder | None = None
-            for frame in frames:
-                if encoder is None:
-                    encoder = _Encoder(av, stream, frame.image.shape)
-                image = _translated(translator, smoother, frame.image, factor)
-                written.append(pool.submit(encoder.add, image, frame.time))
-                count += 1
-                if count % _SEGMENT == 0:
-                    written.append(_keep(pool, encoder, parts, count, smoother))
-                    encoder = None
-                while len(written) > _AHEAD:
-                    written.pop(0).result()
+        with locks.held(parts / "lock", f"translates to {target.name}", 0.0):
+            about = {
+                "source": storage.sha256(source),
+                "generator": name,
+                "factor": factor,
+                "smooth": smoother is not None,
+                "library": av.library_versions["libavcodec"],
+            }
+            sizes = _prepare(parts, json.loads(json.dumps(about)))
+            count = sum(sizes)
+            if smoother is not None and sizes:
+                with np.load(_part(parts, len(sizes) - 1)) as kept:
+                    smoother.restore(kept)
+            encoded = _encoded(av, translator, source, parts, stream, count, factor, smoother)
+            for done in encoded:
+                count = done
                 note(count, total)
-            if encoder is not None:
-                written.append(_keep(pool, encoder, parts, count + _SEGMENT - 1, smoother))
-            for each in written:
-                each.result()
-        if not count:
-            raise UserError(f"{shown(source)} holds no frame")
-        _join(av, source, target, parts, stream)
-    except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{shown(source)}: {error}") from error
-    shutil.rmtree(parts, ignore_errors=True)
+            if not count:
+                raise UserError(f"{shown(source)} holds no frame: give another clip")
+            _join(av, source, target, parts, stream, -(-count // _SEGMENT))
+            shutil.rmtree(parts, ignore_errors=True)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UserError(
+            f"{shown(source)} cannot be translated to {shown(target)} ({reason(error)})"
+        ) from error
     return count
+
+
+def _encoded(
+    av: Any,
+    translator: Translator,
+    source: Path,
+    parts: Path,
+    stream: _Stream,
+    count: int,
+    factor: int | None,
+    smoother: Smoother | None,
+) -> Iterator[int]:
+    """Translates the frames after the first ``count`` and writes them; yields how many are done."""
+    with ThreadPoolExecutor(1) as pool:
+        written: list[Future[None]] = []
+        encoder: _Encoder | None = None
+        for frame in _ahead(_decoded(av, source, stream, count)):
+            if encoder is None:
+                encoder = _Encoder(av, stream, source, frame.image.shape)
+            image = _translated(translator, smoother, frame.image, factor)
+            written.append(pool.submit(encoder.add, image, frame.time))
+            count += 1
+            if count % _SEGMENT == 0:
+                written.append(_keep(pool, encoder, parts, count, smoother))
+                encoder = None
+            while len(written) > _AHEAD:
+                written.pop(0).result()
+            yield count
+        if encoder is not None:
+            written.append(_keep(pool, encoder, parts, count + _SEGMENT - 1, smoother))
+        for each in written:
+            each.result()
 
 
 def _library() -> Any:
@@ -146,45 +173,76 @@ def _describe(av: Any, source: Path) -> tuple[_Stream, int]:
     try:
         with av.open(str(source)) as container:
             if not container.streams.video:
-                raise UserError(f"{shown(source)} holds no video")
+                raise UserError(f"{shown(source)} holds no video: give another clip")
             video = container.streams.video[0]
             rate = video.average_rate or video.guessed_rate or 25
             seconds = float(container.duration or 0) / av.time_base
             context = video.codec_context
-            # Frames without a tag are read as players read them.
-            large = context.height >= _LEAST_HEIGHT_OF_BT709
-            matrix = context.colorspace
             color = {
-                "colorspace": (_BT709 if large else _BT601) if matrix == _UNSPECIFIED else matrix,
+                "colorspace": _matrix(context),
                 "color_primaries": context.color_primaries,
                 "color_trc": context.color_trc,
             }
-            return _Stream(video.time_base, rate, color), video.frames or round(seconds * rate)
+            aspect = video.sample_aspect_ratio
+            if aspect and abs(_rotation(av, source)) == 90:
+                aspect = 1 / aspect
+            stream = _Stream(video.time_base, rate, aspect, color)
+            return stream, video.frames or round(seconds * rate)
     except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{shown(source)} cannot be read as a clip ({error})") from error
+        raise UserError(
+            f"{shown(source)} cannot be read as a clip ({reason(error)}): check that it plays"
+        ) from error
 
 
-def _decoded(av: Any, source: Path, skipped: int) -> Iterator[Frame]:
+def _rotation(av: Any, source: Path) -> int:
+    with av.open(str(source)) as container:
+        return int(next((frame.rotation for frame in container.decode(video=0)), 0))
+
+
+def _matrix(pictures: Any) -> int:
+    """The color matrix of frames; without a usable tag that of their size."""
+    if pictures.colorspace in _KNOWN_MATRICES:
+        return int(pictures.colorspace)
+    return _BT709 if pictures.height >= _LEAST_HEIGHT_OF_BT709 else _BT601
+
+
+def _check_audio(av: Any, source: Path, target: Path, stream: _Stream) -> None:
+    """Raises UserError if the output's format cannot hold the audio, before any work."""
+    suffix = target.suffix.lower()
+    with av.open(str(source)) as given:
+        kinds = ", ".join(sorted({each.codec_context.name for each in given.streams.audio}))
+        try:
+            with av.open(io.BytesIO(), "w", format=_FORMATS[suffix]) as made:
+                _add_streams(made, given, stream, (16, 16, 3))
+        except (av.FFmpegError, ValueError) as error:
+            raise UserError(
+                f"the audio of {shown(source)}, {kinds}, cannot be copied to {suffix}: "
+                "choose --output=FILE.mkv, or convert the audio to AAC"
+            ) from error
+
+
+def _decoded(av: Any, source: Path, stream: _Stream, skipped: int) -> Iterator[Frame]:
     """The frames of a clip after the first ones."""
+    step = max(1, round(1 / (stream.rate * stream.time_base)))
     with av.open(str(source)) as container:
         video = container.streams.video[0]
         video.thread_type = "AUTO"
-        before: int | None = None
+        before, offset = None, 0
         for number, frame in enumerate(container.decode(video)):
-            time = frame.pts if frame.pts is not None else number
-            if before is not None and time <= before:  # Damaged clips repeat times.
-                time = before + 1
+            following = 0 if before is None else before + step
+            time = following if frame.pts is None else frame.pts + offset
+            if before is not None and time <= before:  # As where clips were joined.
+                offset += following - time
+                time = following
             before = time
             if number >= skipped:
                 yield Frame(_to_rgb(av, frame), time)
 
 
 def _to_rgb(av: Any, frame: Any) -> np.ndarray:
-    large = frame.height >= _LEAST_HEIGHT_OF_BT709
-    space = frame.colorspace if frame.colorspace != _UNSPECIFIED else _BT709 if large else _BT601
     image = frame.to_ndarray(
         format="rgb24",
-        src_colorspace=int(space),
+        src_colorspace=_matrix(frame),
         dst_color_range=av.video.reformatter.ColorRange.JPEG,
     )
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
@@ -203,8 +261,8 @@ def _translated(
 class _Encoder:
     """Encodes a segment."""
 
-    def __init__(self, av: Any, stream: _Stream, shape: Sequence[int]) -> None:
-        self._av, self._stream, self._shape = av, stream, shape
+    def __init__(self, av: Any, stream: _Stream, source: Path, shape: Sequence[int]) -> None:
+        self._av, self._stream, self._source, self._shape = av, stream, source, shape
         self._context = av.CodecContext.create("libx264", "w")
         _configure(self._context, stream, shape)
         self.packets: list[Any] = []
@@ -213,8 +271,9 @@ class _Encoder:
         """Encodes a frame."""
         if image.shape != self._shape:
             raise UserError(
-                f"the size of the clip's frames changes from {self._shape[1]} x {self._shape[0]} "
-                f"to {image.shape[1]} x {image.shape[0]}: cut it into clips of one size"
+                f"the frames of {shown(self._source)} change from {self._shape[1]} x "
+                f"{self._shape[0]} to {image.shape[1]} x {image.shape[0]}: cut it into clips of "
+                "one size"
             )
         frame = self._av.VideoFrame.from_ndarray(image, "rgb24").reformat(
             format=self._context.pix_fmt,
@@ -246,7 +305,9 @@ def _configure(context: Any, stream: _Stream, shape: Sequence[int]) -> None:
     for name, value in stream.color.items():
         setattr(context, name, value)
     context.color_range = 1
-    # Without frames that refer to later ones, segments can be joined at any time.
+    if stream.aspect:
+        context.sample_aspect_ratio = stream.aspect
+    # Without B-frames, segments can be joined anywhere.
     context.options = {"crf": _QUALITY, "preset": "veryfast", "bf": "0"}
     context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: as MP4 stores the parameters.
 
@@ -255,20 +316,22 @@ def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.npz"
 
 
-def _prepare(parts: Path, about: dict[str, Any]) -> int:
-    """Makes the folder of the segments; returns how many are there of the same translation."""
-    record = parts / "about.json"
+def _prepare(parts: Path, about: dict[str, Any]) -> list[int]:
+    """Keeps the whole segments of the same translation; returns their numbers of frames."""
+    record = parts / _ABOUT
+    sizes: list[int] = []
     try:
-        if json.loads(record.read_text("utf-8")) != about:
-            shutil.rmtree(parts)
-    except (OSError, ValueError):
-        shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True, exist_ok=True)
+        if json.loads(record.read_text("utf-8")) == about:
+            while True:
+                with np.load(_part(parts, len(sizes))) as part:
+                    sizes.append(len(part["sizes"]))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        pass  # The end, another translation, or a damaged segment.
+    for path in parts.glob("*.npz"):
+        if not path.stem.isdigit() or int(path.stem) >= len(sizes):
+            path.unlink()
     record.write_text(json.dumps(about), encoding="utf-8")
-    done = 0
-    while _part(parts, done).exists():
-        done += 1
-    return done
+    return sizes
 
 
 def _keep(
@@ -287,9 +350,23 @@ def _keep(
     return pool.submit(write)
 
 
-def _join(av: Any, source: Path, target: Path, parts: Path, stream: _Stream) -> None:
+def _add_streams(
+    made: Any, given: Any, stream: _Stream, shape: Sequence[int]
+) -> tuple[Any, dict[int, Any]]:
+    """Begins an output; returns its video, and its audio by the source's index."""
+    video = made.add_stream("libx264", rate=stream.rate)
+    _configure(video.codec_context, stream, shape)
+    video.time_base = stream.time_base
+    sounds = {}
+    for each in given.streams.audio:
+        sounds[each.index] = made.add_stream_from_template(each)
+        sounds[each.index].metadata.update(each.metadata)  # Such as the language.
+    made.start_encoding()
+    return video, sounds
+
+
+def _join(av: Any, source: Path, target: Path, parts: Path, stream: _Stream, count: int) -> None:
     """Writes the segments and the audio of the source as a clip, atomically."""
-    numbers = sorted(int(path.stem) for path in parts.glob("*.npz"))
     partial = parts / f"whole{target.suffix.lower()}"
     with np.load(_part(parts, 0)) as first:
         shape = tuple(first["shape"])
@@ -297,18 +374,10 @@ def _join(av: Any, source: Path, target: Path, parts: Path, stream: _Stream) -> 
         made.metadata.update(
             {name: value for name, value in given.metadata.items() if name in ("title", "comment")}
         )
-        video = made.add_stream("libx264", rate=stream.rate)
-        _configure(video.codec_context, stream, shape)
-        video.time_base = stream.time_base
-        sounds = {
-            each.index: made.add_stream_from_template(each)
-            for each in given.streams.audio
-            if each.codec_context is not None
-        }
-        made.start_encoding()
+        video, sounds = _add_streams(made, given, stream, shape)
 
         def pictures() -> Iterator[tuple[float, int, Any]]:
-            for number in numbers:
+            for number in range(count):
                 with np.load(_part(parts, number)) as part:
                     data, ends = part["data"], np.cumsum(part["sizes"])
                     rows = zip(part["sizes"], ends, part["times"], part["keys"], strict=True)
@@ -331,7 +400,7 @@ def _join(av: Any, source: Path, target: Path, parts: Path, stream: _Stream) -> 
     os.replace(partial, target)
 
 
-def _ahead(items: Callable[[], Iterable[T]]) -> Iterator[T]:
+def _ahead(items: Iterable[T]) -> Iterator[T]:
     """Iterates in a thread, up to `_AHEAD` items ahead."""
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(_AHEAD)
     stopped = threading.Event()
@@ -347,7 +416,7 @@ def _ahead(items: Callable[[], Iterable[T]]) -> Iterator[T]:
 
     def work() -> None:
         try:
-            for item in items():
+            for item in items:
                 if not put(item, None):
                     return
             put(None, StopIteration())

@@ -3,7 +3,7 @@
 Opset 18 at IR version 8, which ONNX Runtime, Triton and browsers support.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class Graph:
                 unused.append(node)
             else:
                 used.append(node)
-                needed.update(node.input)
+                needed.update(_inputs(node))
         self.nodes = used[::-1]
         return unused[::-1]
 
@@ -106,6 +106,14 @@ class Graph:
         )
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def _inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """The inputs of a node and of the nodes in its bodies, which may be those of the graph."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)
 
 
 def to_float(graph: Graph, image: str) -> str:

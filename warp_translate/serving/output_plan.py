@@ -30,7 +30,20 @@ _REASONS = {
     "repeated": " (a link to a folder that is included already)",
 }
 
-_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of inputs."""
+
+    noun: str
+    suffixes: Sequence[str]  # Of inputs, in lower case.
+    written: Sequence[str]  # Of outputs.
+    form: str  # Of outputs in a folder.
+
+
+IMAGES = Kind("image", SUFFIXES, tuple(FORMAT_OF), "png")
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ def plan_outputs(
     form: OutputFormat | None = None,
     maps: Sequence[str] = (),
     recursive: bool = False,
+    kind: Kind = IMAGES,
 ) -> Plan:
     """Decides which file is written for which image.
 
@@ -67,6 +81,7 @@ def plan_outputs(
         suffix, or PNG if images cannot be written in it.
       maps: names of the maps to write.
       recursive: whether to include subfolders.
+      kind: of the inputs.
 
     Returns:
       The plan.
@@ -77,9 +92,13 @@ def plan_outputs(
     """
     if STANDARD in inputs and len(inputs) > 1:
         raise UserError("--input=- is one image from standard input: omit the other inputs")
-    names_file = PurePath(output).suffix.lower() in SUFFIXES and not output.endswith(("/", os.sep))
+    names_file = PurePath(output).suffix.lower() in kind.suffixes and not output.endswith(
+        ("/", os.sep)
+    )
+    if output == STANDARD and kind is not IMAGES:
+        raise UserError(f"--output=- is for one image: name the file of the {kind.noun}")
     if output == STANDARD or (names_file and not Path(output).is_dir()):
-        return _plan_one(inputs, output, form, maps)
+        return _plan_one(inputs, output, form, maps, kind)
     folder = Path(output)
     if STANDARD in inputs:
         raise UserError(
@@ -97,32 +116,37 @@ def plan_outputs(
             continue
         if folder.is_dir() and folder.samefile(source):
             raise _overwrites(output)
-        found, others, contains_folders = _find(source, folder, recursive)
+        found, others, contains_folders = _find(source, folder, recursive, kind.suffixes)
         passed_over += [f"{shown(source / each)}{why}" for each, why in others]
         has_folders |= contains_folders
         if not found:
             hint = "; --recursive includes its folders" if contains_folders else ""
             raise UserError(
-                f"{shown(source)} holds no image: put {', '.join(SUFFIXES)} files in it{hint}"
+                f"{shown(source)} holds no {kind.noun}: put {', '.join(kind.suffixes)} files in "
+                f"it{hint}"
             )
         own = PurePath(Path(os.path.abspath(source)).name if len(inputs) > 1 else "")
         for each in sorted(found, key=lambda path: path.as_posix()):
             images[source / each, own / each] = None
     sources, names = zip(*images, strict=True)
-    targets = _distinct(sources, names, form or "png", maps)
+    targets = _distinct(sources, names, form or kind.form, maps)
     jobs = [Job(source, folder / each) for source, each in zip(sources, targets, strict=True)]
     _check_overwriting(jobs, maps, output)
     return Plan(jobs, folder, passed_over, has_folders)
 
 
 def _plan_one(
-    inputs: Sequence[str], output: str, form: OutputFormat | None, maps: Sequence[str]
+    inputs: Sequence[str],
+    output: str,
+    form: OutputFormat | None,
+    maps: Sequence[str],
+    kind: Kind,
 ) -> Plan:
     """Returns the plan for a file or standard output."""
     flag = f"--output={shown(output)}"
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
-        given = f"{len(inputs)} inputs" if len(inputs) > 1 else "a folder of images"
-        raise UserError(f"{flag} is for one image, not for {given}: give a folder")
+        given = f"{len(inputs)} inputs" if len(inputs) > 1 else f"a folder of {kind.noun}s"
+        raise UserError(f"{flag} is for one {kind.noun}, not for {given}: give a folder")
     source = None if inputs[0] == STANDARD else Path(inputs[0])
     if source is not None:
         _check_exists(source)
@@ -131,9 +155,9 @@ def _plan_one(
             raise UserError(f"--maps={','.join(maps)} needs files: give --output=FILE or a folder")
         return Plan([Job(source, None)], None, [])
     suffix = PurePath(output).suffix.lower()
-    if suffix not in FORMAT_OF:
-        raise UserError(f"{flag}: cannot write {suffix}; use one of {', '.join(FORMAT_OF)}")
-    if form not in (None, FORMAT_OF[suffix]):
+    if suffix not in kind.written:
+        raise UserError(f"{flag}: cannot write {suffix}; use one of {', '.join(kind.written)}")
+    if form not in (None, FORMAT_OF.get(suffix)):
         raise UserError(f"{flag} and --format={form} contradict each other: omit one")
     jobs = [Job(source, Path(output))]
     _check_overwriting(jobs, maps, output)
@@ -146,7 +170,7 @@ def _check_exists(source: Path) -> None:
 
 
 def _find(
-    root: Path, output: Path, recursive: bool
+    root: Path, output: Path, recursive: bool, suffixes: Sequence[str]
 ) -> tuple[list[Path], list[tuple[Path, str]], bool]:
     """Returns the images, other entries with a reason, and whether any of these is a folder.
 
@@ -158,7 +182,7 @@ def _find(
         skip = file_tree.identity(output) if output.is_dir() else None
         for entry, kind in file_tree.walk(root, recursive, once=True, skip=skip):
             path = Path(entry.path).relative_to(root)
-            if kind == "file" and path.suffix.lower() in SUFFIXES:
+            if kind == "file" and path.suffix.lower() in suffixes:
                 images.append(path)
             else:
                 others.append((path, _REASONS.get(kind, "")))
@@ -170,7 +194,7 @@ def _find(
 
 
 def _distinct(
-    sources: Sequence[Path], names: Sequence[PurePath], form: OutputFormat, maps: Sequence[str]
+    sources: Sequence[Path], names: Sequence[PurePath], form: str, maps: Sequence[str]
 ) -> list[PurePath]:
     """Returns names of outputs that are distinct from each other and from maps.
 
@@ -214,7 +238,7 @@ def _distinct(
     )
 
 
-def _target(name: PurePath, form: OutputFormat, long: bool) -> PurePath:
+def _target(name: PurePath, form: str, long: bool) -> PurePath:
     if form == "same":
         suffix = name.suffix if name.suffix.lower() in FORMAT_OF else ".png"
     else:

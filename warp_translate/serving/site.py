@@ -7,7 +7,7 @@
     models/NAME.onnx, NAME.jpg       the generators and their samples
     site.json                        their description
 
-Any web server serves it; the models and the runtime are part of the folder.
+Any web server can serve it; the models and the runtime are part of the folder.
 """
 
 import hashlib
@@ -63,14 +63,21 @@ def write(served: Sequence[Bundle], folder: Path, *, package: Path | None = None
 
     Raises:
       UserError: the folder holds something else or cannot be written, the package is missing or
-        another one, or a bundle is of an earlier format.
+        another one, a bundle is of an earlier format, or two have the same name or domains.
     """
     for bundle in served:
         _check(bundle)
+    for kind, names in (
+        ("name", [bundle.name for bundle in served]),
+        ("pair of domains", [f"{bundle.source} to {bundle.target}" for bundle in served]),
+    ):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"two bundles have the {kind} {twice}: give one of them another")
     with bundles.replaced(folder, holds=DESCRIPTION, flag="--output") as partial:
         try:
             with _packed(package) as path:
-                _extract(path, partial / _FOLDER)
+                _extract(path, partial / _FOLDER, "npm" if package is None else "--runtime")
             (partial / "models").mkdir()
             described = [_add(bundle, partial) for bundle in served]
             page = resources.files("warp_translate.serving") / "page"
@@ -103,7 +110,10 @@ def _add(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "factors": bundle.factors,
         "factor": bundle.factor,
         "size": bundle.size,
-        "bytesPerPixel": footprint.bytes_per_pixel(bundle.architecture, min(bundle.factors)),
+        "bytesPerPixel": {
+            factor: footprint.bytes_per_pixel(bundle.architecture, factor)
+            for factor in bundle.factors
+        },
     }
     for key, name, suffix in (("file", bundles.ONNX, "onnx"), ("sample", bundles.SAMPLE, "jpg")):
         if name in bundle.files:
@@ -118,7 +128,7 @@ def _finish(folder: Path, described: Sequence[dict[str, Any]]) -> None:
     tag = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     index.write_text(index.read_text("utf-8").replace("<!-- policy -->", tag), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(described).encode())
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()} {storage.sha256(path)}\n".encode())
     build = digest.hexdigest()[:12]
@@ -127,8 +137,15 @@ def _finish(folder: Path, described: Sequence[dict[str, Any]]) -> None:
     kept = ["", DESCRIPTION, *(path.relative_to(folder).as_posix() for path in files)]
     kept = [name for name in kept if name != "sw.js" and Path(name).name not in _GPU_FILES]
     worker = folder / "sw.js"
-    text = worker.read_text("utf-8").replace('"BUILD"', json.dumps(build))
-    worker.write_text(text.replace('["FILES"]', json.dumps(kept)), encoding="utf-8")
+    text = worker.read_text("utf-8")
+    for name, value in (
+        ('"BUILD"', build),
+        ('["FILES"]', kept),
+        ('["LATER"]', [f"{_FOLDER}/{name}" for name in _GPU_FILES]),
+        ('"POLICY"', f"{_POLICY}; frame-ancestors 'none'"),
+    ):
+        text = text.replace(name, json.dumps(value))
+    worker.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -151,7 +168,7 @@ def _packed(package: Path | None) -> Iterator[Path]:
         yield path
 
 
-def _extract(package: Path, folder: Path) -> None:
+def _extract(package: Path, folder: Path, origin: str) -> None:
     """Extracts the runtime's files from the package.
 
     Raises:
@@ -160,11 +177,11 @@ def _extract(package: Path, folder: Path) -> None:
     try:
         digest = storage.sha256(package)
     except OSError as error:
-        raise UserError(f"--runtime={package} cannot be read ({reason(error)})") from error
+        raise UserError(f"{origin}={package} cannot be read ({reason(error)})") from error
     if digest != _SHA256:
         raise UserError(
-            f"--runtime={package} is not {RUNTIME} (its SHA-256 differs): get it by "
-            f"`npm pack {RUNTIME}`"
+            f"{origin} gave another file than {RUNTIME} ({package}, SHA-256 {digest[:12]}…): get "
+            f"it by `npm pack {RUNTIME}` from the public registry"
         )
     folder.mkdir()
     with tarfile.open(package) as archive:

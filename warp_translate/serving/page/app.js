@@ -12,6 +12,7 @@ const mapNames = {
 };
 // Pictures whose reduced copy is this many times larger or smaller than in training get a hint.
 const unusualScale = 3;
+const mostResults = 12;
 
 let generators = [];
 const queue = [];  // Jobs: {file, source, target}.
@@ -23,9 +24,15 @@ function show(id, visible) {
   byId(id).hidden = !visible;
 }
 
+// Adds a line to those that are shown.
 function fail(message) {
-  byId("error").textContent = message;
+  byId("error").append(...(byId("error").hidden ? [message] : ["\n", message]));
   show("error", true);
+}
+
+function clearErrors() {
+  byId("error").replaceChildren();
+  show("error", false);
 }
 
 function make(tag, properties, ...children) {
@@ -49,7 +56,7 @@ async function list() {
     report(error);
     return;
   }
-  show("error", false);
+  clearErrors();
   byId("status").textContent = "";
   const targets = [...new Set(generators.map((each) => each.target).sort())];
   fill("pair", [
@@ -74,13 +81,20 @@ async function list() {
 
 async function trySample(generator) {
   const { name, source, target } = generator;
-  const data = await backend.sample(generator);
-  add([new File([data], `${name}.jpg`, { type: data.type })], { source, target });
+  try {
+    const data = await backend.sample(generator);
+    add([new File([data], `${name}.jpg`, { type: data.type })], { source, target });
+  } catch (error) {
+    report(error);
+  }
 }
 
 function add(files, choice = {}) {
+  if (!files?.length) return;
+  const unanswered = byId("choices").hidden ? null : queue.shift();
   queue.push(...[...files].map((file) => ({ file, ...choice })));
   work();
+  if (unanswered) fail(`${unanswered.file.name} was skipped, since no translation was chosen.`);
 }
 
 function report(error) {
@@ -94,7 +108,7 @@ async function work() {
   busy = true;
   byId("go").disabled = true;
   show("choices", false);
-  show("error", false);
+  clearErrors();
   let done = 0;
   while (queue.length) {
     const job = queue.shift();
@@ -116,12 +130,12 @@ async function translate(job, number) {
   }
   tick();
   const timer = setInterval(tick, 1000);
-  const [source, target] = byId("pair").value.split(" ");
+  const { source, target } = job.target ? job : selected();
   try {
     const found = await backend.translate(job.file, {
-      source: source || job.source, target: target || job.target,
-      factor: Number(byId("factor").value) || null,
+      source, target, factor: Number(byId("factor").value) || null,
     });
+    if (found.choices && !found.choices.length) throw new Error(found.question);
     if (found.choices) {
       choose(job, found);
       return true;
@@ -139,14 +153,21 @@ async function translate(job, number) {
   return false;
 }
 
+function selected() {
+  const [source, target] = byId("pair").value.split(" ");
+  return { source, target };
+}
+
 function choose(job, { choices, question }) {
+  queue.unshift(job);
   byId("status").textContent = "";
   show("result", false);
   byId("choices-title").textContent = question;
   byId("choice-buttons").replaceChildren(...choices.map(({ source, target }) => {
     const button = make("button", { type: "button", textContent: `${source} to ${target}` });
     button.addEventListener("click", () => {
-      queue.unshift({ ...job, source, target });
+      // Images that were added with it are translated alike.
+      for (const each of queue) if (!each.target) Object.assign(each, { source, target });
       work();
     });
     return button;
@@ -160,8 +181,13 @@ function keep(job, found) {
   const before = results.findIndex((each) => each.job.file === job.file);
   const result = { ...found, job, before: before < 0 ? URL.createObjectURL(job.file)
     : results[before].before, after: URL.createObjectURL(found.output) };
-  if (before < 0) results.push(result);
-  else {
+  if (before < 0) {
+    results.push(result);
+    if (results.length > mostResults) {
+      const oldest = results.shift();
+      for (const url of [oldest.before, oldest.after]) URL.revokeObjectURL(url);
+    }
+  } else {
     URL.revokeObjectURL(results[before].after);
     results[before] = result;
   }
@@ -196,7 +222,7 @@ function present(result) {
   look();
 }
 
-// The trunk sees the picture at the scale of the training pictures with one factor only.
+// Only one factor shows the trunk the picture at the scale of the training pictures.
 function scaleHint({ source, target, width, height, factor }) {
   const found = generators.find((each) => each.source === source && each.target === target);
   if (!found?.size) return "";
@@ -247,7 +273,8 @@ function drag(event) {
 let camera = null;
 
 async function openCamera() {
-  show("error", false);
+  clearErrors();
+  byId("camera").disabled = true;
   try {
     camera = await backend.live(byId("live-picture"), (facts) => {
       byId("live-facts").textContent = facts;
@@ -259,6 +286,8 @@ async function openCamera() {
   } catch (error) {
     fail(error.message);
     return;
+  } finally {
+    byId("camera").disabled = false;
   }
   show("live", true);
   show("result", false);
@@ -275,7 +304,8 @@ function closeCamera() {
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   if (!byId("key-field").hidden) await list();
-  if (shown) queue.unshift(shown.job);
+  // A selected translation takes the place of an earlier choice.
+  if (shown) queue.unshift(byId("pair").value ? { file: shown.job.file } : shown.job);
   work();
 });
 byId("file").accept = backend.kinds.map((kind) => `image/${kind}`).join(",");
@@ -311,10 +341,9 @@ if (backend.live && navigator.mediaDevices) {
   byId("camera").addEventListener("click", () => (camera ? closeCamera() : openCamera()));
   byId("live-end").addEventListener("click", closeCamera);
   byId("shot").addEventListener("click", async () => {
-    const [source, target] = byId("pair").value.split(" ");
     const file = await camera.shot();
     closeCamera();
-    add([file], { source, target });
+    add([file]);
   });
 }
 list();

@@ -34,7 +34,9 @@ export async function list() {
 }
 
 export async function sample(generator) {
-  return (await request(generator.sample)).blob();
+  const answer = await request(generator.sample);
+  if (!answer.ok) throw new Error(`the server has no ${generator.sample}.`);
+  return answer.blob();
 }
 
 export async function translate(file, { source, target, factor }) {

@@ -1,7 +1,9 @@
 // Keeps the site for use without a network, and adds the headers under which WebAssembly has threads.
-// The export writes the two constants.
+// `warp-translate site` fills in the constants.
 const build = "BUILD";
 const files = ["FILES"];
+const later = ["LATER"];  // Files that only some devices need, kept when they are first used.
+const policy = "POLICY";
 
 // Sites of one host share its caches.
 const prefix = `warp_translate ${registration.scope} `;
@@ -10,6 +12,7 @@ const headers = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cross-Origin-Resource-Policy": "same-origin",
+  "Content-Security-Policy": policy,  // Also of the workers, which that of the page does not bind.
 };
 
 function isolated(answer) {
@@ -18,22 +21,21 @@ function isolated(answer) {
   return new Response(answer.body, { status: answer.status, statusText: answer.statusText, headers: all });
 }
 
-// Files that only some devices need, such as the runtime for GPUs, are kept when they are first used.
-async function answer(request) {
+const known = new Set([...files, ...later].map((file) => new URL(file, registration.scope).href));
+
+async function answer(url) {
   const cache = await caches.open(prefix + build);
-  const kept = await cache.match(request, { ignoreSearch: true });
+  const kept = await cache.match(url);
   if (kept) return kept;
-  const found = await fetch(request);
-  if (!found.ok) return found;
+  const found = await fetch(url, { cache: "no-cache" });
+  if (!found.ok) throw new Error(`${url} is missing (${found.status})`);
   const made = isolated(found);
-  await cache.put(request, made.clone());
+  await cache.put(url, made.clone());
   return made;
 }
 
 addEventListener("install", (event) => {
-  skipWaiting();
-  event.waitUntil(Promise.all(files.map((file) =>
-    answer(new Request(new URL(file, registration.scope), { cache: "reload" })))));
+  event.waitUntil(Promise.all(files.map((file) => answer(new URL(file, registration.scope).href))));
 });
 addEventListener("activate", (event) => {
   event.waitUntil((async () => {
@@ -45,6 +47,6 @@ addEventListener("activate", (event) => {
   })());
 });
 addEventListener("fetch", (event) => {
-  const { method, url } = event.request;
-  if (method === "GET" && url.startsWith(registration.scope)) event.respondWith(answer(event.request));
+  const url = event.request.url.replace(/[?#].*/, "");
+  if (event.request.method === "GET" && known.has(url)) event.respondWith(answer(url));
 });

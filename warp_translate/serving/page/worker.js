@@ -15,9 +15,9 @@ async function load(backend) {
 }
 
 async function open(backend, { file }) {
+  const { InferenceSession } = await load(backend);
   if (!sessions.has(file)) {
-    const { InferenceSession } = await load(backend);
-    sessions.set(file, InferenceSession.create(file, {
+    sessions.set(file, await InferenceSession.create(file, {
       executionProviders: [backend], logSeverityLevel: 3,
     }));
   }
@@ -101,13 +101,23 @@ function wheel(x, y) {
   });
 }
 
-const answers = { translate, time, maps };
+async function prepare({ backend, generator }) {
+  await open(backend, generator);
+  return {};
+}
 
-onmessage = async ({ data }) => {
+const answers = { prepare, translate, time, maps };
+let last = Promise.resolve();  // Sessions run one job at a time.
+
+async function work(data) {
   try {
     const answer = await answers[data.kind](data);
     postMessage({ ...answer, call: data.call }, answer.pixels ? [answer.pixels] : []);
   } catch (error) {
     postMessage({ call: data.call, error: `${error.message ?? error}` });
   }
+}
+
+onmessage = ({ data }) => {
+  last = last.then(() => work(data));
 };
