@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -143,3 +145,22 @@ def bucket(request, buckets, tmp_path, monkeypatch) -> str:
     """URL of an empty bucket of either kind; the local cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return buckets.new(request.param)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium with a camera that shows a test picture, if it is installed."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs Debian's package chromium")
+    disabled = ["background-networking", "component-update", "sync", "gpu"]
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", *camera, *(f"--disable-{name}" for name in disabled)],
+        )
+        yield launched
+        launched.close()

@@ -1,29 +1,11 @@
 """The report in Chromium, if it is installed."""
 
-import shutil
-
 import pytest
 
 from tests.evaluation.fake_runs import fusion_sweep, tiny_sheet
 from warp_translate.evaluation import report, runs
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield launched
-        launched.close()
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")

@@ -206,25 +206,6 @@ def classified(tmp_path_factory):
     return bundles.read_any(bundle.folder), module, params
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium with a camera that shows a test picture, if it is installed."""
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("needs Debian's package chromium")
-    disabled = ["background-networking", "component-update", "sync", "gpu"]
-    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", *camera, *(f"--disable-{name}" for name in disabled)],
-        )
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def visit(browser):
     """Opens a page; it must log no errors and send no requests to other hosts."""
