@@ -150,26 +150,6 @@ def test_sigterm_is_noticed_and_the_handler_restored():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_processes_of_a_job_ignore_sigterm_once_they_stop(monkeypatch):
-    """SLURM sends it to the tasks that still exit when the first one has."""
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(
-        distributed.multihost_utils, "reached_preemption_sync_point", lambda number: number == 2
-    )
-    try:
-        leave = distributed.LeaveNotice()
-        with leave.terminations():
-            assert not leave(1) and signal.getsignal(signal.SIGTERM) is handler
-            assert leave(2)
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert heard == []
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def test_first_ctrl_c_stops_and_second_interrupts(capfd):
     before = signal.getsignal(signal.SIGINT)
     leave = distributed.LeaveNotice()

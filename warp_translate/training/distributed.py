@@ -327,18 +327,10 @@ class LeaveNotice:
     def __call__(self, number: int) -> bool:
         """True if the training has to save and stop now.
 
-        From then on, processes of a job ignore SIGTERM: launchers send it to those that still save
-        or exit once the first has exited, and jax handles it only once.
-
         Args:
           number: of the call, the same in all processes.
         """
-        if self._alone:
-            return self._asked
-        stop = multihost_utils.reached_preemption_sync_point(number)
-        if stop and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        return stop
+        return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(number)
 
     @contextmanager
     def terminations(self) -> Iterator[None]:
