@@ -193,3 +193,12 @@ def test_a_full_disk_is_a_one_line_error():
         done = start(COMMAND, "--help", stdout=full)
     line = "error: cannot write to standard output (No space left on device)\n"
     assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_failures_are_listed_on_lines_of_their_own(capsys):
+    with pytest.raises(SystemExit):
+        program._fail("2 of 3 images failed:\n  a.png is no image\n  b\x07.png is no image")
+    printed = capsys.readouterr().err
+    assert printed == (
+        "error: 2 of 3 images failed:\n  a.png is no image\n  b\\x07.png is no image\n"
+    )

@@ -219,13 +219,15 @@ def test_errors_are_shown_until_the_next_image(serve, visit, rng):
 def test_api_key_is_requested_and_remembered(serve, visit, rng):
     sample = png(random_image(rng)[0], "JPEG")
     address = serve(("apple", "plum"), sample=sample, WARP_TRANSLATE_API_KEY="secret")
-    page = visit(address, allowed=1)
+    page = visit(address, allowed=2)
     page.wait_for_selector("#key-field", state="visible")
     assert "requires an API key" in page.text_content("#error")
+    page.set_input_files("#file", random_image(rng)[1])
+    until(page, "document.getElementById('error').textContent.startsWith('my.cat.png: ')")
     page.fill("#key", "secret")
     page.keyboard.press("Tab")
     until(page, "document.getElementById('pair').options.length === 3")
-    page.set_input_files("#file", random_image(rng)[1])
+    page.click("#go")  # The image is kept.
     page.wait_for_selector("#result", state="visible")
     page.reload()
     until(page, "document.getElementById('pair').options.length === 3")

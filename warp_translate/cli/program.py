@@ -175,7 +175,9 @@ def _plain(message: str) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {shown(message)}", file=sys.stderr, flush=True)
+    # A list of failures has indented lines.
+    lines = "\n  ".join(map(shown, message.split("\n  ")))
+    print(f"error: {lines}", file=sys.stderr, flush=True)
     if distributed := _other_processes():
         # All processes make most mistakes, and each must have the time to print its own.
         distributed.wait_to_leave()

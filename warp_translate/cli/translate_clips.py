@@ -73,6 +73,8 @@ def run(
         pending = record.begin(plan.jobs, ())
         if len(pending) < len(plan.jobs):
             print(f"{len(plan.jobs) - len(pending)} of {len(plan.jobs)} clips are done already")
+    if pending:
+        clips.library()  # Reports a missing package once.
     ready = translator() if pending else None
     failures = []
     for number, job in enumerate(pending, start=1):
@@ -91,7 +93,7 @@ def run(
                     stream=sys.stderr,
                     format=progress_format,
                 )
-            progress.update(min(done, max(total, done)))
+            progress.update(done)
 
         try:
             source = _source(job.source)
@@ -101,6 +103,7 @@ def run(
                 job.target,
                 name=name,
                 factor=factor,
+                checksum=source.sha256,
                 smoother=smoother() if smoother else None,
                 note=note,
             )
@@ -113,6 +116,8 @@ def run(
         print(f"{frames} frames written to {shown(job.target)}")
         if record is not None:
             record.written(job, source)
+    if failures and len(pending) == 1:
+        raise UserError(failures[0])
     if failures:
         raise UserError(
             "\n  ".join([f"{len(failures)} of {len(pending)} clips failed:", *failures])

@@ -73,6 +73,7 @@ def translate_clip(
     *,
     name: str,
     factor: int | None = None,
+    checksum: str | None = None,
     smoother: Smoother | None = None,
     note: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
@@ -84,6 +85,7 @@ def translate_clip(
       target: the output; its suffix is one of `OUTPUT_SUFFIXES`.
       name: identifies the generator; a translation by another one is not resumed.
       factor: the reduction; None for the generator's own.
+      checksum: SHA-256 of the clip; None to compute it.
       smoother: steadies the maps over time; None translates every frame alone.
       note: called with the number of frames that are done and, as far as it is known, of all.
 
@@ -94,20 +96,20 @@ def translate_clip(
       UserError: the clip cannot be read, the output cannot be written or cannot hold the clip's
         audio, or another command writes the same output.
     """
-    av = _library()
+    av = library()
     stream, total = _describe(av, source)
     _check_audio(av, source, target, stream)
     parts = target.with_name(f".{target.name}.parts")
     try:
         with locks.held(parts / "lock", f"translates to {target.name}", 0.0):
             about = {
-                "source": storage.sha256(source),
+                "source": checksum or storage.sha256(source),
                 "generator": name,
                 "factor": factor,
                 "smooth": smoother is not None,
-                "library": av.library_versions["libavcodec"],
+                "encoder": list(av.library_versions["libavcodec"]),
             }
-            sizes = _prepare(parts, json.loads(json.dumps(about)))
+            sizes = _prepare(parts, about)
             count = sum(sizes)
             if smoother is not None and sizes:
                 with np.load(_part(parts, len(sizes) - 1)) as kept:
@@ -159,7 +161,8 @@ def _encoded(
             each.result()
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Returns PyAV; raises UserError if it is not installed."""
     try:
         import av
     except ImportError as error:

@@ -115,10 +115,10 @@ async function work() {
     if (await translate(job, ++done)) break;
   }
   busy = false;
-  byId("go").disabled = !shown && !results.length;
+  byId("go").disabled = !queue.length && !results.length;
 }
 
-// Translates an image; true if the user has to choose first.
+// Translates an image; true if the user has to choose, or to give a key, first.
 async function translate(job, number) {
   const begin = performance.now();
   const total = number + queue.length;
@@ -147,6 +147,10 @@ async function translate(job, number) {
     byId("status").textContent = "";
     error.message = `${name}: ${error.message}`;
     report(error);
+    if (error.needsKey) {
+      queue.unshift(job);
+      return true;
+    }
   } finally {
     clearInterval(timer);
   }
@@ -305,7 +309,7 @@ byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   if (!byId("key-field").hidden) await list();
   // A selected translation takes the place of an earlier choice.
-  if (shown) queue.unshift(byId("pair").value ? { file: shown.job.file } : shown.job);
+  if (shown && !queue.length) queue.unshift(byId("pair").value ? { file: shown.job.file } : shown.job);
   work();
 });
 byId("file").accept = backend.kinds.map((kind) => `image/${kind}`).join(",");

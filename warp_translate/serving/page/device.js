@@ -109,8 +109,8 @@ function predict({ reduced, full }, pixels, factor) {
   return pixels * (full + reduced / factor ** 2);
 }
 
-// Of the factors that meet the limits of time and memory, the one that shows the trunk the picture most nearly at
-// the scale of the training pictures; the largest if none meets them.
+// Of the factors that meet the limits of time and memory, the one that shows the trunk the picture
+// most nearly at the scale of the training pictures; the largest if none meets them.
 function chooseFactor(generator, speed, width, height, milliseconds) {
   const { factors, factor, size } = generator;
   const able = factors.filter((each) => predict(speed, width * height, each) <= milliseconds
